@@ -1,0 +1,232 @@
+"""The layer: a frozen linear module, frozen task vectors, and the logits that mask them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from torch.nn import functional
+
+from realign_plugin.errors import UserError
+from realign_plugin.masks import logits_shape, masked_add
+from realign_plugin.spec import SubspaceSpec
+from realign_plugin.subspace import FACTORS, effective_tensor, select_for
+
+Reference = Literal["init", "aligned"]
+
+
+class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
+    """Parameters of one target module, per adapter.
+
+    The logits are trained; aligned factors and deltas are frozen parameters (buffers would be broadcast by DDP in each
+    forward and left whole by FSDP2). All carry the tuner's prefix, so that a saved adapter is self-contained.
+    """
+
+    adapter_layer_names = ("safety_subspace_logits_A", "safety_subspace_logits_B")
+    other_param_names = (
+        "safety_subspace_aligned_A",
+        "safety_subspace_aligned_B",
+        "safety_subspace_deltas_A",
+        "safety_subspace_deltas_B",
+        "specs",
+        "scaling",
+    )
+
+    def __init__(self, base_layer: nn.Module, module_name: str) -> None:
+        """Wrap a linear module.
+
+        Args:
+            base_layer: The module of the base model.
+            module_name: Its full name in the model, which seeds the draws of deterministic masks.
+        """
+        self.base_layer = base_layer
+        self.module_name = module_name
+        for name in (*self.adapter_layer_names, *self.other_param_names[:4]):
+            setattr(self, name, nn.ParameterDict({}))
+        self.specs: dict[str, SubspaceSpec] = {}
+        self.scaling: dict[str, float] = {}
+        self.noise: dict[str, float] = {}
+        self.reference: Reference | None = None
+        self._cache: dict[tuple[str, str], tuple[tuple[Any, ...], Tensor]] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        linear = self.get_base_layer()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    def update_layer(self, adapter_name: str, spec: SubspaceSpec, inference_mode: bool = False) -> None:
+        """Make the parameters of one adapter: empty vectors, logits at their start; a state dict fills them.
+
+        Args:
+            adapter_name: Name of the adapter.
+            spec: Its settings.
+            inference_mode: Whether the logits stay frozen.
+        """
+        rank = spec.rank(self.module_name)
+        dtype = getattr(torch, spec.vector_dtype)
+        shapes = {"A": (rank, self.in_features), "B": (self.out_features, rank)}
+        for factor, shape in shapes.items():
+            logits = torch.full(logits_shape(shape, spec.mask_granularity), spec.mask_init)  # type: ignore[arg-type]
+            getattr(self, f"safety_subspace_logits_{factor}")[adapter_name] = nn.Parameter(logits.float())
+            deltas = nn.Parameter(torch.zeros(spec.kept_deltas, *shape, dtype=dtype), requires_grad=False)
+            getattr(self, f"safety_subspace_deltas_{factor}")[adapter_name] = deltas
+            if spec.has_aligned:
+                aligned = nn.Parameter(torch.zeros(shape, dtype=dtype), requires_grad=False)
+                getattr(self, f"safety_subspace_aligned_{factor}")[adapter_name] = aligned
+        self.specs[adapter_name] = spec
+        self.scaling[adapter_name] = spec.scaling(self.module_name)
+        self.noise[adapter_name] = spec.mask_noise
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        """Move the parameters to the base layer's device; their dtypes stay (PEFT would round the logits)."""
+        weight = getattr(self.get_base_layer(), "weight", None)
+        device = weight.device if device is None and weight is not None else device
+        if device is None or device.type == "meta":
+            return
+        for name in (*self.adapter_layer_names, *self.other_param_names[:4]):
+            parameters = getattr(self, name)
+            if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
+                parameters[adapter_name].data = parameters[adapter_name].data.to(device)
+
+    def parts(self, adapter: str, factor: str) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor."""
+        aligned = getattr(self, f"safety_subspace_aligned_{factor}")
+        return (
+            getattr(self, f"safety_subspace_logits_{factor}")[adapter],
+            aligned[adapter] if adapter in aligned else None,
+            getattr(self, f"safety_subspace_deltas_{factor}")[adapter],
+        )
+
+    def effective(self, adapter: str, factor: str) -> Tensor:
+        """The factor that forward uses, fp32.
+
+        While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator, which
+        gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that was asked
+        for, kept until a tensor changes.
+        """
+        logits, aligned, deltas = self.parts(adapter, factor)
+        spec = self.specs[adapter]
+        if self.training and logits.requires_grad and self.reference is None:
+            select = select_for(spec)
+            return masked_add(
+                aligned,
+                deltas[0] if select is None else deltas,
+                logits,
+                temperature=spec.mask_temperature,
+                noise=self.noise[adapter],
+                estimator=spec.mask_estimator,  # type: ignore[arg-type]
+                rescale=spec.mask_rescale,
+                select=select,
+            )
+        versions = tuple((t.data_ptr(), t._version) for t in (logits, aligned, deltas) if t is not None)
+        state = (self.reference, spec.mask, spec.mask_threshold, spec.mask_seed, versions)
+        known = self._cache.get((adapter, factor))
+        if known is not None and known[0] == state:
+            return known[1]
+        with torch.no_grad():
+            value = self._fixed(adapter, factor, logits, aligned, deltas)
+        self._cache[adapter, factor] = (state, value)
+        return value
+
+    def _fixed(self, adapter: str, factor: str, logits: Tensor, aligned: Tensor | None, deltas: Tensor) -> Tensor:
+        if self.reference == "aligned":
+            return torch.zeros_like(deltas[0], dtype=torch.float32) if aligned is None else aligned.float()
+        mask = torch.ones_like(logits) if self.reference == "init" else None
+        return effective_tensor(self.specs[adapter], f"{self.module_name}.{factor}", logits, aligned, deltas, mask=mask)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """What merging adds to the weight: scaling * B @ A, fp32 ``[out, in]``."""
+        product: Tensor = self.effective(adapter, "B") @ self.effective(adapter, "A")
+        return product * self.scaling[adapter]
+
+
+class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
+    """A linear module with safety subspaces."""
+
+    def __init__(
+        self, base_layer: nn.Module, adapter_name: str, spec: SubspaceSpec, module_name: str, inference_mode: bool = False
+    ) -> None:
+        """Wrap a linear module and make the first adapter's parameters."""
+        super().__init__()
+        SafetySubspaceLayer.__init__(self, base_layer, module_name)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, spec, inference_mode=inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output + scaling * B A x of each active adapter."""
+        if kwargs.pop("adapter_names", None) is not None:
+            raise UserError("adapter_names: mixed batches are unknown to safety_subspace, expected one adapter a batch")
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.merged:
+            return result
+        dtype = result.dtype
+        for adapter in self.active_adapters:
+            if adapter not in self.specs:
+                continue
+            a, b = (self.effective(adapter, factor) for factor in FACTORS)
+            low = functional.linear(self._cast_input_dtype(x, a.dtype), a)
+            result = result + functional.linear(low, b) * self.scaling[adapter]
+        return result.to(dtype)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the effective update to the base weight, rounded once to its dtype.
+
+        Args:
+            safe_merge: Refuse a result that is not finite.
+            adapter_names: Adapters to merge; None takes the active ones.
+
+        Raises:
+            UserError: If the base weight is quantised.
+            ValueError: If ``safe_merge`` finds numbers that are not finite.
+        """
+        linear = self.get_base_layer()
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter not in self.specs:
+                continue
+            refuse_quantised(linear, self.module_name)
+            merged = (linear.weight.data.float() + self.get_delta_weight(adapter)).to(linear.weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"merging {adapter!r} into {self.module_name} gives NaN or infinite numbers")
+            linear.weight.data = merged
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Take merged updates away again."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        weight = self.get_base_layer().weight
+        while self.merged_adapters:
+            adapter = self.merged_adapters.pop()
+            weight.data = (weight.data.float() - self.get_delta_weight(adapter)).to(weight.dtype)
+
+    def __repr__(self) -> str:
+        """Torch's own text with the method in front."""
+        return "safety_subspace." + super().__repr__()
+
+
+def is_quantised(linear: nn.Module) -> bool:
+    """Whether a linear module's weight is stored quantised (bitsandbytes, and others that hold no float weight)."""
+    weight = getattr(linear, "weight", None)
+    return weight is None or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+
+
+def refuse_quantised(linear: nn.Module, name: str) -> None:
+    """Refuse to merge into a quantised weight.
+
+    Raises:
+        UserError: If the weight is quantised.
+    """
+    if is_quantised(linear):
+        raise UserError(
+            f"merge: {name} is a quantised {type(linear).__name__}, expected fp32, fp16 or bf16 weights; "
+            "load the base model without quantization_bit, or use `realign export` and serve the LoRA adapter"
+        )

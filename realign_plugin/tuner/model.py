@@ -1,0 +1,213 @@
+"""The tuner: puts safety-subspace layers into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.save_and_load import set_peft_model_state_dict
+from torch import Tensor, nn
+
+from realign_plugin.errors import UserError
+from realign_plugin.spec import check_mask
+from realign_plugin.subspace import PREFIX, SafetySubspace
+from realign_plugin.tuner.config import SafetySubspaceConfig
+from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
+
+
+class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
+    """A model whose task vectors are masked by a safety subspace (SOMF, arXiv 2405.09055)."""
+
+    prefix: str = PREFIX
+    tuner_layer_cls = SafetySubspaceLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def _create_and_replace(
+        self,
+        peft_config: SafetySubspaceConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if isinstance(target, SafetySubspaceLayer):
+            target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
+            return
+        linear = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if not isinstance(linear, nn.Linear):
+            raise UserError(
+                f"target_modules: {current_key} is a {type(linear).__name__}, expected torch.nn.Linear; "
+                "train adapters that target linear modules only"
+            )
+        layer = SafetySubspaceLinear(
+            target, adapter_name, peft_config, current_key, inference_mode=peft_config.inference_mode
+        )
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        """Freeze all but logits: frozen task vectors carry the prefix too."""
+        for name, parameter in model.named_parameters():
+            if f"{PREFIX}logits_" not in name:
+                parameter.requires_grad = False
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """Leave dtypes alone: logits are fp32 already, and frozen bf16 vectors must stay as they were trained."""
+
+    def layers(self) -> Iterator[SafetySubspaceLayer]:
+        """All safety-subspace layers of the model."""
+        for module in self.model.modules():
+            if isinstance(module, SafetySubspaceLayer):
+                yield module
+
+    def logits(self, adapter_name: str = "default") -> list[Tensor]:
+        """All logits of an adapter, A and B of each module in turn."""
+        return [
+            getattr(layer, name)[adapter_name]
+            for layer in self.layers()
+            for name in layer.adapter_layer_names
+            if adapter_name in layer.specs
+        ]
+
+    def set_noise(self, scale: float, adapter_name: str = "default") -> None:
+        """Set the scale of the logistic noise that training draws with.
+
+        Args:
+            scale: 1 is the paper's; 0 takes the noise away.
+            adapter_name: The adapter.
+        """
+        for layer in self.layers():
+            layer.noise[adapter_name] = scale
+
+    def set_mask(
+        self, mask: str, threshold: float | None = None, seed: int | None = None, adapter_name: str = "default"
+    ) -> None:
+        """Choose the mask that inference, merging and evaluation use; it is saved with the adapter.
+
+        Args:
+            mask: ``soft``, ``binary``, ``sampled`` or ``relaxed``.
+            threshold: Threshold of ``binary``; None leaves it.
+            seed: Seed of ``sampled`` and ``relaxed``; None leaves it.
+            adapter_name: The adapter.
+
+        Raises:
+            UserError: If the mask is unknown, or the threshold out of range.
+        """
+        config: SafetySubspaceConfig = self.peft_config[adapter_name]
+        check_mask(mask, config.mask_threshold if threshold is None else threshold)
+        for spec in [config, *(layer.specs[adapter_name] for layer in self.layers() if adapter_name in layer.specs)]:
+            spec.mask = mask
+            spec.mask_threshold = spec.mask_threshold if threshold is None else threshold
+            spec.mask_seed = spec.mask_seed if seed is None else seed
+
+    @contextmanager
+    def reference(self, kind: Reference) -> Iterator[None]:
+        """Within the block, forward is a DPO reference: no second model, no draw.
+
+        Args:
+            kind: ``init``: the mask of all ones, i.e. the plain fusion; ``aligned``: the mask of all zeros.
+        """
+        layers = list(self.layers())
+        for layer in layers:
+            layer.reference = kind
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.reference = None
+
+
+def attach_subspace(
+    model: nn.Module, subspace: SafetySubspace, adapter_name: str = "default", is_trainable: bool = True
+) -> PeftModel:
+    """Put a subspace that is in memory into a model.
+
+    Args:
+        model: The base model.
+        subspace: The subspace.
+        adapter_name: Name of the adapter.
+        is_trainable: Whether the logits are trained.
+
+    Returns:
+        The PEFT model.
+
+    Raises:
+        UserError: If the model lacks a target module, or shapes differ.
+    """
+    _check_fits(model, subspace)
+    config = SafetySubspaceConfig.from_spec(
+        subspace.spec, base_model_name_or_path=subspace.base_model, inference_mode=not is_trainable
+    )
+    config.base_model_name_or_path = getattr(model, "name_or_path", None)
+    peft_model = get_peft_model(model, config, adapter_name=adapter_name)
+    state = subspace.state_dict()
+    set_peft_model_state_dict(peft_model, state, adapter_name=adapter_name)
+    return peft_model
+
+
+def _check_fits(model: nn.Module, subspace: SafetySubspace) -> None:
+    modules = dict(model.named_modules())
+    for name, pair in subspace.deltas[0].items():
+        module = modules.get(name)
+        if module is None:
+            raise UserError(
+                f"task_adapters: target module {name} is not in {type(model).__name__}, expected adapters of this base model; "
+                "check model_name_or_path"
+            )
+        if not isinstance(module, nn.Linear):
+            raise UserError(
+                f"task_adapters: target module {name} is a {type(module).__name__}, expected torch.nn.Linear; "
+                "train adapters that target linear modules only"
+            )
+        found = (pair["B"].shape[0], pair["A"].shape[1])
+        if found != (module.out_features, module.in_features):
+            raise UserError(
+                f"task_adapters: {name} was trained for a weight of shape {tuple(found)}, the base model has "
+                f"{(module.out_features, module.in_features)}, expected adapters of this base model; check model_name_or_path"
+            )
+
+
+def subspace_of(model: PeftModel, adapter_name: str = "default") -> SafetySubspace:
+    """The subspace that a PEFT model holds, on the CPU, sharing nothing with it.
+
+    Args:
+        model: A PEFT model of this type.
+        adapter_name: The adapter.
+    """
+    tuner = model.base_model
+    config: SafetySubspaceConfig = tuner.peft_config[adapter_name]
+    subspace = SafetySubspace(config, {}, {}, [{} for _ in range(config.kept_deltas)], config.base_model_name_or_path)
+    for layer in tuner.layers():
+        if adapter_name not in layer.specs:
+            continue
+        name = layer.module_name
+        for factor in ("A", "B"):
+            logits, aligned, deltas = (
+                None if t is None else t.detach().to("cpu", copy=True) for t in layer.parts(adapter_name, factor)
+            )
+            assert logits is not None and deltas is not None
+            subspace.logits.setdefault(name, {})[factor] = logits
+            for kept, delta in zip(subspace.deltas, deltas.unbind(0), strict=True):
+                kept.setdefault(name, {})[factor] = delta
+            if aligned is not None:
+                subspace.aligned.setdefault(name, {})[factor] = aligned
+    return subspace
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """A torch dtype by its short name: fp32, fp16 or bf16.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name not in known:
+        raise UserError(f"dtype: {name!r} is unknown, expected one of {', '.join(known)}")
+    return known[name]
