@@ -50,7 +50,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         self.scaling: dict[str, float] = {}
         self.noise: dict[str, float] = {}
         self.reference: Reference | None = None
-        self._cache: dict[tuple[str, str], tuple[tuple[Any, ...], Tensor]] = {}
+        self._cache: dict[tuple[str, str, str | None], tuple[tuple[Any, ...], Tensor]] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         linear = self.get_base_layer()
@@ -122,14 +122,16 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
                 rescale=spec.mask_rescale,
                 select=select,
             )
-        versions = tuple((t.data_ptr(), t._version) for t in (logits, aligned, deltas) if t is not None)
-        state = (self.reference, spec.mask, spec.mask_threshold, spec.mask_seed, versions)
-        known = self._cache.get((adapter, factor))
+        sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
+        versions = tuple((t.data_ptr(), t._version) for t in sources if t is not None)
+        state = (spec.mask, spec.mask_threshold, spec.mask_seed, versions)
+        key = (adapter, factor, self.reference)
+        known = self._cache.get(key)
         if known is not None and known[0] == state:
             return known[1]
         with torch.no_grad():
             value = self._fixed(adapter, factor, logits, aligned, deltas)
-        self._cache[adapter, factor] = (state, value)
+        self._cache[key] = (state, value)
         return value
 
     def _fixed(self, adapter: str, factor: str, logits: Tensor, aligned: Tensor | None, deltas: Tensor) -> Tensor:

@@ -1,0 +1,40 @@
+"""What can be said of a mask in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def entropy_bits(probability: Tensor) -> Tensor:
+    """Entropy of Bernoulli(p), in bits, elementwise; 0 at p = 0 and p = 1."""
+    p = probability.double()
+    return (torch.special.entr(p) + torch.special.entr(1.0 - p)) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+
+
+@torch.no_grad()
+def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, float]:
+    """Mean mask, share of elements above one half, and mean entropy in bits, over all elements that are masked.
+
+    A logit that serves a whole row, column or module counts for as many elements.
+
+    Args:
+        tuner: A ``SafetySubspaceModel``.
+        adapter_name: The adapter.
+    """
+    totals = torch.zeros(3, dtype=torch.float64)
+    elements = 0
+    for layer in tuner.layers():
+        if adapter_name not in layer.specs:
+            continue
+        for factor in ("A", "B"):
+            logits, _, deltas = layer.parts(adapter_name, factor)
+            p = torch.sigmoid(logits.float())
+            size = deltas[0].numel()
+            numbers = torch.stack([p.mean(dtype=torch.float64), (p > 0.5).double().mean(), entropy_bits(p).mean()])
+            totals += numbers.cpu() * size
+            elements += size
+    mean, above, entropy = (totals / max(elements, 1)).tolist()
+    return {"mean": mean, "share_above_half": above, "entropy": entropy}

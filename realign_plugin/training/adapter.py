@@ -1,0 +1,60 @@
+"""Puts the safety subspace into the model that LLaMA-Factory loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamafactory.extras import logging
+from peft import PeftModel
+
+from realign_plugin.training.preflight import STAGE, is_subspace
+from realign_plugin.tuner.layer import is_quantised
+from realign_plugin.tuner.model import attach_subspace
+
+logger = logging.get_logger(__name__)
+
+
+def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
+    """Attach the subspace to train, or load a trained one.
+
+    For training, and for evaluating with the stage ``mask_dpo``, it stays an adapter. Otherwise (export, chat) adapters are
+    merged, as the host does with LoRA, unless the base model is quantised.
+
+    Args:
+        model: The base model.
+        model_args: The host's model arguments.
+        finetuning_args: Ours.
+        is_trainable: Whether the run trains.
+
+    Returns:
+        The PEFT model, or the merged base model.
+    """
+    subspace = getattr(finetuning_args, "subspace", None)
+    if subspace is not None:
+        finetuning_args.subspace = None  # the model holds it from here on
+        peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
+        logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
+        return peft_model
+    for path in model_args.adapter_name_or_path or []:
+        peft_model = PeftModel.from_pretrained(
+            model,
+            path,
+            is_trainable=is_trainable,
+            subfolder=model_args.adapter_folder,
+            cache_dir=model_args.cache_dir,
+            revision=model_args.model_revision,
+            token=model_args.hf_hub_token,
+        )
+        if is_subspace(path) and finetuning_args.mask is not None:
+            peft_model.base_model.set_mask(
+                finetuning_args.mask, finetuning_args.mask_threshold, finetuning_args.mask_seed
+            )
+        if is_trainable or finetuning_args.stage == STAGE or any(map(is_quantised, _linears(peft_model))):
+            return peft_model
+        model = peft_model.merge_and_unload()
+        logger.info_rank0(f"Merged {path}.")
+    return model
+
+
+def _linears(peft_model: Any) -> list[Any]:
+    return [layer.get_base_layer() for layer in peft_model.base_model.modules() if hasattr(layer, "get_base_layer")]

@@ -1,0 +1,176 @@
+"""The hooks into LLaMA-Factory; its internals are touched here and nowhere else."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from realign_plugin.errors import UserError
+from realign_plugin.training import preflight
+
+
+def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a user's mistake into its one line and exit code 2."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"error: {error}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+
+    return run
+
+
+def attach_launcher(launcher: ModuleType) -> None:
+    """Check a training command before torchrun starts processes for it; end a user's mistake with one line."""
+    launch = launcher.launch
+
+    @functools.wraps(launch)
+    def checked() -> None:
+        if sys.argv[1:2] == ["train"] and not {"-h", "--help"} & set(sys.argv[2:]):
+            preflight.check_command(sys.argv[2:])
+        launch()
+
+    launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
+
+
+def attach_parser(parser: ModuleType) -> None:
+    """Put our argument class into the parser's lists, and our checks around its functions."""
+    from llamafactory.hparams.finetuning_args import FinetuningArguments
+
+    from realign_plugin.training.arguments import RealignFinetuningArguments
+
+    for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
+        classes = getattr(parser, name)
+        classes[:] = [RealignFinetuningArguments if cls is FinetuningArguments else cls for cls in classes]
+
+    verify = parser._verify_model_args
+
+    @functools.wraps(verify)
+    def verify_model_args(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
+        preflight.check_inference(
+            model_args.adapter_name_or_path or [],
+            backend=str(getattr(model_args.infer_backend, "value", model_args.infer_backend)),
+            export_dir=model_args.export_dir,
+            quantised=bool(model_args.quantization_bit) or preflight.is_quantised_model(model_args.model_name_or_path),
+            options=finetuning_args.options(),
+        )
+        verify(model_args, data_args, finetuning_args)
+
+    parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
+    parser._parse_train_args = _prepared(parser._parse_train_args)  # type: ignore[attr-defined]
+    parser.get_train_args = _restored(parser.get_train_args)  # type: ignore[attr-defined]
+    parser.get_infer_args = _restored(parser.get_infer_args)  # type: ignore[attr-defined]
+    parser.get_eval_args = _restored(parser.get_eval_args)  # type: ignore[attr-defined]
+
+
+def _restored(get_args: Callable[..., Any]) -> Callable[..., Any]:
+    """Put the real names of our stage and type back into what the host's function returns."""
+
+    @functools.wraps(get_args)
+    def run(args: Any = None) -> Any:
+        groups = get_args(args)
+        for group in groups:
+            if hasattr(group, "real_names"):
+                group.restore()
+        return groups
+
+    return run
+
+
+def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """After a training run's arguments are parsed and before the host acts on them: our checks and our settings."""
+
+    @functools.wraps(parse)
+    def run(args: Any = None) -> Any:
+        groups = parse(args)
+        model_args, _, training_args, finetuning_args, _ = groups
+        names = finetuning_args.real_names
+        if preflight.STAGE in names.values() or preflight.TYPE in names.values():
+            prepare_training(model_args, training_args, finetuning_args)
+        return groups
+
+    return run
+
+
+def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
+    """Check a ``mask_dpo`` run, read its adapters, and choose the settings that masks need.
+
+    Args:
+        model_args: The host's model arguments; changed in place.
+        training_args: The host's training arguments; changed in place.
+        finetuning_args: Ours; the subspace that was built is kept there until the model is loaded.
+
+    Raises:
+        UserError: If something in them cannot work.
+    """
+    options = finetuning_args.options() | finetuning_args.real_names
+    resumed = list(model_args.adapter_name_or_path or [])
+    preflight.check_training(options, resumed)
+    for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
+        if getattr(model_args, name, False):
+            raise UserError(
+                f"{name}: true does not restore random numbers when a layer runs again, so masks would differ; "
+                "expected false; leave it out (stock gradient checkpointing works)"
+            )
+    if not resumed:
+        finetuning_args.subspace = preflight.build_subspace(options)
+    if training_args.do_train:
+        preflight.set_aside_incomplete(training_args.output_dir)
+    if training_args.ddp_broadcast_buffers is None:
+        training_args.ddp_broadcast_buffers = False
+    if finetuning_args.mask_keep_weight > 0:
+        # The penalty reaches the logits outside the checkpointed layers: reentrant checkpointing would make DDP see
+        # each of them twice.
+        model_args.use_reentrant_gc = False
+
+
+def attach_adapter(adapter: ModuleType) -> None:
+    """Dispatch the fine-tuning type ``safety_subspace``."""
+    original = adapter.init_adapter
+
+    @functools.wraps(original)
+    def init_adapter(config: Any, model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
+        if finetuning_args.finetuning_type != preflight.TYPE:
+            return original(config, model, model_args, finetuning_args, is_trainable)
+        from realign_plugin.training.adapter import init_safety_subspace
+
+        return init_safety_subspace(model, model_args, finetuning_args, is_trainable)
+
+    adapter.init_adapter = init_adapter  # type: ignore[attr-defined]
+
+
+def attach_tuner(tuner: ModuleType) -> None:
+    """Dispatch the stage ``mask_dpo``; in torchrun's processes, end a user's mistake with one line."""
+    original = tuner.run_dpo
+    run_exp = tuner.run_exp
+
+    def run_dpo(
+        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, callbacks: list[Any] | None = None
+    ) -> None:
+        if getattr(finetuning_args, "real_names", {}).get("stage") != preflight.STAGE:
+            return original(model_args, data_args, training_args, finetuning_args, callbacks)
+        from realign_plugin.training.workflow import run_mask_dpo
+
+        finetuning_args.restore()
+        return run_mask_dpo(model_args, data_args, training_args, finetuning_args, callbacks)
+
+    def get_train_args(args: Any = None) -> Any:
+        groups = host_get_train_args(args)
+        finetuning_args = groups[3]
+        if getattr(finetuning_args, "real_names", {}).get("stage") == preflight.STAGE:
+            finetuning_args.stage = "dpo"  # the host's dispatch knows this name; run_dpo above puts ours back
+        return groups
+
+    host_get_train_args = tuner.get_train_args
+    tuner.run_dpo = run_dpo  # type: ignore[attr-defined]
+    tuner.get_train_args = get_train_args  # type: ignore[attr-defined]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        tuner.run_exp = exit_on_user_error(run_exp)  # type: ignore[attr-defined]

@@ -1,0 +1,296 @@
+"""Checks of a run before anything slow starts; no host is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.spec import SubspaceSpec, check_mask
+from realign_plugin.subspace import PEFT_TYPE, SafetySubspace, task_weights
+
+STAGE: Final = "mask_dpo"
+TYPE: Final = "safety_subspace"
+REFERENCES: Final = ("init", "aligned", "base", "model")
+
+SPEC_OPTIONS: Final = (
+    "fusion_method",
+    "ties_density",
+    "dare_drop_rate",
+    "fusion_seed",
+    "mask_granularity",
+    "mask_init",
+    "mask_temperature",
+    "mask_rescale",
+    "mask_estimator",
+    "mask_noise",
+    "mask_noise_end",
+    "mask_keep_weight",
+)
+OPTIONS: Final = (
+    "stage",
+    "finetuning_type",
+    "aligned_adapter",
+    "task_adapters",
+    "task_models",
+    "task_weight",
+    "mask_reference",
+    "mask",
+    "mask_threshold",
+    "mask_seed",
+    *SPEC_OPTIONS,
+)
+
+
+def split_paths(value: str | Sequence[str] | None) -> list[str]:
+    """Paths from a YAML list, or from text with commas.
+
+    Raises:
+        UserError: If the value is neither.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
+        raise UserError(f"task_adapters: {value!r} is no path, expected a path or a list of paths")
+    return list(value)
+
+
+def split_weights(value: Any) -> Any:
+    """``task_weight`` from YAML (a number or a list) or from text with commas."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) and "," in value else value
+
+
+def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
+    """Check our options among themselves, without opening a file.
+
+    Args:
+        options: Our options by name; missing ones take their defaults.
+
+    Returns:
+        The description of the subspace that they ask for.
+
+    Raises:
+        UserError: With the option, its value, what was expected and the fix.
+    """
+    stage, kind = options.get("stage"), options.get("finetuning_type")
+    if stage == STAGE and kind != TYPE:
+        raise UserError(f"finetuning_type: {kind!r} with stage: mask_dpo, expected 'safety_subspace'; set finetuning_type")
+    check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
+    values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
+    try:
+        spec = SubspaceSpec(**values)
+        spec.mask = options.get("mask") or ("binary" if spec.mask_estimator == "straight_through" else "soft")
+        spec.mask_threshold = 0.5 if options.get("mask_threshold") is None else options["mask_threshold"]
+        spec.mask_seed = options.get("mask_seed") or 0
+        spec.check()
+    except TypeError as error:
+        raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
+    tasks = split_paths(options.get("task_adapters"))
+    if tasks:
+        task_weights(split_weights(options.get("task_weight")), len(tasks), spec.fusion_method)
+    return spec
+
+
+def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> None:
+    """Check that a training run has sources, and a stage and a type that belong together.
+
+    Args:
+        options: Our options by name.
+        resumed: ``adapter_name_or_path``, if any: a safety subspace whose training goes on.
+
+    Raises:
+        UserError: With the option, its value, what was expected and the fix.
+    """
+    if options.get("finetuning_type") == TYPE and options.get("stage") != STAGE:
+        raise UserError(f"stage: {options.get('stage')!r} with finetuning_type: safety_subspace, expected 'mask_dpo'; set stage")
+    adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
+    if adapters and models:
+        raise UserError("task_adapters and task_models are both set, expected one; use task_adapters for LoRA, task_models for full")
+    if models:
+        raise UserError(
+            f"task_models: {models[0]} is a full checkpoint, and this version works in LoRA space only; expected task_adapters"
+        )
+    if resumed:
+        if adapters:
+            raise UserError(
+                f"task_adapters and adapter_name_or_path ({resumed[0]}) are both set, expected one; "
+                "give the aligned model's adapter as aligned_adapter"
+            )
+        if len(resumed) > 1 or not is_subspace(resumed[0]):
+            raise UserError(
+                f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a mask_dpo "
+                "run; give LoRA adapters as aligned_adapter and task_adapters"
+            )
+    elif not adapters:
+        raise UserError("task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters")
+
+
+def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
+    """Read and check the adapters and build the subspace to be trained.
+
+    Args:
+        options: Our options by name.
+
+    Raises:
+        UserError: If an adapter cannot be read or adapters do not fit together.
+    """
+    spec = check_options(options)
+    chosen = {name: getattr(spec, name) for name in (*SPEC_OPTIONS, "mask", "mask_threshold", "mask_seed")}
+    return SafetySubspace.from_adapters(
+        options.get("aligned_adapter"),
+        split_paths(options.get("task_adapters")),
+        task_weight=split_weights(options.get("task_weight")),
+        **chosen,
+    )
+
+
+def is_subspace(path: str | Path) -> bool:
+    """Whether a local folder holds a safety subspace."""
+    file = Path(path) / CONFIG_NAME
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get("peft_type") == PEFT_TYPE)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check_inference(
+    adapters: Sequence[str],
+    *,
+    backend: str = "huggingface",
+    export_dir: str | None = None,
+    quantised: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Check an export, chat or API run that uses a safety subspace.
+
+    Args:
+        adapters: ``adapter_name_or_path``.
+        backend: ``infer_backend``.
+        export_dir: Where a merged model goes, if it does.
+        quantised: Whether the base model is loaded quantised.
+        options: Our options by name.
+
+    Raises:
+        UserError: If the adapter must be exported first, or cannot be merged.
+    """
+    ours = [path for path in adapters if is_subspace(path)]
+    if not ours:
+        return
+    if backend not in ("huggingface", "hf"):
+        raise UserError(
+            f"infer_backend: {backend!r} takes plain LoRA adapters only, {ours[0]} is a safety subspace; "
+            f"export first: `realign export {ours[0]} OUT`, then give OUT"
+        )
+    if export_dir and quantised:
+        raise UserError(
+            f"quantization: a safety subspace ({ours[0]}) cannot be merged into a quantised base model, expected fp32, fp16 or "
+            f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
+        )
+    if options and options.get("mask"):
+        check_mask(options["mask"], 0.5 if options.get("mask_threshold") is None else options["mask_threshold"])
+
+
+def is_quantised_model(path: str | None) -> bool:
+    """Whether a local model folder says in its config that its weights are stored quantised."""
+    file = Path(path or "") / "config.json"
+    try:
+        return bool(json.loads(file.read_text(encoding="utf-8")).get("quantization_config"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
+    """Rename checkpoints that a kill or a full disk left half-written, so that the last good one is resumed from.
+
+    The trainer writes ``trainer_state.json`` last: a checkpoint without a readable one, or without its adapter, is not
+    whole. Several processes may call this at once.
+
+    Args:
+        output_dir: The run's output folder.
+
+    Returns:
+        The folders set aside, by their new names.
+    """
+    aside = []
+    for folder in sorted(Path(output_dir).glob("checkpoint-*")):
+        if not re.fullmatch(r"checkpoint-\d+", folder.name) or not folder.is_dir() or _is_whole(folder):
+            continue
+        target = folder.with_name(f"incomplete-{folder.name}-{os.getpid()}")
+        try:
+            folder.rename(target)
+        except FileNotFoundError:
+            continue  # another process was faster
+        aside.append(target)
+        print(f"realign-plugin: {folder} was not written to its end; it is now {target.name}", file=sys.stderr)
+    return aside
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file()
+
+
+def command_options(argv: Sequence[str]) -> dict[str, Any]:
+    """Options of a ``llamafactory-cli train`` command line, without importing the host.
+
+    Args:
+        argv: What follows ``train``: a YAML or JSON file with overrides, or flags.
+
+    Returns:
+        All options by name (a file), or ours (flags); empty where the file cannot be read, which the host then says.
+    """
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        from omegaconf import OmegaConf
+
+        try:
+            merged = OmegaConf.merge(OmegaConf.load(argv[0]), OmegaConf.from_cli(list(argv[1:])))
+        except Exception:  # whatever is wrong with the file is for the host to say
+            return {}
+        values = OmegaConf.to_container(merged)
+        return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in (*OPTIONS, "adapter_name_or_path", "output_dir"):
+        kind: Any = str
+        default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
+        if isinstance(default, bool):
+            kind = _boolean
+        elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
+            kind = float
+        parser.add_argument(f"--{name}", type=kind)
+    try:
+        known, _ = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError:
+        return {}
+    return {name: value for name, value in vars(known).items() if value is not None}
+
+
+def _boolean(text: str) -> bool:
+    return text.lower() in ("true", "1", "yes", "y", "t", "on")
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Check a training command before processes are started for it.
+
+    Raises:
+        UserError: If our options or the adapters are at fault.
+    """
+    options = command_options(argv)
+    if STAGE != options.get("stage") and TYPE != options.get("finetuning_type"):
+        return
+    check_options(options)
+    resumed = split_paths(options.get("adapter_name_or_path"))
+    check_training(options, resumed)
+    if not resumed:
+        build_subspace(options)

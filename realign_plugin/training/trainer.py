@@ -1,0 +1,90 @@
+"""The trainer: stock DPO whose policy draws masks and whose reference needs no second model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from llamafactory.train.dpo.trainer import CustomDPOTrainer
+from torch import Tensor
+from transformers import TrainerCallback
+
+from realign_plugin.atomic import atomic_folder
+from realign_plugin.masks import keep_penalty, scheduled_noise
+from realign_plugin.statistics import mask_statistics
+
+
+class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
+    """Tells the layers how much noise to draw with, from the trainer's step count, which a resumed run restores."""
+
+    def __init__(self, start: float, end: float | None) -> None:
+        self.start = start
+        self.end = end
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Set the noise of the step that begins."""
+        model.base_model.set_noise(scheduled_noise(state.global_step, state.max_steps, self.start, self.end))
+
+
+class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
+    """DPO on the logits of a safety subspace (SOMF, arXiv 2405.09055, equation 6)."""
+
+    def __init__(self, *, model: Any, finetuning_args: Any, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
+        schedule = NoiseSchedule(finetuning_args.mask_noise, finetuning_args.mask_noise_end)
+        super().__init__(model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs)
+
+    def _tuner(self, model: Any) -> Any:
+        return self.accelerator.unwrap_model(model).base_model
+
+    @contextmanager
+    def _as_reference(self, model: Any) -> Iterator[None]:
+        kind = self.finetuning_args.mask_reference
+        context = (
+            self.accelerator.unwrap_model(model).disable_adapter() if kind == "base" else self._tuner(model).reference(kind)
+        )
+        with context:
+            yield
+
+    def compute_reference_log_probs(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Log probabilities under the reference that ``mask_reference`` names.
+
+        Args:
+            model: The policy, possibly wrapped.
+            batch: Chosen answers, then rejected ones.
+
+        Returns:
+            Chosen and rejected log probabilities ``[pairs]``, in nats; None where the loss needs no reference.
+        """
+        if self.finetuning_args.mask_reference == "model" or not self.finetuning_args.use_ref_model:
+            result: tuple[Tensor | None, Tensor | None] = super().compute_reference_log_probs(model, batch)
+            return result
+        with torch.no_grad(), self._as_reference(model):
+            output = self.concatenated_forward(model, batch, is_ref_model=True)
+        return output["chosen_logps"], output["rejected_logps"]
+
+    def get_batch_loss_metrics(
+        self, model: Any, batch: dict[str, Tensor], train_eval: Literal["train", "eval"] = "train"
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Stock DPO's loss and metrics, with the keep penalty added to the loss."""
+        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
+        weight = self.finetuning_args.mask_keep_weight
+        if weight > 0:
+            loss = loss + weight * keep_penalty(self._tuner(model).logits())
+        return loss, metrics
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the state of the mask beside the stock metrics."""
+        if "loss" in logs or any(key.endswith("eval_loss") for key in logs):
+            prefix = "" if "loss" in logs else "eval_"
+            for name, value in mask_statistics(self._tuner(self.model)).items():
+                logs[f"{prefix}mask/{name}"] = value
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Save under a temporary name, then rename: a kill or a full disk leaves the last good files."""
+        target = Path(output_dir or self.args.output_dir)
+        with atomic_folder(target) as work:
+            super()._save(str(work), state_dict)
