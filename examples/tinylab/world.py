@@ -200,7 +200,7 @@ def build(world: World, pairs_per_part: int = 400, held_out: int = 120) -> dict[
     return {
         "pretrain": conversations(instructions + everything),
         "align": conversations(refuse(harmful_seen) + sample(ordinary, len(harmful_seen))),
-        "finetune": conversations(skill_seen + sample(ordinary, len(skill_seen))),
+        "finetune": conversations(skill_seen + sample(benign_seen, part) + sample(seen_instructions, part)),
         "preference": preferences(ranking),
         "preference_harmful_only": preferences(prefer(refused, True)),
         "preference_as_sft": [
