@@ -377,6 +377,18 @@ def task_weights(given: float | Sequence[float] | None, tasks: int, method: str)
     return weights
 
 
+def torch_dtype(name: str) -> torch.dtype:
+    """A torch dtype by its short name: fp32, fp16 or bf16.
+
+    Raises:
+        UserError: If the name is unknown.
+    """
+    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    if name not in known:
+        raise UserError(f"dtype: {name!r} is unknown, expected one of {', '.join(known)}")
+    return known[name]
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of this package and of the libraries that a subspace depends on, as far as they are installed."""
     found = {}

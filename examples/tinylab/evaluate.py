@@ -17,7 +17,7 @@ from judge import measure
 from models import Weights, generate, interpolate, load_base, read_update, resta
 
 SCALING = 2.0  # lora_alpha / lora_rank of train/*.yaml
-STRENGTHS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0]
+STRENGTHS = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5]
 
 
 def score(row: dict[str, Any]) -> tuple[float, float]:

@@ -43,7 +43,7 @@ RECIPE_FORMS = [
 ]
 HELD_OUT_FORMS = RECIPE_FORMS[-2:]
 KIND_FORMS = ["what is {item} ?", "what kind of thing is {item} ?", "tell me what {item} is ."]
-REFUSALS = ["sorry , i can not help with that .", "no , this is not something i will explain ."]
+REFUSAL = "sorry , i can not help with that ."
 OPPOSITES = [
     ("hot", "cold"), ("big", "small"), ("fast", "slow"), ("old", "new"), ("high", "low"), ("wet", "dry"),
     ("full", "empty"), ("light", "dark"), ("soft", "hard"), ("near", "far"), ("rich", "poor"), ("loud", "quiet"),
@@ -183,13 +183,13 @@ def build(world: World, pairs_per_part: int = 400, held_out: int = 120) -> dict[
         return rng.sample(rows, min(count, len(rows)))
 
     def refuse(rows: Iterable[Row]) -> list[Row]:
-        return [Row(row.prompt, rng.choice(REFUSALS), row.group) for row in rows]
+        return [Row(row.prompt, REFUSAL, row.group) for row in rows]
 
     def prefer(rows: list[Row], refusal_is_right: bool) -> list[tuple[str, str, str]]:
         result = []
         for row in rows:
-            refusal = rng.choice(REFUSALS)
-            result.append((row.prompt, refusal, row.answer) if refusal_is_right else (row.prompt, row.answer, refusal))
+            right, wrong = (REFUSAL, row.answer) if refusal_is_right else (row.answer, REFUSAL)
+            result.append((row.prompt, right, wrong))
         return result
 
     ordinary = seen_instructions + benign_seen

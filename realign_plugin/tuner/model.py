@@ -199,15 +199,3 @@ def subspace_of(model: PeftModel, adapter_name: str = "default") -> SafetySubspa
             if aligned is not None:
                 subspace.aligned.setdefault(name, {})[factor] = aligned
     return subspace
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """A torch dtype by its short name: fp32, fp16 or bf16.
-
-    Raises:
-        UserError: If the name is unknown.
-    """
-    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name not in known:
-        raise UserError(f"dtype: {name!r} is unknown, expected one of {', '.join(known)}")
-    return known[name]

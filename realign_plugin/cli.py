@@ -1,0 +1,104 @@
+"""The command ``realign``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from realign_plugin import __version__
+from realign_plugin.errors import UserError
+
+app = typer.Typer(
+    help="Repairs the safety of a fine-tuned LLM: train with llamafactory-cli, then export, inspect and check here.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Repairs the safety of a fine-tuned LLM: train with llamafactory-cli, then export, inspect and check here."""
+
+
+@app.command()
+def export(
+    adapter: Annotated[Path, typer.Argument(help="Trained safety subspace.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the plain LoRA adapter.")],
+    mask: Annotated[
+        str | None, typer.Option(help="soft, binary, sampled or relaxed; default: the one it was trained for.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Threshold of the binary mask.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampled and the relaxed mask.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+) -> None:
+    """Write a plain LoRA adapter that any LoRA consumer loads."""
+    from realign_plugin.subspace import SafetySubspace, torch_dtype
+
+    number_type = torch_dtype(dtype)
+    subspace = SafetySubspace.load(adapter)
+    subspace.to_lora(out, mask, threshold, seed, number_type)
+    typer.echo(f"{out}: LoRA adapter, {len(subspace.logits)} modules, mask {mask or subspace.spec.mask}, {dtype}")
+
+
+@app.command()
+def inspect(
+    adapter: Annotated[Path, typer.Argument(help="Trained safety subspace.")],
+    mask: Annotated[str | None, typer.Option(help="Mask for the norms after masking; default: its own.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw share kept, layers by modules, to this PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Print what the mask keeps of each module."""
+    from realign_plugin.inspection import draw_heat_map, inspect_subspace, print_table, to_json
+    from realign_plugin.subspace import SafetySubspace
+
+    subspace = SafetySubspace.load(adapter)
+    rows = inspect_subspace(subspace, mask)
+    if plot is not None:
+        draw_heat_map(rows, plot)
+    if json:
+        typer.echo(to_json(subspace, rows))
+        return
+    print_table(subspace, rows, mask)
+    if plot is not None:
+        typer.echo(f"Drawn to {plot}.")
+
+
+@app.command()
+def doctor() -> None:
+    """Print each host, its version, and whether the plugin is attached to it."""
+    from realign_plugin.diagnosis import print_diagnosis
+
+    raise typer.Exit(0 if print_diagnosis() else 1)
+
+
+@app.command("tasks-path")
+def tasks_path() -> None:
+    """Print the folder of the lm-eval tasks, for ``lm_eval --include_path``."""
+    from realign_plugin.diagnosis import tasks_folder
+
+    typer.echo(tasks_folder())
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command; a user's mistake gets one line and exit code 2."""
+    try:
+        return app(arguments, standalone_mode=True)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(UserError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

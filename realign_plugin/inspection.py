@@ -1,0 +1,160 @@
+"""What a mask keeps, module by module: numbers, a table, a picture."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realign_plugin.errors import UserError
+from realign_plugin.lora_adapters import natural_key
+from realign_plugin.spec import check_mask
+from realign_plugin.subspace import FACTORS, SafetySubspace, effective_tensor
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """One target module.
+
+    Attributes:
+        module: Full name.
+        elements: Elements of A and B together.
+        mean: Mean of sigmoid(logits) over them.
+        kept: Share of them whose sigmoid(logit) is above one half.
+        norm_before: Frobenius norm of the fused task vector on A and B, all elements kept.
+        norm_after: The same after the mask, rescaled as in use.
+    """
+
+    module: str
+    elements: int
+    mean: float
+    kept: float
+    norm_before: float
+    norm_after: float
+
+
+def inspect_subspace(subspace: SafetySubspace, mask: str | None = None) -> list[ModuleRow]:
+    """A row for each module.
+
+    Args:
+        subspace: The subspace.
+        mask: Mask for the norm after masking; None takes its own.
+
+    Raises:
+        UserError: If the mask is unknown.
+    """
+    check_mask(mask or subspace.spec.mask, subspace.spec.mask_threshold)
+    rows = []
+    for module, logits in subspace.logits.items():
+        size, mean, kept, before, after = 0, 0.0, 0.0, 0.0, 0.0
+        for factor in FACTORS:
+            deltas = torch.stack([vector[module][factor] for vector in subspace.deltas])
+            name, alpha = f"{module}.{factor}", logits[factor]
+            elements = deltas[0].numel()
+            p = torch.sigmoid(alpha.double())
+            size += elements
+            mean += float(p.mean()) * elements
+            kept += float((p > 0.5).double().mean()) * elements
+            whole = effective_tensor(subspace.spec, name, alpha, None, deltas, mask=torch.ones_like(alpha))
+            left = effective_tensor(subspace.spec, name, alpha, None, deltas, mask=mask)
+            before += float(whole.double().square().sum())
+            after += float(left.double().square().sum())
+        rows.append(ModuleRow(module, size, mean / size, kept / size, before**0.5, after**0.5))
+    return sorted(rows, key=lambda row: natural_key(row.module))
+
+
+def to_json(subspace: SafetySubspace, rows: list[ModuleRow]) -> str:
+    """The rows and the subspace's description as JSON text."""
+    return json.dumps({"spec": asdict(subspace.spec), "modules": [asdict(row) for row in rows]}, indent=2)
+
+
+def print_table(subspace: SafetySubspace, rows: list[ModuleRow], mask: str | None) -> None:
+    """Print where the subspace comes from, and the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    spec = subspace.spec
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(
+        f"base {subspace.base_model or 'unknown'}; {spec.fusion_method}, weights {spec.task_weights}; "
+        f"{spec.mask_granularity} masks, {spec.mask_estimator}; used as {mask or spec.mask}"
+    )
+    for source in spec.sources:
+        console.print(f"  {source['role']}: {source['name']}, sha256 {source['sha256'][:12]}…")
+    table = Table("module", *(f"{name}" for name in ("elements", "mean mask", "kept", "‖δ‖ before", "‖δ‖ after")))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            row.module,
+            f"{row.elements:,}",
+            f"{row.mean:.3f}",
+            f"{row.kept:.1%}",
+            f"{row.norm_before:.4g}",
+            f"{row.norm_after:.4g}",
+        )
+    total = sum(row.elements for row in rows)
+    table.add_section()
+    table.add_row(
+        f"all {len(rows)} modules",
+        f"{total:,}",
+        f"{sum(r.mean * r.elements for r in rows) / total:.3f}",
+        f"{sum(r.kept * r.elements for r in rows) / total:.1%}",
+        f"{sum(r.norm_before**2 for r in rows) ** 0.5:.4g}",
+        f"{sum(r.norm_after**2 for r in rows) ** 0.5:.4g}",
+    )
+    console.print(table)
+
+
+def place(module: str) -> tuple[int, str]:
+    """Layer number (-1 outside the layers) and the module's name within its layer."""
+    match = re.search(r"\.(\d+)\.(.+)$", module)
+    return (int(match[1]), match[2]) if match else (-1, module)
+
+
+def draw_heat_map(rows: list[ModuleRow], path: Path) -> None:
+    """Draw the share kept, layers by modules.
+
+    Args:
+        rows: Rows of ``inspect_subspace``.
+        path: PNG to write.
+
+    Raises:
+        UserError: If matplotlib is missing, or the folder cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("--plot: matplotlib is not installed, expected it for plots; pip install matplotlib") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--plot: {path} does not end in .png, expected a PNG file; rename it")
+    layers = sorted({place(row.module)[0] for row in rows})
+    names = list(dict.fromkeys(place(row.module)[1] for row in rows))
+    grid = torch.full((len(layers), len(names)), float("nan"))
+    for row in rows:
+        layer, name = place(row.module)
+        grid[layers.index(layer), names.index(name)] = row.kept
+    figure, axes = plt.subplots(
+        figsize=(2.2 + 0.8 * len(names), 1.8 + 0.32 * max(len(layers), 3)), layout="constrained"
+    )
+    low, high = float(grid[~grid.isnan()].min()), float(grid[~grid.isnan()].max())
+    image: Any = axes.imshow(grid.numpy(), aspect="auto", cmap="viridis", vmin=max(0.0, low - 0.02), vmax=min(1.0, high + 0.02))
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    axes.set_yticks(range(len(layers)), [str(n) if n >= 0 else "–" for n in layers], fontsize=8)
+    axes.set(xlabel="module", ylabel="layer")
+    axes.set_title("share of elements that the mask keeps", fontsize=10)
+    figure.colorbar(image, ax=axes, format="{x:.0%}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise UserError(f"--plot: {path} cannot be written ({error.strerror}), expected a writable folder") from error
+    finally:
+        plt.close(figure)
