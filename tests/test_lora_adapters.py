@@ -1,0 +1,143 @@
+"""Bad source adapters: one line that names the value, what was expected and the fix."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from realign_plugin import SafetySubspace, UserError
+from realign_plugin.lora_adapters import natural_key, read_lora
+from tests.conftest import make_llama, make_lora
+
+
+def edited_config(folder: Path, **changes: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def edited_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    file = folder / "adapter_model.safetensors"
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+
+
+@pytest.fixture
+def task(lab: Path, tmp_path: Path) -> Path:
+    """A copy of a task adapter, to be spoilt."""
+    return Path(shutil.copytree(lab / "task1", tmp_path / "task"))
+
+
+def spoil_file(task: Path) -> None:
+    (task / "adapter_model.safetensors").write_bytes(b"not a tensor file")
+
+
+def cut_file(task: Path) -> None:
+    file = task / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-64])
+
+
+def put(name: str, value: float) -> Callable[[Path], None]:
+    def change(task: Path) -> None:
+        def edit(state: dict[str, torch.Tensor]) -> None:
+            state[next(k for k in state if name in k)][0, 0] = value
+
+        edited_weights(task, edit)
+
+    return change
+
+
+def only_pickle(task: Path) -> None:
+    (task / "adapter_model.safetensors").rename(task / "adapter_model.bin")
+
+
+def embedding(task: Path) -> None:
+    edited_weights(task, lambda s: s.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 80)}))
+
+
+BAD = {
+    "missing": (shutil.rmtree, "does not exist, expected the folder of a LoRA adapter"),
+    "no config": (lambda t: (t / "adapter_config.json").unlink(), "holds .*, expected adapter_config.json"),
+    "config no JSON": (lambda t: (t / "adapter_config.json").write_text("{"), "is no JSON"),
+    "config a list": (lambda t: (t / "adapter_config.json").write_text("[]"), "is no JSON object"),
+    "no weights": (lambda t: (t / "adapter_model.safetensors").unlink(), "adapter_model.safetensors does not exist"),
+    "pickle": (only_pickle, "holds adapter_model.bin \\(a pickle\\)"),
+    "corrupt": (spoil_file, "is corrupt"),
+    "cut off": (cut_file, "is corrupt"),
+    "no tensors": (lambda t: save_file({}, t / "adapter_model.safetensors"), "holds no tensor"),
+    "NaN": (put("v_proj.lora_B", float("nan")), "v_proj.lora_B.weight in .* holds NaN"),
+    "infinite": (put("q_proj.lora_A", float("inf")), "q_proj.lora_A.weight in .* holds NaN or infinite"),
+    "other method": (lambda t: edited_config(t, peft_type="LOHA"), "peft_type 'LOHA', expected 'LORA'"),
+    "a subspace": (lambda t: edited_config(t, peft_type="SAFETY_SUBSPACE"), "realign export"),
+    "DoRA": (lambda t: edited_config(t, use_dora=True), "uses DoRA, expected plain LoRA; train it again with use_dora: false"),
+    "modules_to_save": (lambda t: edited_config(t, modules_to_save=["lm_head"]), "lm_head.*modules_to_save"),
+    "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected none"),
+    "embedding": (embedding, "expected lora_A and lora_B of linear modules"),
+    "alpha": (lambda t: edited_config(t, lora_alpha=64), "alpha 64 of model.layers.0.self_attn.q_proj differs.*'s 8"),
+    "rslora": (lambda t: edited_config(t, use_rslora=True), "use_rslora is True, aligned_adapter has False"),
+    "base": (lambda t: edited_config(t, base_model_name_or_path="other/model"), "base model 'other/model' differs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_adapters_are_refused_in_one_line(lab: Path, task: Path, case: str) -> None:
+    spoil, message = BAD[case]
+    spoil(task)
+    with pytest.raises(UserError, match=message) as caught:
+        SafetySubspace.from_adapters(lab / "aligned", [lab / "task2", task])
+    text = str(caught.value)
+    assert text.startswith("task_adapters[1]: ")
+    assert "\n" not in text
+
+
+def test_another_rank_is_named_with_its_module(lab: Path, tmp_path: Path) -> None:
+    make_lora(lab / "base", tmp_path / "t", r=8)
+    with pytest.raises(UserError, match=r"rank 8 of model.layers.0.self_attn.q_proj differs from aligned_adapter's 4"):
+        SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "t"])
+
+
+def test_other_target_modules_are_named(lab: Path, tmp_path: Path) -> None:
+    make_lora(lab / "base", tmp_path / "t", target_modules=["q_proj", "k_proj"])
+    with pytest.raises(UserError, match=r"target module model.layers.0.self_attn.v_proj is missing, aligned_adapter has it"):
+        SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "t"])
+    make_lora(lab / "base", tmp_path / "more", target_modules=["q_proj", "k_proj", "v_proj"])
+    with pytest.raises(UserError, match=r"target module model.layers.0.self_attn.k_proj is only there"):
+        SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "more"])
+
+
+def test_another_width_is_named(lab: Path, tmp_path: Path) -> None:
+    make_llama(tmp_path / "base", hidden=48)
+    make_lora(tmp_path / "base", tmp_path / "t")
+    with pytest.raises(UserError, match="expected one base"):
+        SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "t"])
+    edited_config(tmp_path / "t", base_model_name_or_path=str(lab / "base"))
+    with pytest.raises(UserError, match=r"A of model.layers.0.self_attn.q_proj has shape \(4, 48\)"):
+        SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "t"])
+
+
+def test_the_same_base_on_another_machine_is_the_same(lab: Path, task: Path) -> None:
+    edited_config(task, base_model_name_or_path="/elsewhere/base")
+    SafetySubspace.from_adapters(lab / "aligned", [task])
+
+
+def test_a_copy_of_the_base_is_the_same(lab: Path, task: Path, tmp_path: Path) -> None:
+    shutil.copytree(lab / "base", tmp_path / "copy")
+    edited_config(task, base_model_name_or_path=str(tmp_path / "copy"))
+    SafetySubspace.from_adapters(lab / "aligned", [task])
+
+
+def test_a_file_in_place_of_a_folder(lab: Path) -> None:
+    with pytest.raises(UserError, match="is a file, expected the folder"):
+        read_lora(lab / "aligned" / "adapter_config.json", "aligned_adapter")
+
+
+def test_layers_are_in_natural_order() -> None:
+    names = [f"model.layers.{i}.q_proj" for i in (10, 2, 0)]
+    assert sorted(names, key=natural_key) == [f"model.layers.{i}.q_proj" for i in (0, 2, 10)]
