@@ -195,9 +195,11 @@ def run_stock() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a stock command of this environment in a process of its own."""
 
     def run(*words: Any, env: dict[str, str] | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).parent / str(words[0])), *map(str, words[1:])]
+        tools = Path(sys.executable).parent
+        command = [str(tools / str(words[0])), *map(str, words[1:])]
+        environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"} | (env or {})
         return subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | (env or {}), input=stdin, timeout=240, check=False
+            command, capture_output=True, text=True, env=environment, input=stdin, timeout=240, check=False
         )
 
     return run

@@ -32,6 +32,8 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
     subspace = getattr(finetuning_args, "subspace", None)
     if subspace is not None:
         finetuning_args.subspace = None  # the model holds it from here on
+        if hasattr(model, "add_model_tags"):
+            model.add_model_tags(["safety_subspace"])  # shown on the model card
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
         return peft_model

@@ -1,0 +1,115 @@
+"""The command ``realign``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from realign_plugin import SafetySubspace
+from realign_plugin.cli import main
+from realign_plugin.lora_adapters import read_lora
+
+
+def realign(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    captured = capsys.readouterr()
+    code = caught.value.code
+    return (0 if code is None else int(code)), captured.out, captured.err
+
+
+@pytest.fixture
+def saved(subspace: Any, tmp_path: Path) -> Path:
+    return Path(subspace.save(tmp_path / "subspace"))
+
+
+def test_export_writes_the_mask_that_is_asked_for(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = realign(capsys, "export", saved, tmp_path / "l", "--mask", "sampled", "--seed", 7, "--dtype", "bf16")
+    assert code == 0
+    assert "mask sampled, bf16" in out
+    found = read_lora(tmp_path / "l", "").factors
+    for module, pair in SafetySubspace.load(saved).effective("sampled", seed=7).items():
+        assert all(torch.equal(found[module][f], pair[f].bfloat16()) for f in "AB")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["export", "nowhere", "out"], "error: adapter: nowhere does not exist"),
+        (["export", "{saved}", "out", "--mask", "hard"], "error: mask: 'hard' is unknown"),
+        (["export", "{saved}", "out", "--threshold", "2"], "error: mask_threshold: 2.0 is out of range"),
+        (["export", "{saved}", "out", "--dtype", "fp8"], "error: dtype: 'fp8' is unknown"),
+        (["export", "{saved}", "{saved}/adapter_config.json"], "is a file, expected a folder"),
+        (["inspect", "{saved}", "--plot", "x.jpg"], "error: --plot: x.jpg does not end in .png"),
+        (["inspect", "{lab}/aligned"], "peft_type 'LORA', expected 'SAFETY_SUBSPACE'"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    saved: Path,
+    lab: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = realign(capsys, *(word.format(saved=saved, lab=lab) for word in words))
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_inspect_prints_and_draws(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = realign(capsys, "inspect", saved, "--plot", tmp_path / "p.png")
+    assert code == 0
+    assert "model.layers.1.self_attn.v_proj" in out
+    assert "all 4 modules" in out
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_numbers(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = realign(capsys, "inspect", saved, "--mask", "binary", "--json")
+    rows = {row["module"]: row for row in json.loads(out)["modules"]}
+    subspace = SafetySubspace.load(saved)
+    for module, logits in subspace.logits.items():
+        flat = torch.cat([logits[f].flatten() for f in "AB"]).double()
+        deltas = subspace.deltas[0][module]
+        assert rows[module]["elements"] == flat.numel()
+        assert rows[module]["mean"] == pytest.approx(float(torch.sigmoid(flat).mean()), abs=1e-6)
+        assert rows[module]["kept"] == pytest.approx(float((flat > 0).double().mean()), abs=1e-9)
+        before = sum(float(deltas[f].double().square().sum()) for f in "AB") ** 0.5
+        assert rows[module]["norm_before"] == pytest.approx(before, rel=1e-6)
+        after = 0.0
+        for f in "AB":
+            mask = (logits[f] >= 0).double()
+            after += float((deltas[f].double() * mask / mask.mean()).square().sum())
+        assert rows[module]["norm_after"] == pytest.approx(after**0.5, rel=1e-5)
+
+
+def test_tasks_path_is_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = realign(capsys, "tasks-path")
+    assert code == 0
+    assert Path(out.strip()).is_dir()
+    assert Path(out.strip()).name == "lm_eval_tasks"
+
+
+@pytest.mark.cli
+def test_doctor(run_stock: Callable[..., Any]) -> None:
+    result = run_stock("realign", "doctor")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for host in ("peft", "llamafactory"):
+        line = next(part for part in result.stdout.splitlines() if f" {host} " in part)
+        assert "attached" in line
+        assert "not attached" not in line
+    off = run_stock("realign", "doctor", env={"REALIGN_PLUGIN": "0"})
+    assert off.stdout.count("off (REALIGN_PLUGIN=0)") >= 1, off.stdout + off.stderr

@@ -1,0 +1,136 @@
+"""What is checked before anything slow starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.training import preflight
+
+GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"finetuning_type": "lora"}, "finetuning_type: 'lora' with stage: mask_dpo, expected 'safety_subspace'"),
+        ({"fusion_method": "tys"}, "fusion_method: 'tys' is unknown, expected one of task_arithmetic, average, ties, dare"),
+        ({"mask_granularity": "elements"}, "did you mean 'element'"),
+        ({"mask_reference": "initial"}, "mask_reference: 'initial' is unknown"),
+        ({"mask_estimator": "hard"}, "mask_estimator: 'hard' is unknown"),
+        ({"mask": "hard"}, "mask: 'hard' is unknown"),
+        ({"mask_threshold": 0.0}, "mask_threshold: 0.0 is out of range"),
+        ({"ties_density": 0.0}, "ties_density: 0.0 is out of range, expected \\(0, 1\\]"),
+        ({"dare_drop_rate": 1.0}, "dare_drop_rate: 1.0 is out of range"),
+        ({"mask_temperature": 0}, "mask_temperature: 0 is out of range"),
+        ({"mask_noise": -1.0}, "mask_noise: -1.0 is out of range"),
+        ({"mask_noise": "loud"}, "mask_noise: 'loud' is out of range"),
+        ({"mask_noise": float("nan")}, "mask_noise: nan is out of range"),
+        ({"mask_keep_weight": -0.1}, "mask_keep_weight"),
+        ({"mask_granularity": "module"}, "add it"),
+        ({"task_weight": [0.1, 0.2]}, "task_weight: \\[0.1, 0.2\\] has 2 numbers for 1 task adapters"),
+        ({"task_adapters": 7}, "task_adapters: 7 is no path"),
+    ],
+)
+def test_options_among_themselves(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        preflight.check_options(GOOD | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_options_choose_the_mask_they_train_for() -> None:
+    assert preflight.check_options(GOOD).mask == "soft"
+    assert preflight.check_options(GOOD | {"mask_estimator": "straight_through"}).mask == "binary"
+    assert preflight.check_options(GOOD | {"mask_estimator": "straight_through", "mask": "soft"}).mask == "soft"
+
+
+@pytest.mark.parametrize(
+    ("change", "resumed", "message"),
+    [
+        ({"stage": "dpo"}, [], "stage: 'dpo' with finetuning_type: safety_subspace, expected 'mask_dpo'"),
+        ({"task_adapters": None}, [], "task_adapters is not set"),
+        ({"task_models": ["m"]}, [], "both set, expected one"),
+        ({"task_adapters": None, "task_models": ["m"]}, [], "LoRA space only; expected task_adapters"),
+        ({}, ["x"], "task_adapters and adapter_name_or_path \\(x\\) are both set"),
+        ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is no single safety subspace"),
+    ],
+)
+def test_sources_of_a_run(change: dict[str, Any], resumed: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        preflight.check_training(GOOD | change, resumed)
+
+
+def test_paths_and_weights_from_text() -> None:
+    assert preflight.split_paths("a, b,c") == ["a", "b", "c"]
+    assert preflight.split_paths(["a", "b"]) == ["a", "b"]
+    assert preflight.split_paths(None) == []
+    assert preflight.split_weights("0.3,0.5") == ["0.3", "0.5"]
+    assert preflight.split_weights(0.3) == 0.3
+
+
+def test_serving_backends_need_an_export(subspace: Any, tmp_path: Path) -> None:
+    folder = str(subspace.save(tmp_path / "s"))
+    for backend in ("vllm", "sglang"):
+        with pytest.raises(UserError, match=f"infer_backend: '{backend}' .*export first: `realign export {folder} OUT`"):
+            preflight.check_inference([folder], backend=backend)
+    preflight.check_inference([folder], backend="huggingface")
+
+
+def test_plain_adapters_are_the_hosts_business(lab: Path) -> None:
+    preflight.check_inference([str(lab / "aligned")], backend="vllm", export_dir="x", quantised=True)
+    preflight.check_inference(["hub/name"], backend="vllm")
+
+
+def test_merging_into_a_quantised_model_is_refused(subspace: Any, tmp_path: Path) -> None:
+    folder = str(subspace.save(tmp_path / "s"))
+    with pytest.raises(UserError, match="cannot be merged into a quantised base model"):
+        preflight.check_inference([folder], export_dir="out", quantised=True)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"bits": 4}}))
+    assert preflight.is_quantised_model(str(tmp_path))
+    assert not preflight.is_quantised_model(str(tmp_path / "s"))
+    assert not preflight.is_quantised_model(None)
+
+
+def checkpoint(run: Path, step: int, state: str = "{}") -> Path:
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / name).write_text("x")
+    (folder / "trainer_state.json").write_text(state)
+    return folder
+
+
+def test_half_written_checkpoints_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = checkpoint(tmp_path, 10)
+    (checkpoint(tmp_path, 20) / "trainer_state.json").unlink()
+    checkpoint(tmp_path, 30, '{"log_his')
+    (checkpoint(tmp_path, 40) / "adapter_model.safetensors").unlink()
+    moved = preflight.set_aside_incomplete(tmp_path)
+    assert len(moved) == 3
+    assert [p for p in tmp_path.glob("checkpoint-*")] == [good]
+    assert capsys.readouterr().err.count("was not written to its end") == 3
+    assert preflight.set_aside_incomplete(tmp_path) == []
+    assert preflight.set_aside_incomplete(tmp_path / "nowhere") == []
+
+
+def test_options_of_a_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("stage: mask_dpo\nfinetuning_type: lora\ntask_adapters: [a, b]\n")
+    options = preflight.command_options([str(file), "finetuning_type=safety_subspace", "task_weight=0.4"])
+    assert options == {
+        "stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a", "b"], "task_weight": 0.4,
+    }  # fmt: skip
+    flags = "--stage mask_dpo --do_train --mask_noise 0.5 --mask_rescale false --fusion_seed 3 --bf16 true".split()
+    expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "fusion_seed": 3}
+    assert preflight.command_options(flags) == expected
+    assert preflight.command_options([str(tmp_path / "none.yaml")]) == {}
+
+
+def test_commands_of_other_stages_are_left_alone() -> None:
+    preflight.check_command(["--stage", "dpo", "--finetuning_type", "lora"])
+    with pytest.raises(UserError, match="task_adapters is not set"):
+        preflight.check_command(["--stage", "mask_dpo", "--finetuning_type", "safety_subspace"])
