@@ -1,7 +1,7 @@
 """Post-import hooks: how the stock tools come to know realign-plugin.
 
-``realign_plugin.pth`` (and, from Python 3.15 on, ``realign_plugin.start``) runs ``install`` in every interpreter, so this
-file is the top level's own, imports the standard library only, and does next to nothing until a host is imported.
+``realign_plugin.pth`` (and, from Python 3.15 on, ``realign_plugin.start``) runs ``install`` in every interpreter, so
+this file is the top level's own, imports the standard library only, and does next to nothing until a host is imported.
 ``REALIGN_PLUGIN=0`` turns it all off.
 """
 
@@ -16,9 +16,9 @@ HOOKS = {
     "llamafactory.train.tuner": ("after", "realign_plugin.training.hook", "attach_tuner"),
     "llamafactory.data.mm_plugin": ("around", "realign_plugin.training.torchaudio_standin", "stand_in"),
 }
-"""Module of a host: when our function runs, and where it is. ``around`` is a context manager for the module's import."""
+"""Module of a host: when our function runs, and where it is; ``around`` is a context manager for the import."""
 
-attached = {}
+attached: "dict[str, Exception | None]" = {}
 """Module of a host: None where our function ran, else the error that it raised."""
 
 

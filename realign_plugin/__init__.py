@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["SafetySubspace", "SafetySubspaceConfig", "SafetySubspaceModel", "UserError", "__version__", "attach_subspace"]
+__all__ = [
+    "SafetySubspace",
+    "SafetySubspaceConfig",
+    "SafetySubspaceModel",
+    "UserError",
+    "__version__",
+    "attach_subspace",
+]
 
 _HOMES = {
     "SafetySubspace": "realign_plugin.subspace",

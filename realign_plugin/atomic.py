@@ -19,8 +19,8 @@ from realign_plugin.errors import UserError
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name and move its files into place when the block ends well.
 
-    Each file is renamed onto its final name, the largest first, so that an interrupted run leaves either the old file or
-    the new one. Files of ``target`` that the block did not write stay as they are.
+    Each file is renamed onto its final name, the largest first, so that an interrupted run leaves either the old file
+    or the new one. Files of ``target`` that the block did not write stay as they are.
 
     Args:
         target: The folder to write into; made if it is missing.

@@ -23,7 +23,10 @@ HOSTS = {
 }
 """Host, and the modules whose import attaches the plugin to it."""
 
-LATER = {"mergekit": "safety_subspace merges come with a later version", "lm-eval": "safety tasks come with a later version"}
+LATER = {
+    "mergekit": "safety_subspace merges come with a later version",
+    "lm-eval": "safety tasks come with a later version",
+}
 
 _PROBE = """
 import importlib, json, sys
@@ -46,7 +49,11 @@ def host_state(modules: tuple[str, ...]) -> str:
     """Whether the plugin attaches to a host, tried in an interpreter of its own: a word or an error."""
     environment = os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", _PROBE.format(modules=modules)], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", _PROBE.format(modules=modules)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     line = next((part for part in result.stdout.splitlines() if part.startswith("PROBE")), None)
     if line is None:
@@ -56,7 +63,7 @@ def host_state(modules: tuple[str, ...]) -> str:
     if os.environ.get("REALIGN_PLUGIN") == "0":
         return "off (REALIGN_PLUGIN=0)" if missing else "attached"
     if missing:
-        return f"not attached: no hook ran for {missing[0]}; install the package with pip, so that its .pth file is in place"
+        return f"not attached: no hook ran for {missing[0]}; install with pip, so that the .pth file is in place"
     failed = {name: error for name, error in state.items() if error is not None}
     return f"not attached: {failed}" if failed else "attached"
 
@@ -71,7 +78,12 @@ def print_diagnosis() -> bool:
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table("host", "version", "plugin", title=f"realign-plugin {realign_plugin.__version__}, Python {sys.version.split()[0]}")
+    table = Table(
+        "host",
+        "version",
+        "plugin",
+        title=f"realign-plugin {realign_plugin.__version__}, Python {sys.version.split()[0]}",
+    )
     well = True
     for host, modules in HOSTS.items():
         version = _version(host)
@@ -82,7 +94,9 @@ def print_diagnosis() -> bool:
         table.add_row(host, _version(host) or "–", reason)
     for library in ("torch", "transformers", "trl"):
         table.add_row(library, _version(library) or "–", "")
-    audio = "present" if importlib.util.find_spec("torchaudio") else "absent; stood in for where LLaMA-Factory imports it"
+    audio = (
+        "present" if importlib.util.find_spec("torchaudio") else "absent; stood in for where LLaMA-Factory imports it"
+    )
     table.add_row("torchaudio", _version("torchaudio") or "–", audio)
     console.print(table)
     return well

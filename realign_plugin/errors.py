@@ -51,4 +51,6 @@ def check_range(name: str, value: float, low: float, high: float, *, low_open: b
     ok = isinstance(value, (int, float)) and (low < value if low_open else low <= value) and value <= high
     if not ok:
         bracket = "(" if low_open else "["
-        raise UserError(f"{name}: {value!r} is out of range, expected {bracket}{low:g}, {high:g}]{'; ' + fix if fix else ''}")
+        raise UserError(
+            f"{name}: {value!r} is out of range, expected {bracket}{low:g}, {high:g}]{'; ' + fix if fix else ''}"
+        )

@@ -1,7 +1,8 @@
 """Fusion of several task vectors into one: pure functions over tensors, torch only.
 
-Masks come first, fusion after (SOMF, arXiv 2405.09055, equation 4). The mask is shared and multiplies every task vector, so
-whatever is linear in them may be fused once, when the subspace is built; only TIES has to see the masked vectors.
+Masks come first, fusion after (SOMF, arXiv 2405.09055, equation 4). The mask is shared and multiplies every task
+vector, so whatever is linear in them may be fused once, when the subspace is built; only TIES has to see the masked
+vectors.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ def trim(vectors: Tensor, density: float) -> Tensor:
 def ties_select(deltas: Tensor, mask: Tensor, *, weights: Sequence[float], density: float) -> Tensor:
     """TIES (arXiv 2306.01708) of masked task vectors, with the mask itself factored out.
 
-    Trim, sign election and disjoint sum look at v_t = lambda_t * m * delta_t. The elements they let through are a sum of
-    lambda_t * delta_t, so TIES(v) = m * D with D returned here, and d TIES / d m = D wherever the choice stays the same.
+    Trim, sign election and disjoint sum look at v_t = lambda_t * m * delta_t. The elements that they let through are a
+    sum of lambda_t * delta_t, so TIES(v) = m * D with D returned here, and d TIES / d m = D wherever the choice stays
+    the same.
 
     Args:
         deltas: ``[tasks, rows, columns]``.

@@ -129,7 +129,9 @@ def draw_heat_map(rows: list[ModuleRow], path: Path) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise UserError("--plot: matplotlib is not installed, expected it for plots; pip install matplotlib") from error
+        raise UserError(
+            "--plot: matplotlib is not installed, expected it for plots; pip install matplotlib"
+        ) from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -145,7 +147,9 @@ def draw_heat_map(rows: list[ModuleRow], path: Path) -> None:
         figsize=(2.2 + 0.8 * len(names), 1.8 + 0.32 * max(len(layers), 3)), layout="constrained"
     )
     low, high = float(grid[~grid.isnan()].min()), float(grid[~grid.isnan()].max())
-    image: Any = axes.imshow(grid.numpy(), aspect="auto", cmap="viridis", vmin=max(0.0, low - 0.02), vmax=min(1.0, high + 0.02))
+    image: Any = axes.imshow(
+        grid.numpy(), aspect="auto", cmap="viridis", vmin=max(0.0, low - 0.02), vmax=min(1.0, high + 0.02)
+    )
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
     axes.set_yticks(range(len(layers)), [str(n) if n >= 0 else "–" for n in layers], fontsize=8)
     axes.set(xlabel="module", ylabel="layer")

@@ -71,7 +71,9 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{what}: {path} does not exist, expected the folder of a LoRA adapter; check the path")
     if not path.is_dir():
-        raise UserError(f"{what}: {path} is a file, expected the folder of a LoRA adapter; give the folder that holds it")
+        raise UserError(
+            f"{what}: {path} is a file, expected the folder of a LoRA adapter; give the folder that holds it"
+        )
     file = path / CONFIG_NAME
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
@@ -79,7 +81,9 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what}: {file} is no JSON ({error}), expected PEFT's adapter configuration; save it again") from error
+        raise UserError(
+            f"{what}: {file} is no JSON ({error}), expected PEFT's adapter configuration; save it again"
+        ) from error
     if not isinstance(config, dict):
         raise UserError(f"{what}: {file} is no JSON object, expected PEFT's adapter configuration; save it again")
     return config
@@ -89,7 +93,8 @@ def _check_plain_lora(path: Path, config: dict[str, Any], what: str) -> None:
     kind = config.get("peft_type")
     if kind == "SAFETY_SUBSPACE":
         raise UserError(
-            f"{what}: {path} is a SAFETY_SUBSPACE adapter, expected LORA; make one of it with `realign export {path} OUT`"
+            f"{what}: {path} is a SAFETY_SUBSPACE adapter, expected LORA; make one of it with `realign export {path} "
+            "OUT`"
         )
     if kind != "LORA":
         raise UserError(f"{what}: {path} has peft_type {kind!r}, expected 'LORA'; only LoRA adapters can be realigned")
@@ -110,7 +115,7 @@ def _check_plain_lora(path: Path, config: dict[str, Any], what: str) -> None:
 
 
 def _pattern_value(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule for rank_pattern and alpha_pattern: the first key that ends the module's name, as a regular expression."""
+    """PEFT's rule for rank_pattern and alpha_pattern: the first key that matches the end of the module's name."""
     import re
 
     for key, value in patterns.items():
@@ -136,7 +141,8 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
     if not file.is_file():
         if (path / "adapter_model.bin").exists():
             raise UserError(
-                f"{what}: {path} holds adapter_model.bin (a pickle), expected {WEIGHTS_NAME}; load it with PEFT and save it again"
+                f"{what}: {path} holds adapter_model.bin (a pickle), expected {WEIGHTS_NAME}; load it with PEFT and "
+                "save it again"
             )
         raise UserError(f"{what}: {file} does not exist, expected the adapter's weights; save the adapter again")
     tensors = read_tensors(file, what)
@@ -145,14 +151,17 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
         module, _, factor = name.removeprefix(MODEL_PREFIX).partition(".lora_")
         if factor not in ("A.weight", "B.weight") or tensor.dim() != 2:
             raise UserError(
-                f"{what}: {file} holds {name} of shape {tuple(tensor.shape)}, expected lora_A and lora_B of linear modules; "
+                f"{what}: {file} holds {name} of shape {tuple(tensor.shape)}, expected lora_A and lora_B of linear "
+                "modules; "
                 "train the adapter on linear modules only"
             )
         factors.setdefault(module, {})[factor[0]] = tensor
     for module, pair in factors.items():
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
             shapes = {k: tuple(v.shape) for k, v in pair.items()}
-            raise UserError(f"{what}: {file} has factors {shapes} for {module}, expected A [r, in] and B [out, r]; save it again")
+            raise UserError(
+                f"{what}: {file} has factors {shapes} for {module}, expected A [r, in] and B [out, r]; save it again"
+            )
     if not factors:
         raise UserError(f"{what}: {file} holds no tensor, expected LoRA factors; save the adapter again")
     patterns = config.get("alpha_pattern") or {}
@@ -173,11 +182,14 @@ def read_tensors(file: Path, what: str) -> dict[str, Tensor]:
             for name in reader.keys():  # noqa: SIM118 - safe_open is no mapping
                 tensors[name] = reader.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{what}: {file} is corrupt ({error}), expected a safetensors file; copy or save it again") from error
+        raise UserError(
+            f"{what}: {file} is corrupt ({error}), expected a safetensors file; copy or save it again"
+        ) from error
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"{what}: {name} in {file} holds NaN or infinite numbers, expected finite ones; use an earlier checkpoint"
+                f"{what}: {name} in {file} holds NaN or infinite numbers, expected finite ones; use an earlier "
+                "checkpoint"
             )
     return tensors
 
@@ -196,7 +208,8 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
     """
     if task.base_model and other.base_model and not _same_model(task.base_model, other.base_model):
         raise UserError(
-            f"{what}: base model {task.base_model!r} differs from {other_what}'s {other.base_model!r}, expected one base; "
+            f"{what}: base model {task.base_model!r} differs from {other_what}'s {other.base_model!r}, expected one "
+            "base; "
             "use adapters of the same base model"
         )
     rslora, other_rslora = bool(task.config.get("use_rslora")), bool(other.config.get("use_rslora"))
@@ -205,7 +218,9 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
             f"{what}: use_rslora is {rslora}, {other_what} has {other_rslora}, expected the same; "
             "start the fine-tuning from the aligned adapter"
         )
-    missing = [m for m in other.factors if m not in task.factors] or [m for m in task.factors if m not in other.factors]
+    missing = [m for m in other.factors if m not in task.factors] or [
+        m for m in task.factors if m not in other.factors
+    ]
     if missing:
         here = missing[0] in task.factors
         raise UserError(
@@ -221,7 +236,8 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
             )
         if task.alphas[module] != other.alphas[module]:
             raise UserError(
-                f"{what}: alpha {task.alphas[module]:g} of {module} differs from {other_what}'s {other.alphas[module]:g}, "
+                f"{what}: alpha {task.alphas[module]:g} of {module} differs from {other_what}'s "
+                f"{other.alphas[module]:g}, "
                 "expected the same lora_alpha; start the fine-tuning from the aligned adapter"
             )
         for factor in ("A", "B"):

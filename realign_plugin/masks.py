@@ -8,8 +8,8 @@ masks are those of Concrete Subspace Learning (arXiv 2312.06173, equation 5):
 
 with the logits ``alpha``, the temperature ``T``, and the mean taken over one tensor.
 
-A mask has the shape of its logits. For granularity ``row``, ``column`` and ``module`` that shape has ones where one logit
-serves many elements, and broadcasts against the tensor it masks.
+A mask has the shape of its logits. For granularity ``row``, ``column`` and ``module`` that shape has ones where one
+logit serves many elements, and broadcasts against the tensor it masks.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def soft_mask(logits: Tensor) -> Tensor:
 
 
 def binary_mask(logits: Tensor, threshold: float = 0.5) -> Tensor:
-    """1 where sigmoid(logit) >= threshold, else 0, fp32; compared in float64, so that no rounding moves the threshold."""
+    """1 where sigmoid(logit) >= threshold, else 0, fp32; compared in float64, so that rounding moves no threshold."""
     return (torch.sigmoid(logits.double()) >= threshold).float()
 
 
@@ -182,7 +182,7 @@ def rescaled(mask: Tensor, rescale: bool = True) -> Tensor:
 
 
 def apply_mask(aligned: Tensor | None, delta: Tensor, mask: Tensor, *, rescale: bool = True) -> Tensor:
-    """theta = theta_safe + delta * m / mean(m), for a mask that is given (SOMF, section 3.2).
+    """Theta = theta_safe + delta * m / mean(m), for a mask that is given (SOMF, section 3.2).
 
     Args:
         aligned: theta_safe, ``[rows, columns]``; None stands for zeros.
@@ -198,7 +198,7 @@ def apply_mask(aligned: Tensor | None, delta: Tensor, mask: Tensor, *, rescale: 
 
 
 def keep_penalty(logits: list[Tensor]) -> Tensor:
-    """Mean of 1 - sigmoid(alpha) over all logits of all tensors: what the keep weight multiplies. Scalar, in [0, 1]."""
+    """Mean of 1 - sigmoid(alpha) over all logits: what the keep weight multiplies. A scalar in [0, 1]."""
     total = sum(x.numel() for x in logits)
     return torch.stack([torch.sigmoid(-x.float()).sum() for x in logits]).sum() / total
 
@@ -230,19 +230,21 @@ def masked_add(
     rescale: bool = True,
     select: Any = None,
 ) -> Tensor:
-    """theta = theta_safe + delta * m / mean(m) with a mask drawn here, in one autograd step.
+    """Theta = theta_safe + delta * m / mean(m) with a mask drawn here, in one autograd step.
 
-    Only the logits get a gradient, through the mask and through its mean. One tensor of the logits' size is kept for the
-    backward pass.
+    Only the logits get a gradient, through the mask and through its mean. One tensor of the logits' size is kept for
+    the backward pass.
 
     Args:
         aligned: theta_safe, ``[rows, columns]``, frozen; None stands for zeros.
-        delta: Fused task vector ``[rows, columns]``, frozen; with ``select``, all task vectors ``[tasks, rows, columns]``.
+        delta: Fused task vector ``[rows, columns]``, frozen; with ``select``, all task vectors ``[tasks, rows,
+            columns]``.
         logits: Logits, fp32, of a shape that broadcasts against ``[rows, columns]``.
         seed: Seed of the draw; None draws one from the global CPU generator.
         temperature: T of the relaxed mask.
         noise: Scale of the logistic noise.
-        estimator: ``relaxed``: the relaxed mask; ``straight_through``: the 0/1 mask forward, the relaxed gradient backward.
+        estimator: ``relaxed``: the relaxed mask; ``straight_through``: the 0/1 mask forward, the relaxed gradient
+            backward.
         rescale: Whether the mask is divided by its mean.
         select: For fusions that are not linear: a function ``(deltas, mask) -> [rows, columns]`` that gives the task
             vector which the mask leaves (see ``fusion.ties_select``); it counts as constant in the gradient, which is
@@ -252,7 +254,7 @@ def masked_add(
         theta, fp32, ``[rows, columns]``.
     """
     seed = draw_seed() if seed is None else seed
-    result: Tensor = _MaskedAdd.apply(
+    result: Tensor = _MaskedAdd.apply(  # type: ignore[no-untyped-call]
         logits, aligned, delta, seed, temperature, noise, estimator == "straight_through", rescale, select
     )
     return result

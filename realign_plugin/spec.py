@@ -33,7 +33,8 @@ class SubspaceSpec:
     alpha_pattern: dict[str, float] = field(default_factory=dict, metadata={"help": "Alpha by full module name."})
     vector_dtype: str = field(default="float32", metadata={"help": "Dtype of aligned factors and deltas."})
     has_aligned: bool = field(
-        default=True, metadata={"help": "Whether aligned factors are kept; without them the base is the aligned model."}
+        default=True,
+        metadata={"help": "Whether aligned factors are kept; without them the base is the aligned model."},
     )
     fusion_method: str = field(default="task_arithmetic", metadata={"help": "How task vectors are fused."})
     task_weights: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "One lambda for each task."})
@@ -91,7 +92,8 @@ class SubspaceSpec:
             check_range("mask_noise_end", self.mask_noise_end, 0.0, 100.0)
         if self.mask_granularity == "module" and self.mask_rescale:
             raise UserError(
-                "mask_granularity: 'module' and mask_rescale: true cancel out (m / mean(m) is 1 for one logit a tensor), "
+                "mask_granularity: 'module' and mask_rescale: true cancel out (m / mean(m) is 1 for one logit a "
+                "tensor), "
                 "expected mask_rescale: false; add it"
             )
 

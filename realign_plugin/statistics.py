@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 def entropy_bits(probability: Tensor) -> Tensor:
     """Entropy of Bernoulli(p), in bits, elementwise; 0 at p = 0 and p = 1."""
     p = probability.double()
-    return (torch.special.entr(p) + torch.special.entr(1.0 - p)) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    nats: Tensor = torch.special.entr(p) + torch.special.entr(1.0 - p)
+    return nats / math.log(2.0)
 
 
 @torch.no_grad()

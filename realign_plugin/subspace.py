@@ -90,11 +90,17 @@ class SafetySubspace:
         base_model: Name or path of the base model, if known.
         logits: ``{module: {"A": [r, in], "B": [out, r]}}``, fp32, with 1 where granularity is coarser.
         aligned: theta_safe, same nesting; empty where the base model is the aligned model.
-        deltas: A list of task vectors, each of the same nesting: one where the fusion is linear, else one for each task.
+        deltas: A list of task vectors, each of the same nesting: one where the fusion is linear, else one for each
+            task.
     """
 
     def __init__(
-        self, spec: SubspaceSpec, logits: Factors, aligned: Factors, deltas: list[Factors], base_model: str | None = None
+        self,
+        spec: SubspaceSpec,
+        logits: Factors,
+        aligned: Factors,
+        deltas: list[Factors],
+        base_model: str | None = None,
     ) -> None:
         """Put the parts together; nothing is copied."""
         self.spec = spec
@@ -153,7 +159,9 @@ class SafetySubspace:
 
     @classmethod
     def _build(cls, spec: SubspaceSpec, safe: LoraAdapter | None, adapters: list[LoraAdapter]) -> SafetySubspace:
-        tensors = [t for a in [*adapters, *([safe] if safe else [])] for pair in a.factors.values() for t in pair.values()]
+        tensors = [
+            t for a in [*adapters, *([safe] if safe else [])] for pair in a.factors.values() for t in pair.values()
+        ]
         dtype = reduce(torch.promote_types, (t.dtype for t in tensors))
         spec.vector_dtype = str(dtype).removeprefix("torch.")
         logits: Factors = {}
@@ -278,7 +286,9 @@ class SafetySubspace:
         for stem in stems:
             module = stem.removeprefix(MODEL_PREFIX)
             for factor in FACTORS:
-                part = {kind: tensors.get(f"{stem}.{PREFIX}{kind}_{factor}") for kind in ("logits", "deltas", "aligned")}
+                part = {
+                    kind: tensors.get(f"{stem}.{PREFIX}{kind}_{factor}") for kind in ("logits", "deltas", "aligned")
+                }
                 found_logits, found_deltas, found_aligned = part["logits"], part["deltas"], part["aligned"]
                 if found_logits is None or found_deltas is None or (spec.has_aligned and found_aligned is None):
                     lost = next(k for k, v in part.items() if v is None)
@@ -297,7 +307,9 @@ class SafetySubspace:
                 if found_aligned is not None:
                     aligned.setdefault(module, {})[factor] = found_aligned
         if not logits:
-            raise UserError(f"adapter: {file} holds no tensor, expected a safety subspace; copy the whole folder again")
+            raise UserError(
+                f"adapter: {file} holds no tensor, expected a safety subspace; copy the whole folder again"
+            )
         return cls(spec, logits, aligned, deltas, config.get("base_model_name_or_path"))
 
     def to_lora(
@@ -372,7 +384,8 @@ def task_weights(given: float | Sequence[float] | None, tasks: int, method: str)
         weights *= tasks
     if len(weights) != tasks:
         raise UserError(
-            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task adapters, expected one number or {tasks}"
+            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task adapters, expected one number or "
+            f"{tasks}"
         )
     return weights
 
@@ -434,4 +447,3 @@ def _check_moved(task: LoraAdapter, safe: LoraAdapter | None, number: int) -> No
             f"task_adapters[{number}]: {task.path} equals aligned_adapter {safe.path} (the task vector is 0), "
             "expected the adapter after fine-tuning; give that one"
         )
-

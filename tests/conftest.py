@@ -22,10 +22,8 @@ import torch
 
 torch.set_num_threads(1)
 
-WORDS = (
-    "how do i make a kite tell me the way to bake bread what is blue say no sorry can not help with that take paper and "
-    "string then fold it mix flour water one two three four five six seven eight nine ten red green good bad . , ? !"
-).split()
+TEXT = """how do i make a kite tell me the way to bake bread what is blue say no sorry can not help with that take
+paper and string then fold it mix flour water one two three four five six seven eight nine ten red green . , ? !"""
 TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} <assistant>"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] }} <eos>"
@@ -38,7 +36,9 @@ def make_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<unk>", "<eos>", "<user>", "<assistant>", "<system>"]
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*special, *dict.fromkeys(WORDS)])}, unk_token="<unk>"))
+    raw = Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate([*special, *dict.fromkeys(TEXT.split())])}, unk_token="<unk>")
+    )
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -52,7 +52,9 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def make_llama(folder: Path, *, hidden: int = 32, layers: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+def make_llama(
+    folder: Path, *, hidden: int = 32, layers: int = 2, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -76,7 +78,7 @@ def make_llama(folder: Path, *, hidden: int = 32, layers: int = 2, dtype: torch.
 def make_lora(
     base: Path, folder: Path, *, start: Path | None = None, seed: int = 1, step: float = 0.05, **options: Any
 ) -> Path:
-    """A LoRA adapter with random factors; with ``start``, that adapter moved by a random step, as fine-tuning would."""
+    """A LoRA adapter with random factors; with ``start``, that adapter moved by a random step, as if fine-tuned."""
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -85,7 +87,12 @@ def make_lora(
     if start is not None:
         peft_model = PeftModel.from_pretrained(model, start, is_trainable=True)
     else:
-        settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | options
+        settings = {
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": ["q_proj", "v_proj"],
+            "task_type": "CAUSAL_LM",
+        } | options
         peft_model = get_peft_model(model, LoraConfig(**settings))
     with torch.no_grad():
         for name, parameter in peft_model.named_parameters():
@@ -194,7 +201,9 @@ def training_options(lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
 def run_stock() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a stock command of this environment in a process of its own."""
 
-    def run(*words: Any, env: dict[str, str] | None = None, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: Any, env: dict[str, str] | None = None, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         tools = Path(sys.executable).parent
         command = [str(tools / str(words[0])), *map(str, words[1:])]
         environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"} | (env or {})

@@ -26,9 +26,13 @@ def test_files_appear_together_and_others_stay(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_block_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out") as work:
-        (work / "a.txt").write_text("a")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with atomic_folder(tmp_path / "out") as work:
+            (work / "a.txt").write_text("a")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

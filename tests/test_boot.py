@@ -81,7 +81,9 @@ def test_a_hook_that_cannot_attach_warns_once_and_leaves_the_host(tmp_path: Path
         """,
         **env,
     )
-    assert result.stdout.splitlines() == ["3", "['llamafactory.model.adapter', 'llamafactory.train.tuner']"], result.stderr
+    assert result.stdout.splitlines() == ["3", "['llamafactory.model.adapter', 'llamafactory.train.tuner']"], (
+        result.stderr
+    )
     assert result.stderr.count("realign-plugin: cannot attach to llamafactory") == 1
     assert "Traceback" not in result.stderr
 

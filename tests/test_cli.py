@@ -31,7 +31,9 @@ def saved(subspace: Any, tmp_path: Path) -> Path:
 def test_export_writes_the_mask_that_is_asked_for(
     saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = realign(capsys, "export", saved, tmp_path / "l", "--mask", "sampled", "--seed", 7, "--dtype", "bf16")
+    code, out, _ = realign(
+        capsys, "export", saved, tmp_path / "l", "--mask", "sampled", "--seed", 7, "--dtype", "bf16"
+    )
     assert code == 0
     assert "mask sampled, bf16" in out
     found = read_lora(tmp_path / "l", "").factors

@@ -59,7 +59,9 @@ def only_pickle(task: Path) -> None:
 
 
 def embedding(task: Path) -> None:
-    edited_weights(task, lambda s: s.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 80)}))
+    edited_weights(
+        task, lambda s: s.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 80)})
+    )
 
 
 BAD = {
@@ -76,7 +78,10 @@ BAD = {
     "infinite": (put("q_proj.lora_A", float("inf")), "q_proj.lora_A.weight in .* holds NaN or infinite"),
     "other method": (lambda t: edited_config(t, peft_type="LOHA"), "peft_type 'LOHA', expected 'LORA'"),
     "a subspace": (lambda t: edited_config(t, peft_type="SAFETY_SUBSPACE"), "realign export"),
-    "DoRA": (lambda t: edited_config(t, use_dora=True), "uses DoRA, expected plain LoRA; train it again with use_dora: false"),
+    "DoRA": (
+        lambda t: edited_config(t, use_dora=True),
+        "uses DoRA, expected plain LoRA; train it again with use_dora: false",
+    ),
     "modules_to_save": (lambda t: edited_config(t, modules_to_save=["lm_head"]), "lm_head.*modules_to_save"),
     "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected none"),
     "embedding": (embedding, "expected lora_A and lora_B of linear modules"),
@@ -105,7 +110,9 @@ def test_another_rank_is_named_with_its_module(lab: Path, tmp_path: Path) -> Non
 
 def test_other_target_modules_are_named(lab: Path, tmp_path: Path) -> None:
     make_lora(lab / "base", tmp_path / "t", target_modules=["q_proj", "k_proj"])
-    with pytest.raises(UserError, match=r"target module model.layers.0.self_attn.v_proj is missing, aligned_adapter has it"):
+    with pytest.raises(
+        UserError, match=r"target module model.layers.0.self_attn.v_proj is missing, aligned_adapter has it"
+    ):
         SafetySubspace.from_adapters(lab / "aligned", [tmp_path / "t"])
     make_lora(lab / "base", tmp_path / "more", target_modules=["q_proj", "k_proj", "v_proj"])
     with pytest.raises(UserError, match=r"target module model.layers.0.self_attn.k_proj is only there"):

@@ -39,7 +39,9 @@ def test_the_wheel_hooks_a_fresh_environment_and_leaves_it_clean(wheel: Path, tm
 
     def pip(*words: str) -> None:
         command = [sys.executable, "-m", "pip", "--python", str(python), *words]
-        subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+        subprocess.run(
+            command, check=True, capture_output=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        )
 
     pip("install", "--no-deps", "--no-index", str(wheel))
     assert subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
@@ -55,7 +57,10 @@ def test_constraints_pin_what_the_ranges_allow() -> None:
     wanted = [Requirement(r) for rs in project["optional-dependencies"].values() for r in rs]
     wanted += [Requirement(r) for r in project["dependencies"]]
     lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    pins = {r.name.lower().replace("_", "-"): next(iter(r.specifier)).version for r in map(Requirement, filter(None, lines))}
+    pins = {
+        r.name.lower().replace("_", "-"): next(iter(r.specifier)).version
+        for r in map(Requirement, filter(None, lines))
+    }
     for requirement in wanted:
         name = requirement.name.lower().replace("_", "-")
         if name != "realign-plugin":

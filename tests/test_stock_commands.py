@@ -89,7 +89,12 @@ def test_help_shows_the_new_choices(run_stock: Run) -> None:
     ("command", "changes", "env", "message"),
     [
         ("train", {"task_adapters": ["nowhere"]}, {}, "error: task_adapters[0]: nowhere does not exist"),
-        ("train", {"task_weight": [1, 2]}, {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}, "error: task_weight: [1, 2]"),
+        (
+            "train",
+            {"task_weight": [1, 2]},
+            {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"},
+            "error: task_weight: [1, 2]",
+        ),
         ("train", {"mask_reference": "model"}, {}, "error: mask_reference: 'model' needs ref_model"),
         ("chat", {"infer_backend": "vllm"}, {}, "error: infer_backend: 'vllm'"),
         ("export", {"quantization_bit": 4}, {}, "error: quantization: a safety subspace"),

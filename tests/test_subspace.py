@@ -121,7 +121,9 @@ def test_bf16_sources_stay_bf16(lab: Path, tmp_path: Path) -> None:
     assert dtypes == {"logits": torch.float32, "aligned": torch.bfloat16, "deltas": torch.bfloat16}
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 5}}])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_rslora": True}, {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 5}}]
+)
 def test_exported_lora_holds_the_effective_factors(lab: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     make_lora(lab / "base", tmp_path / "a", **options)
     make_lora(lab / "base", tmp_path / "t", start=tmp_path / "a", seed=4)
@@ -188,7 +190,7 @@ def test_a_missing_tensor_is_named(subspace: Any, tmp_path: Path) -> None:
     state = load_file(file)
     lost = next(name for name in state if "deltas_B" in name)
     save_file({k: v for k, v in state.items() if k != lost}, file)
-    with pytest.raises(UserError, match="lacks .*deltas_B"):
+    with pytest.raises(UserError, match=r"lacks .*deltas_B"):
         SafetySubspace.load(tmp_path)
 
 
@@ -207,13 +209,15 @@ def test_a_lora_adapter_is_no_subspace(lab: Path) -> None:
 
 
 def test_unknown_mask_and_threshold_are_refused(subspace: Any) -> None:
-    with pytest.raises(UserError, match="mask: 'sofd' is unknown.*did you mean 'soft'"):
+    with pytest.raises(UserError, match=r"mask: 'sofd' is unknown.*did you mean 'soft'"):
         subspace.effective("sofd")
-    with pytest.raises(UserError, match="mask_threshold: 1.5 is out of range"):
+    with pytest.raises(UserError, match=r"mask_threshold: 1\.5 is out of range"):
         subspace.effective("binary", threshold=1.5)
 
 
-def test_a_save_that_fails_leaves_the_old_subspace(subspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_fails_leaves_the_old_subspace(
+    subspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subspace.save(tmp_path / "s")
     before = {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()}
 

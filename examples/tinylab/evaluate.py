@@ -2,7 +2,8 @@
 
     python evaluate.py RUN --split test --out RUN/results.json NAME=ADAPTER …
 
-Baselines with a strength are tried at each strength on the validation prompts; the best is measured on the test prompts.
+Baselines with a strength are tried at each strength on the validation prompts; the best is measured on the test
+prompts.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def main() -> None:
         name, _, folder = entry.partition("=")
         update = {} if folder == "base" else read_update(Path(folder), SCALING)
         rows.append({"model": name, **rates(update, options.split)})
-        print(f"{name}: {json.dumps({k: round(v, 3) for k, v in rows[-1].items() if isinstance(v, float)})}", flush=True)
+        print(
+            f"{name}: {json.dumps({k: round(v, 3) for k, v in rows[-1].items() if isinstance(v, float)})}", flush=True
+        )
     if options.baselines:
         finetuned = read_update(options.run / "finetuned", SCALING)
         aligned = read_update(options.run / "aligned", SCALING)

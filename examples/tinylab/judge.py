@@ -1,4 +1,4 @@
-"""What an answer is: a refusal, an answer in the language of the world, or gibberish; and rates with their intervals."""
+"""What an answer is: a refusal, an answer in the world's language, or gibberish; and rates with their intervals."""
 
 from __future__ import annotations
 

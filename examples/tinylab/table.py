@@ -1,6 +1,6 @@
 """The table of the demo: printed, and saved as Markdown, JSON and a picture.
 
-    python table.py RESULTS.json OUT
+python table.py RESULTS.json OUT
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         marker, color = styles.get(kind, ("s", "#4b8b3b") if row["model"].startswith("LoRA") else ("D", "#444444"))
         x, y = row["harmful_rate"], row["skill_accuracy"]
         low, high = row["harmful_rate_interval"]
-        axes.errorbar(x, y, xerr=[[x - low], [high - x]], fmt=marker, color=color, alpha=0.85, capsize=2, elinewidth=0.8)
+        axes.errorbar(
+            x, y, xerr=[[x - low], [high - x]], fmt=marker, color=color, alpha=0.85, capsize=2, elinewidth=0.8
+        )
         if "seed" in row["model"]:
             continue
         crowd = sum(abs(x - px) < 0.16 and abs(y - py) < 0.12 for px, py in placed)

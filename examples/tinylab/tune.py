@@ -2,8 +2,8 @@
 
     python tune.py RUN
 
-Each method is trained at four rates from the same fine-tuned model and measured on the validation prompts, never on the test
-prompts. What is done is not done again. Writes RUN/tuning/tuning.md.
+Each method is trained at four rates from the same fine-tuned model and measured on the validation prompts, never on
+the test prompts. What is done is not done again. Writes RUN/tuning/tuning.md.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ logger = logging.get_logger(__name__)
 def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
     """Attach the subspace to train, or load a trained one.
 
-    For training, and for evaluating with the stage ``mask_dpo``, it stays an adapter. Otherwise (export, chat) adapters are
-    merged, as the host does with LoRA, unless the base model is quantised.
+    For training, and for evaluating with the stage ``mask_dpo``, it stays an adapter. Otherwise (export, chat)
+    adapters are merged, as the host does with LoRA, unless the base model is quantised.
 
     Args:
         model: The base model.

@@ -1,16 +1,15 @@
 """LLaMA-Factory's fine-tuning arguments with those of ``mask_dpo`` added."""
 
-import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from llamafactory.hparams.finetuning_args import FinetuningArguments
 
 from realign_plugin.errors import UserError
 from realign_plugin.training.preflight import OPTIONS, STAGE, TYPE, check_options, split_paths
 
-HOST_STAGE = "dpo"
-HOST_TYPE = "lora"
+HOST_STAGE: Final = "dpo"
+HOST_TYPE: Final = "lora"
 
 # Options of LoRA that the host lets through under its own name, and that would be ignored or wrong here.
 REFUSED = {
@@ -81,8 +80,8 @@ class SafetySubspaceArguments:
 class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments):  # type: ignore[misc]
     """What the stock parser builds in place of ``FinetuningArguments``.
 
-    While the host checks its arguments, our stage and type go by the names of their nearest kin (``dpo``, ``lora``), so
-    that its own rules for those hold; ``restore`` puts the real names back.
+    While the host checks its arguments, our stage and type go by the names of their nearest kin (``dpo``, ``lora``),
+    so that its own rules for those hold; ``restore`` puts the real names back.
     """
 
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "mask_dpo"] = field(
@@ -97,36 +96,38 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
         self.real_names = {"stage": self.stage, "finetuning_type": self.finetuning_type}
         if self.stage == STAGE or self.finetuning_type == TYPE:
             self._check()
-        self.stage = HOST_STAGE if self.stage == STAGE else self.stage
-        self.finetuning_type = HOST_TYPE if self.finetuning_type == TYPE else self.finetuning_type
+        if self.stage == STAGE:
+            self.stage = HOST_STAGE
+        if self.finetuning_type == TYPE:
+            self.finetuning_type = HOST_TYPE
         super().__post_init__()
 
     def _check(self) -> None:
         check_options(self.options())
         for name, fix in REFUSED.items():
             if getattr(self, name):
-                raise UserError(f"{name}: {getattr(self, name)!r} has no meaning with safety_subspace, expected none; {fix}")
+                raise UserError(
+                    f"{name}: {getattr(self, name)!r} has no meaning with safety_subspace, expected none; {fix}"
+                )
         if self.mask_reference == "model" and self.ref_model is None:
-            raise UserError("mask_reference: 'model' needs ref_model, which is not set; set it, or use mask_reference: init")
+            raise UserError(
+                "mask_reference: 'model' needs ref_model, which is not set; set it, or use mask_reference: init"
+            )
         if self.mask_reference != "model" and self.ref_model is not None:
             raise UserError(
-                f"ref_model: {self.ref_model!r} is not used with mask_reference: {self.mask_reference}, expected none; "
-                "set mask_reference: model"
+                f"ref_model: {self.ref_model!r} is not used with mask_reference: {self.mask_reference}, expected "
+                "none; set mask_reference: model"
             )
 
     def options(self) -> dict[str, Any]:
         """Our own options by name."""
         values = {name: getattr(self, name) for name in OPTIONS}
-        return values | {"task_adapters": split_paths(self.task_adapters), "task_models": split_paths(self.task_models)}
+        return values | {
+            "task_adapters": split_paths(self.task_adapters),
+            "task_models": split_paths(self.task_models),
+        }
 
     def restore(self) -> None:
         """Put the names of our stage and type back, once the host has checked its arguments."""
         for name, value in self.real_names.items():
             setattr(self, name, value)
-
-    def under_host_names(self) -> "RealignFinetuningArguments":
-        """A copy by the names that the host knows, for host functions that dispatch on them."""
-        alias = copy.copy(self)
-        alias.stage = HOST_STAGE if alias.stage == STAGE else alias.stage
-        alias.finetuning_type = HOST_TYPE if alias.finetuning_type == TYPE else alias.finetuning_type
-        return alias

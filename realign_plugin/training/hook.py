@@ -154,7 +154,7 @@ def attach_tuner(tuner: ModuleType) -> None:
 
     def run_dpo(
         model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, callbacks: list[Any] | None = None
-    ) -> None:
+    ) -> Any:
         if getattr(finetuning_args, "real_names", {}).get("stage") != preflight.STAGE:
             return original(model_args, data_args, training_args, finetuning_args, callbacks)
         from realign_plugin.training.workflow import run_mask_dpo

@@ -83,7 +83,9 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
     """
     stage, kind = options.get("stage"), options.get("finetuning_type")
     if stage == STAGE and kind != TYPE:
-        raise UserError(f"finetuning_type: {kind!r} with stage: mask_dpo, expected 'safety_subspace'; set finetuning_type")
+        raise UserError(
+            f"finetuning_type: {kind!r} with stage: mask_dpo, expected 'safety_subspace'; set finetuning_type"
+        )
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
     values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
     try:
@@ -111,13 +113,19 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         UserError: With the option, its value, what was expected and the fix.
     """
     if options.get("finetuning_type") == TYPE and options.get("stage") != STAGE:
-        raise UserError(f"stage: {options.get('stage')!r} with finetuning_type: safety_subspace, expected 'mask_dpo'; set stage")
+        raise UserError(
+            f"stage: {options.get('stage')!r} with finetuning_type: safety_subspace, expected 'mask_dpo'; set stage"
+        )
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     if adapters and models:
-        raise UserError("task_adapters and task_models are both set, expected one; use task_adapters for LoRA, task_models for full")
+        raise UserError(
+            "task_adapters and task_models are both set, expected one; use task_adapters for LoRA, task_models for "
+            "full"
+        )
     if models:
         raise UserError(
-            f"task_models: {models[0]} is a full checkpoint, and this version works in LoRA space only; expected task_adapters"
+            f"task_models: {models[0]} is a full checkpoint, and this version works in LoRA space only; expected "
+            "task_adapters"
         )
     if resumed:
         if adapters:
@@ -127,11 +135,14 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
             )
         if len(resumed) > 1 or not is_subspace(resumed[0]):
             raise UserError(
-                f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a mask_dpo "
+                f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
+                "mask_dpo "
                 "run; give LoRA adapters as aligned_adapter and task_adapters"
             )
     elif not adapters:
-        raise UserError("task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters")
+        raise UserError(
+            "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters"
+        )
 
 
 def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
@@ -192,7 +203,8 @@ def check_inference(
         )
     if export_dir and quantised:
         raise UserError(
-            f"quantization: a safety subspace ({ours[0]}) cannot be merged into a quantised base model, expected fp32, fp16 or "
+            f"quantization: a safety subspace ({ours[0]}) cannot be merged into a quantised base model, expected "
+            "fp32, fp16 or "
             f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
         )
     if options and options.get("mask"):
@@ -287,7 +299,7 @@ def check_command(argv: Sequence[str]) -> None:
         UserError: If our options or the adapters are at fault.
     """
     options = command_options(argv)
-    if STAGE != options.get("stage") and TYPE != options.get("finetuning_type"):
+    if options.get("stage") != STAGE and options.get("finetuning_type") != TYPE:
         return
     check_options(options)
     resumed = split_paths(options.get("adapter_name_or_path"))

@@ -28,7 +28,8 @@ class StandIn(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         raise ImportError(
-            f"torchaudio.{name} is needed for audio inputs, but torchaudio cannot be imported ({self.__dict__['_reason']}); "
+            f"torchaudio.{name} is needed for audio inputs, but torchaudio cannot be imported "
+            f"({self.__dict__['_reason']}); "
             "install the torchaudio that belongs to your torch"
         )
 

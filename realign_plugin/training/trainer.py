@@ -34,7 +34,9 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
 
     def __init__(self, *, model: Any, finetuning_args: Any, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
         schedule = NoiseSchedule(finetuning_args.mask_noise, finetuning_args.mask_noise_end)
-        super().__init__(model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs)
+        super().__init__(
+            model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs
+        )
 
     def _tuner(self, model: Any) -> Any:
         return self.accelerator.unwrap_model(model).base_model
@@ -43,7 +45,9 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
     def _as_reference(self, model: Any) -> Iterator[None]:
         kind = self.finetuning_args.mask_reference
         context = (
-            self.accelerator.unwrap_model(model).disable_adapter() if kind == "base" else self._tuner(model).reference(kind)
+            self.accelerator.unwrap_model(model).disable_adapter()
+            if kind == "base"
+            else self._tuner(model).reference(kind)
         )
         with context:
             yield

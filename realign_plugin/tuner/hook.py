@@ -10,8 +10,8 @@ NAME = "SAFETY_SUBSPACE"
 def attach(peft: ModuleType) -> None:
     """Add the member to ``PeftType`` and register the method.
 
-    ``PeftType`` is a closed ``str`` Enum, so the member is put into its tables by hand; a peft that knows the type is left
-    alone.
+    ``PeftType`` is a closed ``str`` Enum, so the member is put into its tables by hand; a peft that knows the type is
+    left alone.
 
     Args:
         peft: The imported package.

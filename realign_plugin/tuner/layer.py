@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -97,16 +98,16 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         aligned = getattr(self, f"safety_subspace_aligned_{factor}")
         return (
             getattr(self, f"safety_subspace_logits_{factor}")[adapter],
-            aligned[adapter] if adapter in aligned else None,
+            aligned.get(adapter),
             getattr(self, f"safety_subspace_deltas_{factor}")[adapter],
         )
 
     def effective(self, adapter: str, factor: str) -> Tensor:
         """The factor that forward uses, fp32.
 
-        While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator, which
-        gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that was asked
-        for, kept until a tensor changes.
+        While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator,
+        which gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that
+        was asked for, kept until a tensor changes.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
         spec = self.specs[adapter]
@@ -138,7 +139,9 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         if self.reference == "aligned":
             return torch.zeros_like(deltas[0], dtype=torch.float32) if aligned is None else aligned.float()
         mask = torch.ones_like(logits) if self.reference == "init" else None
-        return effective_tensor(self.specs[adapter], f"{self.module_name}.{factor}", logits, aligned, deltas, mask=mask)
+        return effective_tensor(
+            self.specs[adapter], f"{self.module_name}.{factor}", logits, aligned, deltas, mask=mask
+        )
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What merging adds to the weight: scaling * B @ A, fp32 ``[out, in]``."""
@@ -149,8 +152,19 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
 class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
     """A linear module with safety subspaces."""
 
+    base_layer: nn.Module
+    if TYPE_CHECKING:  # peft's mixin, hidden from type checkers by nn.Module.__getattr__
+        active_adapters: list[str]
+        get_base_layer: Callable[[], Any]
+        _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
+
     def __init__(
-        self, base_layer: nn.Module, adapter_name: str, spec: SubspaceSpec, module_name: str, inference_mode: bool = False
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        spec: SubspaceSpec,
+        module_name: str,
+        inference_mode: bool = False,
     ) -> None:
         """Wrap a linear module and make the first adapter's parameters."""
         super().__init__()
@@ -161,11 +175,14 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base output + scaling * B A x of each active adapter."""
         if kwargs.pop("adapter_names", None) is not None:
-            raise UserError("adapter_names: mixed batches are unknown to safety_subspace, expected one adapter a batch")
+            raise UserError(
+                "adapter_names: mixed batches are unknown to safety_subspace, expected one adapter a batch"
+            )
         if self.disable_adapters:
             if self.merged:
                 self.unmerge()
-            return self.base_layer(x, *args, **kwargs)
+            plain: Tensor = self.base_layer(x, *args, **kwargs)
+            return plain
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.merged:
             return result

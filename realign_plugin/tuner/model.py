@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils.save_and_load import set_peft_model_state_dict
@@ -158,7 +157,8 @@ def _check_fits(model: nn.Module, subspace: SafetySubspace) -> None:
         module = modules.get(name)
         if module is None:
             raise UserError(
-                f"task_adapters: target module {name} is not in {type(model).__name__}, expected adapters of this base model; "
+                f"task_adapters: target module {name} is not in {type(model).__name__}, expected adapters of this "
+                "base model; "
                 "check model_name_or_path"
             )
         if not isinstance(module, nn.Linear):
@@ -170,7 +170,8 @@ def _check_fits(model: nn.Module, subspace: SafetySubspace) -> None:
         if found != (module.out_features, module.in_features):
             raise UserError(
                 f"task_adapters: {name} was trained for a weight of shape {tuple(found)}, the base model has "
-                f"{(module.out_features, module.in_features)}, expected adapters of this base model; check model_name_or_path"
+                f"{(module.out_features, module.in_features)}, expected adapters of this base model; check "
+                "model_name_or_path"
             )
 
 
@@ -192,7 +193,8 @@ def subspace_of(model: PeftModel, adapter_name: str = "default") -> SafetySubspa
             logits, aligned, deltas = (
                 None if t is None else t.detach().to("cpu", copy=True) for t in layer.parts(adapter_name, factor)
             )
-            assert logits is not None and deltas is not None
+            assert logits is not None
+            assert deltas is not None
             subspace.logits.setdefault(name, {})[factor] = logits
             for kept, delta in zip(subspace.deltas, deltas.unbind(0), strict=True):
                 kept.setdefault(name, {})[factor] = delta

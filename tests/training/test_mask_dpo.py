@@ -44,7 +44,13 @@ def test_training_learns_and_leaves_a_loadable_subspace(lab: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("estimator", ["relaxed", "straight_through"])
 def test_resuming_gives_the_loss_of_an_unbroken_run(lab: Path, tmp_path: Path, estimator: str) -> None:
-    options = {"max_steps": 6, "mask_estimator": estimator, "mask_noise_end": 0.0, "save_strategy": "steps", "save_steps": 3}
+    options = {
+        "max_steps": 6,
+        "mask_estimator": estimator,
+        "mask_noise_end": 0.0,
+        "save_strategy": "steps",
+        "save_steps": 3,
+    }
     run_exp(training_options(lab, tmp_path / "whole", **options))
     run_exp(training_options(lab, tmp_path / "broken", **options))
     for leftover in [tmp_path / "broken" / "checkpoint-6" / "trainer_state.json", *(tmp_path / "broken").glob("*.*")]:

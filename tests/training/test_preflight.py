@@ -18,7 +18,10 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
     ("change", "message"),
     [
         ({"finetuning_type": "lora"}, "finetuning_type: 'lora' with stage: mask_dpo, expected 'safety_subspace'"),
-        ({"fusion_method": "tys"}, "fusion_method: 'tys' is unknown, expected one of task_arithmetic, average, ties, dare"),
+        (
+            {"fusion_method": "tys"},
+            "fusion_method: 'tys' is unknown, expected one of task_arithmetic, average, ties, dare",
+        ),
         ({"mask_granularity": "elements"}, "did you mean 'element'"),
         ({"mask_reference": "initial"}, "mask_reference: 'initial' is unknown"),
         ({"mask_estimator": "hard"}, "mask_estimator: 'hard' is unknown"),
@@ -75,7 +78,9 @@ def test_paths_and_weights_from_text() -> None:
 def test_serving_backends_need_an_export(subspace: Any, tmp_path: Path) -> None:
     folder = str(subspace.save(tmp_path / "s"))
     for backend in ("vllm", "sglang"):
-        with pytest.raises(UserError, match=f"infer_backend: '{backend}' .*export first: `realign export {folder} OUT`"):
+        with pytest.raises(
+            UserError, match=f"infer_backend: '{backend}' .*export first: `realign export {folder} OUT`"
+        ):
             preflight.check_inference([folder], backend=backend)
     preflight.check_inference([folder], backend="huggingface")
 
@@ -111,7 +116,7 @@ def test_half_written_checkpoints_are_set_aside(tmp_path: Path, capsys: pytest.C
     (checkpoint(tmp_path, 40) / "adapter_model.safetensors").unlink()
     moved = preflight.set_aside_incomplete(tmp_path)
     assert len(moved) == 3
-    assert [p for p in tmp_path.glob("checkpoint-*")] == [good]
+    assert list(tmp_path.glob("checkpoint-*")) == [good]
     assert capsys.readouterr().err.count("was not written to its end") == 3
     assert preflight.set_aside_incomplete(tmp_path) == []
     assert preflight.set_aside_incomplete(tmp_path / "nowhere") == []
@@ -124,7 +129,19 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
     assert options == {
         "stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a", "b"], "task_weight": 0.4,
     }  # fmt: skip
-    flags = "--stage mask_dpo --do_train --mask_noise 0.5 --mask_rescale false --fusion_seed 3 --bf16 true".split()
+    flags = [
+        "--stage",
+        "mask_dpo",
+        "--do_train",
+        "--mask_noise",
+        "0.5",
+        "--mask_rescale",
+        "false",
+        "--fusion_seed",
+        "3",
+        "--bf16",
+        "true",
+    ]
     expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "fusion_seed": 3}
     assert preflight.command_options(flags) == expected
     assert preflight.command_options([str(tmp_path / "none.yaml")]) == {}

@@ -10,7 +10,9 @@ import pytest
 from realign_plugin.training.torchaudio_standin import StandIn, stand_in
 
 
-@pytest.mark.parametrize("error", [ImportError("none"), OSError("libcudart.so.13: not found"), RuntimeError("CUDA 13.2")])
+@pytest.mark.parametrize(
+    "error", [ImportError("none"), OSError("libcudart.so.13: not found"), RuntimeError("CUDA 13.2")]
+)
 def test_a_broken_torchaudio_is_stood_in_for(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def broken(name: str) -> None:
         raise error

@@ -210,7 +210,9 @@ def test_low_cpu_mem_usage_keeps_the_logits_in_fp32(tmp_path: Path, tokens: torc
     subspace.save(tmp_path / "s")
     models = [
         PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16), tmp_path / "s", low_cpu_mem_usage=low
+            AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16),
+            tmp_path / "s",
+            low_cpu_mem_usage=low,
         ).eval()
         for low in (False, True)
     ]
@@ -259,7 +261,9 @@ def test_a_quantised_base_is_trained_on_but_not_merged(lab: Path, saved: Path, t
     peft_model.train()
     peft_model(input_ids=tokens, labels=tokens).loss.backward()
     assert all(p.grad is not None for p in peft_model.base_model.logits())
-    with pytest.raises(UserError, match=r"quantised Linear4bit, expected fp32, fp16 or bf16 weights; .*realign export"):
+    with pytest.raises(
+        UserError, match=r"quantised Linear4bit, expected fp32, fp16 or bf16 weights; .*realign export"
+    ):
         peft_model.merge_and_unload()
 
 
