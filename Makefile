@@ -1,0 +1,55 @@
+# make setup   a virtual environment in .venv with everything (about 3 GB)
+# make demo    a tiny model is trained, aligned, broken and repaired, offline; prints the table
+# make test    the whole suite
+# make lint    ruff and mypy
+# make bench   benchmarks, ratios in one run
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEEDS ?= 1
+ROOT ?= runs/tinylab
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export HF_DATASETS_OFFLINE := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo tune test test-ends lint format bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt realign_plugin_boot.py realign_plugin.pth realign_plugin.start
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -c "import torch; raise SystemExit(torch.version.cuda is None)" \
+		|| $(BIN)/pip uninstall --quiet --yes torchvision torchaudio
+	@touch $@
+
+demo: setup
+	$(BIN)/snakemake --snakefile examples/tinylab/Snakefile --cores 2 --quiet rules progress --config seeds=$(SEEDS) root=$(ROOT)
+
+tune: setup
+	OMP_NUM_THREADS=1 $(BIN)/python examples/tinylab/tune.py $(ROOT)
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+test-ends: setup
+	tests/ends.sh
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/boot.py
+	$(BIN)/python benchmarks/masks.py
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake
