@@ -2,8 +2,8 @@
 
     python benchmarks/boot.py [RUNS]
 
-The import of the boot module is timed by the interpreter itself (``-X importtime``), its .pth line included; the cost of a
-hooked import system is that of finding 200 modules that do not exist, with and without the hook, alternating.
+The import of the boot module is timed by the interpreter itself (``-X importtime``), its .pth line included; the cost
+of a hooked import system is that of finding 200 modules that do not exist, with and without the hook, alternating.
 """
 
 from __future__ import annotations

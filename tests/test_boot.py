@@ -56,6 +56,21 @@ def test_peft_knows_the_type_on_any_import() -> None:
     assert result.stdout.split() == ["SAFETY_SUBSPACE", "PeftType.SAFETY_SUBSPACE"], result.stderr
 
 
+@pytest.mark.parametrize("switch", ["1", "0"])
+@pytest.mark.parametrize("first", ["SafetySubspaceConfig", "attach_subspace", "SafetySubspace"])
+def test_the_package_may_be_imported_before_peft(first: str, switch: str) -> None:
+    result = python(
+        f"""
+        from realign_plugin import {first}
+        from realign_plugin.tuner import SafetySubspaceConfig, SafetySubspaceModel
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+        print(PEFT_TYPE_TO_TUNER_MAPPING[SafetySubspaceConfig(target_modules=["x"]).peft_type] is SafetySubspaceModel)
+        """,
+        REALIGN_PLUGIN=switch,
+    )
+    assert (result.stdout.strip(), result.stderr) == ("True", "")
+
+
 def test_off_means_off() -> None:
     code = "import peft, sys; print('SAFETY_SUBSPACE' in peft.PeftType.__members__, 'realign_plugin' in sys.modules)"
     assert python(code, REALIGN_PLUGIN="0").stdout.split() == ["False", "False"]

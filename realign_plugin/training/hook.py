@@ -122,6 +122,7 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
             )
     if not resumed:
         finetuning_args.subspace = preflight.build_subspace(options)
+        preflight.check_base_model(model_args.model_name_or_path, finetuning_args.subspace)
     if training_args.do_train:
         preflight.set_aside_incomplete(training_args.output_dir)
     if training_args.ddp_broadcast_buffers is None:

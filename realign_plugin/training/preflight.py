@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from safetensors import safe_open
+
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
@@ -164,6 +166,34 @@ def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
     )
 
 
+def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
+    """Compare the subspace's shapes with the headers of a local model's safetensors files; no weight is read.
+
+    A model of the hub, or one that names its weights otherwise than its modules, is checked when it is loaded.
+
+    Args:
+        path: ``model_name_or_path``.
+        subspace: The subspace to be trained on it.
+
+    Raises:
+        UserError: If a target module has another shape in the model.
+    """
+    for file in sorted(Path(path).glob("*.safetensors")) if path else ():
+        with safe_open(file, framework="pt") as reader:
+            names = set(reader.keys())
+            for module, pair in subspace.deltas[0].items():
+                if f"{module}.weight" not in names:
+                    continue
+                shape = tuple(reader.get_slice(f"{module}.weight").get_shape())
+                expected = (pair["B"].shape[0], pair["A"].shape[1])
+                if len(shape) == 2 and shape != expected and not is_quantised_model(path):
+                    raise UserError(
+                        f"model_name_or_path: {module} has shape {shape} in {path}, the adapters were trained for "
+                        f"{expected}; "
+                        "give the base model that they were trained on"
+                    )
+
+
 def is_subspace(path: str | Path) -> bool:
     """Whether a local folder holds a safety subspace."""
     file = Path(path) / CONFIG_NAME
@@ -273,7 +303,7 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in (*OPTIONS, "adapter_name_or_path", "output_dir"):
+    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path"):
         kind: Any = str
         default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
         if isinstance(default, bool):
@@ -305,4 +335,4 @@ def check_command(argv: Sequence[str]) -> None:
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:
-        build_subspace(options)
+        check_base_model(options.get("model_name_or_path"), build_subspace(options))

@@ -1,6 +1,9 @@
 """The PEFT type ``SAFETY_SUBSPACE``, laid out as peft's own tuners are."""
 
+import peft  # first: its hook imports the modules below as soon as peft is there
+
 from realign_plugin.tuner.config import SafetySubspaceConfig
+from realign_plugin.tuner.hook import attach
 from realign_plugin.tuner.layer import SafetySubspaceLayer, SafetySubspaceLinear
 from realign_plugin.tuner.model import SafetySubspaceModel, attach_subspace
 
@@ -11,3 +14,5 @@ __all__ = [
     "SafetySubspaceModel",
     "attach_subspace",
 ]
+
+attach(peft)  # whoever imports this wants the type, hooks or no hooks

@@ -19,6 +19,9 @@ def attach(peft: ModuleType) -> None:
     from peft.utils import register_peft_method
     from peft.utils.peft_types import PeftType
 
+    from realign_plugin.tuner.config import SafetySubspaceConfig
+    from realign_plugin.tuner.model import SafetySubspaceModel
+
     if NAME in PeftType.__members__:
         return
     member = str.__new__(PeftType, NAME)
@@ -28,10 +31,6 @@ def attach(peft: ModuleType) -> None:
     PeftType._member_map_[NAME] = member
     PeftType._value2member_map_[NAME] = member
     type.__setattr__(PeftType, NAME, member)
-
-    from realign_plugin.tuner.config import SafetySubspaceConfig
-    from realign_plugin.tuner.model import SafetySubspaceModel
-
     register_peft_method(
         name=NAME.lower(), config_cls=SafetySubspaceConfig, model_cls=SafetySubspaceModel, prefix="safety_subspace_"
     )

@@ -10,6 +10,7 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.training import preflight
+from tests.conftest import make_llama
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
 
@@ -145,6 +146,16 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
     expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "fusion_seed": 3}
     assert preflight.command_options(flags) == expected
     assert preflight.command_options([str(tmp_path / "none.yaml")]) == {}
+
+
+def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:
+    preflight.check_base_model(str(lab / "base"), subspace)
+    preflight.check_base_model("hub/name", subspace)
+    make_llama(tmp_path / "wide", hidden=48)
+    with pytest.raises(
+        UserError, match=r"q_proj has shape \(48, 48\) in .*wide, the adapters were trained for \(32, 32\)"
+    ):
+        preflight.check_base_model(str(tmp_path / "wide"), subspace)
 
 
 def test_commands_of_other_stages_are_left_alone() -> None:
