@@ -2,7 +2,7 @@
 
     python tune.py RUN
 
-Each method is trained at four rates from the same fine-tuned model and measured on the validation prompts, never on
+Each method is trained at five rates from the same fine-tuned model and measured on the validation prompts, never on
 the test prompts. What is done is not done again. Writes RUN/tuning/tuning.md.
 """
 
@@ -18,10 +18,10 @@ from evaluate import score
 
 HERE = Path(__file__).parent
 RATES = {
-    "realigned_paper": (0.1, 0.2, 0.4, 0.8),
-    "realigned_shipped": (0.1, 0.2, 0.4, 0.8),
-    "lora_dpo": (1e-3, 2e-3, 4e-3, 8e-3),
-    "lora_sft": (1e-3, 2e-3, 4e-3, 8e-3),
+    "realigned_paper": (0.1, 0.2, 0.4, 0.8, 1.6),
+    "realigned_shipped": (0.1, 0.2, 0.4, 0.8, 1.6),
+    "lora_dpo": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "lora_sft": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
 }
 SHOWN = ("harmful_rate", "over_refusal", "instruction_accuracy", "skill_accuracy", "gibberish_rate")
 
