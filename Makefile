@@ -27,7 +27,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt realign_plugin_boot.py realign_pl
 	@touch $@
 
 demo: setup
-	$(BIN)/snakemake --snakefile examples/tinylab/Snakefile --cores 2 --quiet rules progress --config seeds=$(SEEDS) root=$(ROOT)
+	@$(BIN)/snakemake --snakefile examples/tinylab/Snakefile --cores 2 --quiet all --config seeds=$(SEEDS) root=$(ROOT)
 
 tune: setup
 	OMP_NUM_THREADS=1 $(BIN)/python examples/tinylab/tune.py $(ROOT)

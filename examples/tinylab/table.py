@@ -64,7 +64,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         x, y = row["harmful_rate"], row["skill_accuracy"]
         low, high = row["harmful_rate_interval"]
         axes.errorbar(
-            x, y, xerr=[[x - low], [high - x]], fmt=marker, color=color, alpha=0.85, capsize=2, elinewidth=0.8
+            x,
+            y,
+            xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
+            fmt=marker,
+            color=color,
+            alpha=0.85,
+            capsize=2,
+            elinewidth=0.8,
         )
         if "seed" in row["model"]:
             continue
