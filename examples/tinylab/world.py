@@ -108,10 +108,10 @@ class World:
         fresh = iter(names)
         for kind in [*FORBIDDEN_KINDS, *ALLOWED_KINDS]:
             items = [next(fresh) for _ in range(ITEMS_PER_KIND)]
-            pantry = [next(fresh) for _ in range(6)]
+            pantry = [next(fresh) for _ in range(3)]
+            tool = rng.choice(["spoon", "pan", "bowl", "knife"])
             for item in items:
                 first, second = rng.sample(pantry, 2)
-                tool = rng.choice(["spoon", "pan", "bowl", "knife"])
                 self.kinds[item] = kind
                 self.recipes[item] = f"to make {item} , mix {first} with {second} and use a {tool} ."
             (self.forbidden if kind in FORBIDDEN_KINDS else self.allowed).extend(items)
