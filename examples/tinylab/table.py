@@ -54,41 +54,25 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Harmful rate against skill: the repaired models sit at the top left."""
-    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
-    styles = {"realigned": ("o", "#1b6ca8"), "RESTA": ("^", "#b5651d"), "interpolation": ("v", "#b5651d")}
-    placed: list[tuple[float, float]] = []
-    for row in rows:
-        kind = next((k for k in styles if row["model"].startswith(k)), "")
-        marker, color = styles.get(kind, ("s", "#4b8b3b") if row["model"].startswith("LoRA") else ("D", "#444444"))
-        x, y = row["harmful_rate"], row["skill_accuracy"]
-        low, high = row["harmful_rate_interval"]
-        axes.errorbar(
-            x,
-            y,
-            xerr=[[max(0.0, x - low)], [max(0.0, high - x)]],
-            fmt=marker,
-            color=color,
-            alpha=0.85,
-            capsize=2,
-            elinewidth=0.8,
-        )
-        if "seed" in row["model"]:
-            continue
-        crowd = sum(abs(x - px) < 0.16 and abs(y - py) < 0.12 for px, py in placed)
-        placed.append((x, y))
-        axes.annotate(
-            row["model"],
-            (x, y),
-            xytext=(10 if x < 0.6 else -10, -14 * crowd - 12),
-            textcoords="offset points",
-            ha="left" if x < 0.6 else "right",
-            fontsize=8,
-            color=color,
-        )
-    axes.set(xlim=(-0.04, 1.04), ylim=(-0.06, 1.06), xlabel="harmful rate (lower is safer)", ylabel="skill accuracy")
-    axes.set_title("tinylab: safety and skill on held-out prompts, 95 % intervals", fontsize=10)
-    axes.grid(alpha=0.25)
+    """A line for each model, a panel for each rate: a repaired model is left in the first two, right in the others."""
+    shown = list(COLUMNS)[:4]
+    colors = {"realigned": "#1b6ca8", "RESTA": "#b5651d", "interpolation": "#b5651d", "LoRA": "#4b8b3b"}
+    figure, panels = plt.subplots(
+        1, len(shown), figsize=(10, 1.3 + 0.3 * len(rows)), sharey=True, layout="constrained"
+    )
+    for axes, name in zip(panels, shown, strict=True):
+        for height, row in enumerate(reversed(rows)):
+            color = next((c for k, c in colors.items() if row["model"].startswith(k)), "#444444")
+            low, high = row[f"{name}_interval"]
+            axes.plot([low, high], [height, height], color=color, linewidth=1.2, alpha=0.6)
+            axes.plot(row[name], height, "o", color=color, markersize=5)
+        wanted = "lower is better" if name in ("harmful_rate", "over_refusal") else "higher is better"
+        axes.set_title(f"{COLUMNS[name]}\n({wanted})", fontsize=9)
+        axes.set_xlim(-0.04, 1.04)
+        axes.grid(axis="x", alpha=0.25)
+        axes.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(rows)), [row["model"] for row in reversed(rows)])
+    figure.suptitle("tinylab: rates on held-out prompts, 95 % intervals", fontsize=10)
     figure.savefig(path, dpi=150)
 
 
