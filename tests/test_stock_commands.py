@@ -51,7 +51,9 @@ def test_flags_do_what_yaml_does(lab: Path, tmp_path: Path, run_stock: Run) -> N
 
 
 def test_two_processes(lab: Path, tmp_path: Path, run_stock: Run) -> None:
-    file = write_yaml(lab, tmp_path, per_device_train_batch_size=2, mask_keep_weight=0.1, val_size=0.25, do_eval=True)
+    # Six validation pairs in batches of three: no process gets a pair twice to fill a batch.
+    common = {"mask_keep_weight": 0.1, "val_size": 0.25, "do_eval": True, "per_device_eval_batch_size": 3}
+    file = write_yaml(lab, tmp_path, per_device_train_batch_size=2, **common)
     env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
     result = run_stock("llamafactory-cli", "train", file, env=env)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -63,10 +65,8 @@ def test_two_processes(lab: Path, tmp_path: Path, run_stock: Run) -> None:
         task_adapters=None,
         aligned_adapter=None,
         adapter_name_or_path=str(tmp_path / "run"),
-        val_size=0.25,
-        do_eval=True,
         do_train=False,
-        mask_keep_weight=0.1,
+        **common,
     )
     (tmp_path / "alone.yaml").write_text(yaml.safe_dump(alone))
     result = run_stock("llamafactory-cli", "train", tmp_path / "alone.yaml")
