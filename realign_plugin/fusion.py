@@ -33,16 +33,16 @@ def is_linear(method: FusionMethod) -> bool:
 
 
 def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Task arithmetic (arXiv 2212.04089): the sum of lambda_t * delta_t, in float64, returned in fp32.
+    """Task arithmetic (arXiv 2212.04089): the sum of lambda_t * delta_t, in fp32.
 
     Args:
         deltas: Task vectors of one tensor, all of the same shape.
         weights: One lambda for each.
     """
-    total = torch.zeros_like(deltas[0], dtype=torch.float64)
-    for delta, weight in zip(deltas, weights, strict=True):
-        total.add_(delta.double(), alpha=weight)
-    return total.float()
+    total = deltas[0].float() * weights[0]
+    for delta, weight in zip(deltas[1:], weights[1:], strict=True):
+        total.add_(delta.float(), alpha=weight)
+    return total
 
 
 def dare_drop(delta: Tensor, drop_rate: float, seed: int) -> Tensor:

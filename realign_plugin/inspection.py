@@ -13,7 +13,7 @@ import torch
 from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import natural_key
 from realign_plugin.spec import check_mask
-from realign_plugin.subspace import FACTORS, SafetySubspace, effective_tensor
+from realign_plugin.subspace import SafetySubspace, effective_tensor
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class ModuleRow:
 
     Attributes:
         module: Full name.
-        elements: Elements of A and B together.
+        elements: Elements of A and B together, or of the weight.
         mean: Mean of sigmoid(logits) over them.
         kept: Share of them whose sigmoid(logit) is above one half.
-        norm_before: Frobenius norm of the fused task vector on A and B, all elements kept.
+        norm_before: Frobenius norm of the fused task vector on them, all elements kept.
         norm_after: The same after the mask, rescaled as in use.
     """
 
@@ -51,8 +51,8 @@ def inspect_subspace(subspace: SafetySubspace, mask: str | None = None) -> list[
     rows = []
     for module, logits in subspace.logits.items():
         size, mean, kept, before, after = 0, 0.0, 0.0, 0.0, 0.0
-        for factor in FACTORS:
-            deltas = torch.stack([vector[module][factor] for vector in subspace.deltas])
+        vectors = subspace.stacked_deltas(module)
+        for factor, deltas in vectors.items():
             name, alpha = f"{module}.{factor}", logits[factor]
             elements = deltas[0].numel()
             p = torch.sigmoid(alpha.double())

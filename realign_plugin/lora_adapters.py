@@ -186,12 +186,20 @@ def read_tensors(file: Path, what: str) -> dict[str, Tensor]:
             f"{what}: {file} is corrupt ({error}), expected a safetensors file; copy or save it again"
         ) from error
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{what}: {name} in {file} holds NaN or infinite numbers, expected finite ones; use an earlier "
-                "checkpoint"
-            )
+        check_finite(tensor, name, file, what)
     return tensors
+
+
+def check_finite(tensor: Tensor, name: str, file: Path, what: str) -> None:
+    """Refuse a tensor with NaN or infinite numbers.
+
+    Raises:
+        UserError: With the tensor's name and its file.
+    """
+    if not torch.isfinite(tensor).all():
+        raise UserError(
+            f"{what}: {name} in {file} holds NaN or infinite numbers, expected finite ones; use an earlier checkpoint"
+        )
 
 
 def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_what: str) -> None:

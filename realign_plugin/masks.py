@@ -181,19 +181,23 @@ def rescaled(mask: Tensor, rescale: bool = True) -> Tensor:
     return mask / mask.mean().clamp(min=MEAN_FLOOR) if rescale else mask
 
 
-def apply_mask(aligned: Tensor | None, delta: Tensor, mask: Tensor, *, rescale: bool = True) -> Tensor:
-    """Theta = theta_safe + delta * m / mean(m), for a mask that is given (SOMF, section 3.2).
+def apply_mask(
+    aligned: Tensor | None, delta: Tensor, mask: Tensor, *, rescale: bool = True, strength: float = 1.0
+) -> Tensor:
+    """Theta = theta_safe + strength * delta * m / mean(m), for a mask that is given (SOMF, section 3.2).
 
     Args:
         aligned: theta_safe, ``[rows, columns]``; None stands for zeros.
         delta: The fused task vector, same shape.
         mask: The mask, of a shape that broadcasts against ``delta``.
         rescale: Whether the mask is divided by its mean.
+        strength: The dial between the aligned model (0) and the realigned one (1).
 
     Returns:
         theta, fp32, ``[rows, columns]``.
     """
-    masked = delta.float() * rescaled(mask, rescale)
+    factor = rescaled(mask, rescale)
+    masked = delta.float() * (factor if strength == 1.0 else factor * strength)
     return masked if aligned is None else masked.add_(aligned.float())
 
 

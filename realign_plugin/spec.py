@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.fusion import FUSION_METHODS, is_linear
 from realign_plugin.masks import ESTIMATORS, GRANULARITIES, MASK_KINDS
 
-VECTOR_SPACES = ("lora",)
+VECTOR_SPACES = ("lora", "weight")
+FACTORS: Final = {"lora": ("A", "B"), "weight": ("W",)}
+"""What is masked of each target module: the two LoRA factors, or the whole weight."""
 
 
 @dataclass
@@ -19,7 +21,9 @@ class SubspaceSpec:
     The PEFT configuration class adds PEFT's own fields to these; on disk they are one JSON object.
     """
 
-    vector_space: str = field(default="lora", metadata={"help": "Where masks live: lora (the factors A and B)."})
+    vector_space: str = field(
+        default="lora", metadata={"help": "Where masks live: lora (the factors A and B) or weight (whole weights)."}
+    )
     target_modules: list[str] | None = field(
         default=None, metadata={"help": "Full names of the modules that a source adapter touched."}
     )
@@ -52,10 +56,19 @@ class SubspaceSpec:
     mask: str = field(default="soft", metadata={"help": "Mask at inference: soft, binary, sampled or relaxed."})
     mask_threshold: float = field(default=0.5, metadata={"help": "Threshold of the binary mask."})
     mask_seed: int = field(default=0, metadata={"help": "Seed of the sampled and the relaxed mask."})
+    base_sha256: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "sha256 of the base model's architecture and of a sample of its weights."},
+    )
     sources: list[dict[str, Any]] = field(
         default_factory=list, metadata={"help": "Provenance: role, name and sha256 of each source adapter."}
     )
     versions: dict[str, str] = field(default_factory=dict, metadata={"help": "Versions that made the subspace."})
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """What is masked of each target module: ``("A", "B")`` in LoRA space, ``("W",)`` in weight space."""
+        return FACTORS[self.vector_space]
 
     @property
     def kept_deltas(self) -> int:
@@ -67,7 +80,9 @@ class SubspaceSpec:
         return self.rank_pattern.get(module, self.r)
 
     def scaling(self, module: str) -> float:
-        """LoRA scaling of one module: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+        """LoRA scaling of one module: alpha / r, or alpha / sqrt(r) with rsLoRA; 1 in weight space."""
+        if self.vector_space == "weight":
+            return 1.0
         rank, alpha = self.rank(module), self.alpha_pattern.get(module, self.lora_alpha)
         return alpha / rank**0.5 if self.use_rslora else alpha / rank
 
@@ -90,6 +105,11 @@ class SubspaceSpec:
         check_range("mask_init", self.mask_init, -50.0, 50.0)
         if self.mask_noise_end is not None:
             check_range("mask_noise_end", self.mask_noise_end, 0.0, 100.0)
+        if self.vector_space == "weight" and self.has_aligned:
+            raise UserError(
+                "has_aligned: true in weight space, where the base model is the aligned one, expected false; leave "
+                "aligned_adapter out"
+            )
         if self.mask_granularity == "module" and self.mask_rescale:
             raise UserError(
                 "mask_granularity: 'module' and mask_rescale: true cancel out (m / mean(m) is 1 for one logit a "

@@ -31,7 +31,7 @@ def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, floa
     for layer in tuner.layers():
         if adapter_name not in layer.specs:
             continue
-        for factor in ("A", "B"):
+        for factor in layer.specs[adapter_name].factors:
             logits, _, deltas = layer.parts(adapter_name, factor)
             p = torch.sigmoid(logits.float())
             size = deltas[0].numel()

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from functools import partial, reduce
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from realign_plugin.atomic import atomic_folder, write_json
-from realign_plugin.errors import UserError, check_choice
-from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight, is_linear, ties_select
+from realign_plugin.errors import UserError
+from realign_plugin.fusion import is_linear, ties_select
 from realign_plugin.lora_adapters import (
     CONFIG_NAME,
     MODEL_PREFIX,
     WEIGHTS_NAME,
-    Factors,
-    LoraAdapter,
-    check_same_modules,
+    check_finite,
     natural_key,
     read_adapter_config,
-    read_lora,
-    read_tensors,
 )
-from realign_plugin.masks import apply_mask, inference_mask, logits_shape, tensor_seed
-from realign_plugin.spec import SubspaceSpec, check_mask, module_spec
+from realign_plugin.masks import apply_mask, inference_mask, tensor_seed
+from realign_plugin.spec import SubspaceSpec, check_mask
 
 PEFT_TYPE: Final = "SAFETY_SUBSPACE"
 PREFIX: Final = "safety_subspace_"
-FACTORS: Final = ("A", "B")
+
+
+class LazyFactors(Mapping[str, Mapping[str, Tensor]]):
+    """Tensors of each module, read or computed when they are asked for and not kept."""
+
+    def __init__(self, modules: Iterable[str], read: Callable[[str], Mapping[str, Tensor]]) -> None:
+        """Name the modules and the function that gives the tensors of one."""
+        self._modules = dict.fromkeys(modules)
+        self._read = read
+
+    def __getitem__(self, module: str) -> Mapping[str, Tensor]:
+        """Read the tensors of one module."""
+        if module not in self._modules:
+            raise KeyError(module)
+        return self._read(module)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the modules."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """How many modules there are."""
+        return len(self._modules)
+
+
+Tensors = Mapping[str, Mapping[str, Tensor]]
+"""``{module: {"A": [r, in], "B": [out, r]}}`` in LoRA space, ``{module: {"W": [out, in]}}`` in weight space."""
 
 
 def select_for(spec: SubspaceSpec) -> Any:
@@ -53,18 +75,20 @@ def effective_tensor(
     mask: str | Tensor | None = None,
     threshold: float | None = None,
     seed: int | None = None,
+    strength: float = 1.0,
 ) -> Tensor:
-    """One effective tensor: theta_safe + fuse(lambda * (m * delta)) / mean(m) (SOMF, equation 4).
+    """One effective tensor: theta_safe + strength * fuse(lambda * (m * delta)) / mean(m) (SOMF, equation 4).
 
     Args:
         spec: Fusion and mask settings.
-        name: The tensor's name, ``module.A`` or ``module.B``; with the seed it seeds the draw.
+        name: The tensor's name, ``module.A``, ``module.B`` or ``module.W``; with the seed it seeds the draw.
         logits: Logits of the tensor.
         aligned: theta_safe ``[rows, columns]``, or None for zeros.
         deltas: Kept task vectors, ``[kept, rows, columns]``.
         mask: Kind of the mask, or a mask itself; None takes the spec's.
         threshold: Threshold of the binary mask; None takes the spec's.
         seed: Seed of a drawn mask; None takes the spec's.
+        strength: The dial between the aligned model (0) and the realigned one (1).
 
     Returns:
         fp32 tensor ``[rows, columns]``.
@@ -79,34 +103,35 @@ def effective_tensor(
         )
     select = select_for(spec)
     delta = deltas[0] if select is None else select(deltas, mask)
-    return apply_mask(aligned, delta, mask, rescale=spec.mask_rescale)
+    return apply_mask(aligned, delta, mask, rescale=spec.mask_rescale, strength=strength)
 
 
 class SafetySubspace:
     """A safety subspace: mask logits, aligned factors and task vectors of each target module.
 
+    The tensors are nested as ``{module: {"A": …, "B": …}}``, in weight space as ``{module: {"W": …}}``.
+
     Attributes:
         spec: Modules, fusion, mask and provenance.
         base_model: Name or path of the base model, if known.
-        logits: ``{module: {"A": [r, in], "B": [out, r]}}``, fp32, with 1 where granularity is coarser.
-        aligned: theta_safe, same nesting; empty where the base model is the aligned model.
-        deltas: A list of task vectors, each of the same nesting: one where the fusion is linear, else one for each
-            task.
+        logits: fp32, with 1 for an axis where granularity is coarser.
+        aligned: theta_safe; empty where the base model is the aligned model.
+        deltas: A list of task vectors, one where the fusion is linear, else one for each task.
     """
 
     def __init__(
         self,
         spec: SubspaceSpec,
-        logits: Factors,
-        aligned: Factors,
-        deltas: list[Factors],
+        logits: Tensors,
+        aligned: Tensors,
+        deltas: Sequence[Tensors],
         base_model: str | None = None,
     ) -> None:
         """Put the parts together; nothing is copied."""
         self.spec = spec
         self.logits = logits
         self.aligned = aligned
-        self.deltas = deltas
+        self.deltas = list(deltas)
         self.base_model = base_model
 
     def __repr__(self) -> str:
@@ -117,82 +142,23 @@ class SafetySubspace:
         )
 
     @classmethod
-    def from_adapters(
-        cls,
-        aligned: str | Path | None,
-        tasks: Sequence[str | Path],
-        *,
-        task_weight: float | Sequence[float] | None = None,
-        **options: Any,
-    ) -> SafetySubspace:
-        """Build a subspace to be trained from LoRA adapters on disk.
+    def from_adapters(cls, aligned: str | Path | None, tasks: Sequence[str | Path], **options: Any) -> SafetySubspace:
+        """Build a subspace to be trained from LoRA adapters: :func:`realign_plugin.building.from_adapters`."""
+        from realign_plugin.building import from_adapters
 
-        Args:
-            aligned: Folder of the aligned model's adapter; None where the base model itself is aligned.
-            tasks: Folders of the fine-tuned models' adapters, one or more.
-            task_weight: One lambda for all tasks, or one for each; None takes the fusion's default.
-            **options: Any other field of ``SubspaceSpec``.
-
-        Raises:
-            UserError: If an adapter cannot be read, adapters do not fit together, or an option means nothing.
-        """
-        spec = SubspaceSpec(has_aligned=aligned is not None, **options)
-        check_choice("fusion_method", spec.fusion_method, FUSION_METHODS)
-        spec.task_weights = task_weights(task_weight, len(tasks), spec.fusion_method)
-        spec.check()
-        safe = read_lora(aligned, "aligned_adapter") if aligned is not None else None
-        adapters = [read_lora(task, f"task_adapters[{i}]") for i, task in enumerate(tasks)]
-        for i, adapter in enumerate(adapters):
-            if safe is not None:
-                check_same_modules(adapter, safe, f"task_adapters[{i}]", "aligned_adapter")
-            elif i:
-                check_same_modules(adapter, adapters[0], f"task_adapters[{i}]", "task_adapters[0]")
-            _check_moved(adapter, safe, i)
-        first = adapters[0]
-        module_spec(spec, list(first.factors), first.ranks, first.alphas)
-        spec.use_rslora = bool(first.config.get("use_rslora"))
-        spec.lora_target = first.config.get("target_modules")
-        spec.sources = [safe.provenance("aligned")] if safe else []
-        spec.sources += [a.provenance("task", w) for a, w in zip(adapters, spec.task_weights, strict=True)]
-        spec.versions = installed_versions()
-        return cls._build(spec, safe, adapters)
+        return from_adapters(aligned, tasks, **options)
 
     @classmethod
-    def _build(cls, spec: SubspaceSpec, safe: LoraAdapter | None, adapters: list[LoraAdapter]) -> SafetySubspace:
-        tensors = [
-            t for a in [*adapters, *([safe] if safe else [])] for pair in a.factors.values() for t in pair.values()
-        ]
-        dtype = reduce(torch.promote_types, (t.dtype for t in tensors))
-        spec.vector_dtype = str(dtype).removeprefix("torch.")
-        logits: Factors = {}
-        kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
-        for module, pair in adapters[0].factors.items():
-            logits[module] = {}
-            for factor in FACTORS:
-                start = safe.factors[module][factor] if safe else None
-                vectors = [_difference(adapter.factors[module][factor], start) for adapter in adapters]
-                if is_linear(spec.fusion_method):  # type: ignore[arg-type]
-                    vectors = [
-                        collapse(
-                            vectors,
-                            spec.fusion_method,  # type: ignore[arg-type]
-                            spec.task_weights,
-                            dare_drop_rate=spec.dare_drop_rate,
-                            seed=spec.fusion_seed,
-                            name=f"{module}.{factor}",
-                        )
-                    ]
-                for vector, factors in zip(vectors, kept, strict=True):
-                    factors.setdefault(module, {})[factor] = vector.to(dtype).contiguous()
-                shape = logits_shape(pair[factor].shape, spec.mask_granularity)  # type: ignore[arg-type]
-                logits[module][factor] = torch.full(shape, spec.mask_init, dtype=torch.float32)
-        aligned = {m: {f: t.to(dtype) for f, t in p.items()} for m, p in safe.factors.items()} if safe else {}
-        return cls(spec, logits, aligned, kept, adapters[0].base_model)
+    def from_models(cls, base: str | Path, tasks: Sequence[str | Path], **options: Any) -> SafetySubspace:
+        """Build one from full checkpoints, in weight space: :func:`realign_plugin.building.from_models`."""
+        from realign_plugin.building import from_models
+
+        return from_models(base, tasks, **options)
 
     def effective(
         self, mask: str | None = None, threshold: float | None = None, seed: int | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """The factors that forward uses: theta_safe + fuse(lambda * (m * delta)) / mean(m).
+        """What forward uses: theta_safe + fuse(lambda * (m * delta)) / mean(m).
 
         Args:
             mask: ``soft``, ``binary``, ``sampled`` or ``relaxed``; None takes the subspace's own.
@@ -200,37 +166,70 @@ class SafetySubspace:
             seed: Seed of ``sampled`` and ``relaxed``.
 
         Returns:
-            ``{module: {"A": [r, in], "B": [out, r]}}``, fp32.
+            LoRA space: the factors, ``{module: {"A": [r, in], "B": [out, r]}}``. Weight space: what is added to the
+            weight of the base model, which is the aligned one, ``{module: {"W": [out, in]}}``. fp32.
 
         Raises:
             UserError: If the mask is unknown or the threshold out of range.
         """
         check_mask(mask or self.spec.mask, self.spec.mask_threshold if threshold is None else threshold)
+        return {module: self.effective_module(module, mask, threshold, seed) for module in self.logits}
+
+    def effective_module(
+        self,
+        module: str,
+        mask: str | None = None,
+        threshold: float | None = None,
+        seed: int | None = None,
+        strength: float = 1.0,
+        deltas: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """What forward uses of one module; see :meth:`effective`.
+
+        Args:
+            module: Full name of the module.
+            mask: Kind of the mask; None takes the subspace's own.
+            threshold: Threshold of ``binary``.
+            seed: Seed of ``sampled`` and ``relaxed``.
+            strength: The dial between the aligned model (0) and the realigned one (1).
+            deltas: Task vectors ``{factor: [kept, rows, columns]}`` to use in place of the subspace's own.
+        """
+        logits = self.logits[module]
+        aligned = self.aligned[module] if self.aligned else {}
+        vectors = self.stacked_deltas(module) if deltas is None else deltas
         return {
-            module: {
-                factor: effective_tensor(
-                    self.spec,
-                    f"{module}.{factor}",
-                    self.logits[module][factor],
-                    self.aligned[module][factor] if self.aligned else None,
-                    torch.stack([kept[module][factor] for kept in self.deltas]),
-                    mask=mask,
-                    threshold=threshold,
-                    seed=seed,
-                )
-                for factor in FACTORS
-            }
-            for module in self.logits
+            factor: effective_tensor(
+                self.spec,
+                f"{module}.{factor}",
+                logits[factor],
+                aligned.get(factor),
+                vectors[factor],
+                mask=mask,
+                threshold=threshold,
+                seed=seed,
+                strength=strength,
+            )
+            for factor in self.spec.factors
         }
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """All tensors under the names they have on disk and in ``peft.get_peft_model_state_dict``."""
+    def stacked_deltas(self, module: str) -> dict[str, Tensor]:
+        """The kept task vectors of one module, ``{factor: [kept, rows, columns]}``."""
+        kept = [vector[module] for vector in self.deltas]
+        return {factor: torch.stack([vector[factor] for vector in kept]) for factor in self.spec.factors}
+
+    def state_dict(self, modules: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors under the names they have on disk and in ``peft.get_peft_model_state_dict``.
+
+        Args:
+            modules: Full names of modules; None takes all.
+        """
         state: dict[str, Tensor] = {}
-        for module in self.logits:
-            for factor in FACTORS:
+        for module in self.logits if modules is None else modules:
+            deltas = self.stacked_deltas(module)
+            for factor in self.spec.factors:
                 stem = f"{MODEL_PREFIX}{module}.{PREFIX}"
                 state[f"{stem}logits_{factor}"] = self.logits[module][factor]
-                state[f"{stem}deltas_{factor}"] = torch.stack([kept[module][factor] for kept in self.deltas])
+                state[f"{stem}deltas_{factor}"] = deltas[factor]
                 if self.aligned:
                     state[f"{stem}aligned_{factor}"] = self.aligned[module][factor]
         return state
@@ -256,11 +255,12 @@ class SafetySubspace:
         return path
 
     @classmethod
-    def load(cls, path: str | Path) -> SafetySubspace:
+    def load(cls, path: str | Path, *, lazy: bool = False) -> SafetySubspace:
         """Read a saved subspace; no path of the machine that trained it is needed.
 
         Args:
             path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+            lazy: Read headers only; tensors are read, and checked, each time they are asked for.
 
         Raises:
             UserError: If it is missing, corrupt, or no safety subspace.
@@ -278,38 +278,32 @@ class SafetySubspace:
         file = path / WEIGHTS_NAME
         if not file.is_file():
             raise UserError(f"adapter: {file} does not exist, expected the subspace's tensors; copy the whole folder")
-        tensors = read_tensors(file, "adapter")
-        logits: Factors = {}
-        aligned: Factors = {}
-        deltas: list[Factors] = [{} for _ in range(spec.kept_deltas)]
-        stems = sorted({name.rpartition(f".{PREFIX}")[0] for name in tensors}, key=natural_key)
-        for stem in stems:
-            module = stem.removeprefix(MODEL_PREFIX)
-            for factor in FACTORS:
-                part = {
-                    kind: tensors.get(f"{stem}.{PREFIX}{kind}_{factor}") for kind in ("logits", "deltas", "aligned")
-                }
-                found_logits, found_deltas, found_aligned = part["logits"], part["deltas"], part["aligned"]
-                if found_logits is None or found_deltas is None or (spec.has_aligned and found_aligned is None):
-                    lost = next(k for k, v in part.items() if v is None)
-                    raise UserError(
-                        f"adapter: {file} lacks {stem}.{PREFIX}{lost}_{factor}, expected it for every target module; "
-                        "copy the whole folder again"
-                    )
-                if found_deltas.shape[0] != spec.kept_deltas:
-                    raise UserError(
-                        f"adapter: {file} holds {found_deltas.shape[0]} task vectors for {module}, {CONFIG_NAME} says "
-                        f"{spec.kept_deltas}; the two files belong to different runs"
-                    )
-                logits.setdefault(module, {})[factor] = found_logits
-                for kept, delta in zip(deltas, found_deltas.unbind(0), strict=True):
-                    kept.setdefault(module, {})[factor] = delta
-                if found_aligned is not None:
-                    aligned.setdefault(module, {})[factor] = found_aligned
-        if not logits:
+        try:
+            reader = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as error:
             raise UserError(
-                f"adapter: {file} holds no tensor, expected a safety subspace; copy the whole folder again"
-            )
+                f"adapter: {file} is corrupt ({error}), expected a safetensors file; copy the folder again"
+            ) from error
+        modules = _check_tensors(spec, file, reader)
+
+        def read(kind: str, module: str, number: int | None = None) -> dict[str, Tensor]:
+            found = {}
+            for factor in spec.factors:
+                name = f"{MODEL_PREFIX}{module}.{PREFIX}{kind}_{factor}"
+                whole: Any = reader  # untyped
+                tensor = whole.get_tensor(name) if number is None else whole.get_slice(name)[number]
+                check_finite(tensor, name, file, "adapter")
+                found[factor] = tensor
+            return found
+
+        logits: Tensors = LazyFactors(modules, partial(read, "logits"))
+        aligned: Tensors = LazyFactors(modules, partial(read, "aligned")) if spec.has_aligned else {}
+        deltas: list[Tensors] = [
+            LazyFactors(modules, partial(read, "deltas", number=k)) for k in range(spec.kept_deltas)
+        ]
+        if not lazy:
+            logits, aligned = dict(logits), dict(aligned)
+            deltas = [dict(vector) for vector in deltas]
         return cls(spec, logits, aligned, deltas, config.get("base_model_name_or_path"))
 
     def to_lora(
@@ -333,9 +327,14 @@ class SafetySubspace:
             The folder.
 
         Raises:
-            UserError: If the mask is unknown, or the folder cannot be written.
+            UserError: If the subspace is in weight space, the mask is unknown, or the folder cannot be written.
         """
         path = Path(path)
+        if self.spec.vector_space != "lora":
+            raise UserError(
+                "export: a subspace on whole weights is no LoRA adapter, expected one in LoRA space; merge it: "
+                "`llamafactory-cli export`, or mergekit's merge_method: safety_subspace"
+            )
         factors = self.effective(mask, threshold, seed)
         config = _peft_fields("LORA", self.base_model) | {
             "r": self.spec.r,
@@ -362,34 +361,6 @@ class SafetySubspace:
         return path
 
 
-def task_weights(given: float | Sequence[float] | None, tasks: int, method: str) -> list[float]:
-    """One lambda for each task.
-
-    Args:
-        given: One number for all, one for each, or None for the fusion's default.
-        tasks: How many tasks there are.
-        method: The fusion.
-
-    Raises:
-        UserError: If a list has another length, or something in it is no number.
-    """
-    if given is None:
-        return [default_task_weight(method, tasks)] * tasks  # type: ignore[arg-type]
-    values = [given] if isinstance(given, (int, float, str)) else list(given)
-    try:
-        weights = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task_weight: {given!r} is no number, expected a number or a list of {tasks}") from error
-    if len(weights) == 1:
-        weights *= tasks
-    if len(weights) != tasks:
-        raise UserError(
-            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task adapters, expected one number or "
-            f"{tasks}"
-        )
-    return weights
-
-
 def torch_dtype(name: str) -> torch.dtype:
     """A torch dtype by its short name: fp32, fp16 or bf16.
 
@@ -402,15 +373,29 @@ def torch_dtype(name: str) -> torch.dtype:
     return known[name]
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of this package and of the libraries that a subspace depends on, as far as they are installed."""
-    found = {}
-    for name in ("realign-plugin", "torch", "safetensors", "peft", "transformers", "llamafactory"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _check_tensors(spec: SubspaceSpec, file: Path, reader: Any) -> list[str]:
+    """The modules that a subspace's file holds, in natural order, once every tensor is known to be there."""
+    names = set(reader.keys())
+    stems = sorted({name.rpartition(f".{PREFIX}")[0] for name in names}, key=natural_key)
+    modules = [stem.removeprefix(MODEL_PREFIX) for stem in stems]
+    kinds = ("logits", "deltas", "aligned") if spec.has_aligned else ("logits", "deltas")
+    for stem, module in zip(stems, modules, strict=True):
+        for factor in spec.factors:
+            lost = [kind for kind in kinds if f"{stem}.{PREFIX}{kind}_{factor}" not in names]
+            if lost:
+                raise UserError(
+                    f"adapter: {file} lacks {stem}.{PREFIX}{lost[0]}_{factor}, expected it for every target module; "
+                    "copy the whole folder again"
+                )
+            kept = reader.get_slice(f"{stem}.{PREFIX}deltas_{factor}").get_shape()[0]
+            if kept != spec.kept_deltas:
+                raise UserError(
+                    f"adapter: {file} holds {kept} task vectors for {module}, {CONFIG_NAME} says {spec.kept_deltas}; "
+                    "the two files belong to different runs"
+                )
+    if not modules:
+        raise UserError(f"adapter: {file} holds no tensor, expected a safety subspace; copy the whole folder again")
+    return modules
 
 
 def _peft_fields(peft_type: str, base_model: str | None) -> dict[str, Any]:
@@ -422,28 +407,3 @@ def _peft_fields(peft_type: str, base_model: str | None) -> dict[str, Any]:
         "auto_mapping": None,
         "revision": None,
     }
-
-
-def _difference(task: Tensor, aligned: Tensor | None) -> Tensor:
-    return task.float() if aligned is None else task.float() - aligned.float()
-
-
-def _check_moved(task: LoraAdapter, safe: LoraAdapter | None, number: int) -> None:
-    """Refuse a task vector of zeros: there would be nothing to mask."""
-    if safe is None:
-        if all(not pair["B"].any() for pair in task.factors.values()):
-            raise UserError(
-                f"task_adapters[{number}]: {task.path} changes nothing (every B is 0), expected a trained adapter; "
-                "give the adapter after fine-tuning"
-            )
-        return
-    moved = any(
-        not torch.equal(pair[factor], safe.factors[module][factor])
-        for module, pair in task.factors.items()
-        for factor in FACTORS
-    )
-    if not moved:
-        raise UserError(
-            f"task_adapters[{number}]: {task.path} equals aligned_adapter {safe.path} (the task vector is 0), "
-            "expected the adapter after fine-tuning; give that one"
-        )

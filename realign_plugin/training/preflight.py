@@ -13,10 +13,11 @@ from typing import Any, Final
 
 from safetensors import safe_open
 
+from realign_plugin.building import task_weights
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
-from realign_plugin.subspace import PEFT_TYPE, SafetySubspace, task_weights
+from realign_plugin.subspace import PEFT_TYPE, SafetySubspace
 
 STAGE: Final = "mask_dpo"
 TYPE: Final = "safety_subspace"

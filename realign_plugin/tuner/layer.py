@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,10 +14,11 @@ from torch.nn import functional
 
 from realign_plugin.errors import UserError
 from realign_plugin.masks import logits_shape, masked_add
-from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace import FACTORS, effective_tensor, select_for
+from realign_plugin.spec import FACTORS, SubspaceSpec
+from realign_plugin.subspace import PREFIX, effective_tensor, select_for
 
 Reference = Literal["init", "aligned"]
+ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
 
 
 class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
@@ -26,15 +28,9 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     forward and left whole by FSDP2). All carry the tuner's prefix, so that a saved adapter is self-contained.
     """
 
-    adapter_layer_names = ("safety_subspace_logits_A", "safety_subspace_logits_B")
-    other_param_names = (
-        "safety_subspace_aligned_A",
-        "safety_subspace_aligned_B",
-        "safety_subspace_deltas_A",
-        "safety_subspace_deltas_B",
-        "specs",
-        "scaling",
-    )
+    adapter_layer_names = tuple(f"{PREFIX}logits_{factor}" for factor in ALL_FACTORS)
+    frozen_names = tuple(f"{PREFIX}{kind}_{factor}" for kind in ("aligned", "deltas") for factor in ALL_FACTORS)
+    other_param_names = (*frozen_names, "specs", "scaling")
 
     def __init__(self, base_layer: nn.Module, module_name: str) -> None:
         """Wrap a linear module.
@@ -45,7 +41,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         """
         self.base_layer = base_layer
         self.module_name = module_name
-        for name in (*self.adapter_layer_names, *self.other_param_names[:4]):
+        for name in (*self.adapter_layer_names, *self.frozen_names):
             setattr(self, name, nn.ParameterDict({}))
         self.specs: dict[str, SubspaceSpec] = {}
         self.scaling: dict[str, float] = {}
@@ -65,9 +61,11 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
             spec: Its settings.
             inference_mode: Whether the logits stay frozen.
         """
-        rank = spec.rank(self.module_name)
         dtype = getattr(torch, spec.vector_dtype)
-        shapes = {"A": (rank, self.in_features), "B": (self.out_features, rank)}
+        shapes = {"W": (self.out_features, self.in_features)}
+        if spec.vector_space == "lora":
+            rank = spec.rank(self.module_name)
+            shapes = {"A": (rank, self.in_features), "B": (self.out_features, rank)}
         for factor, shape in shapes.items():
             logits = torch.full(logits_shape(shape, spec.mask_granularity), spec.mask_init)  # type: ignore[arg-type]
             getattr(self, f"safety_subspace_logits_{factor}")[adapter_name] = nn.Parameter(logits.float())
@@ -88,7 +86,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         device = weight.device if device is None and weight is not None else device
         if device is None or device.type == "meta":
             return
-        for name in (*self.adapter_layer_names, *self.other_param_names[:4]):
+        for name in (*self.adapter_layer_names, *self.frozen_names):
             parameters = getattr(self, name)
             if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
@@ -103,35 +101,66 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         )
 
     def effective(self, adapter: str, factor: str) -> Tensor:
-        """The factor that forward uses, fp32.
+        """The factor that forward uses, fp32; in weight space (factor ``W``) what is added to the base weight.
 
         While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator,
         which gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that
         was asked for, kept until a tensor changes.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
-        spec = self.specs[adapter]
-        if self.training and logits.requires_grad and self.reference is None:
-            select = select_for(spec)
-            return masked_add(
-                aligned,
-                deltas[0] if select is None else deltas,
-                logits,
-                temperature=spec.mask_temperature,
-                noise=self.noise[adapter],
-                estimator=spec.mask_estimator,  # type: ignore[arg-type]
-                rescale=spec.mask_rescale,
-                select=select,
-            )
+        if self._draws(logits):
+            select = select_for(self.specs[adapter])
+            return self._draw(adapter, logits, aligned, deltas[0] if select is None else deltas)
         sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
+        return self._kept(adapter, factor, sources, lambda: self._fixed(adapter, factor, logits, aligned, deltas))
+
+    def effective_scale(self, adapter: str) -> Tensor:
+        """The mask of a whole weight divided by its mean, fp32: what multiplies rows or columns of the task vector.
+
+        For granularities coarser than ``element`` and linear fusions; the task vector itself is never copied.
+        """
+        logits, _, _ = self.parts(adapter, "W")
+        if self._draws(logits):
+            return self._draw(adapter, logits, None, torch.ones_like(logits))
+        spec = self.specs[adapter]
+        ones = torch.ones_like(logits)
+
+        def fixed() -> Tensor:
+            mask = ones if self.reference == "init" else None
+            name = f"{self.module_name}.W"
+            return effective_tensor(spec, name, logits, None, ones.unsqueeze(0), mask=mask)
+
+        return self._kept(adapter, "scale", (logits,), fixed)
+
+    def _draws(self, logits: Tensor) -> bool:
+        return bool(self.training and logits.requires_grad and self.reference is None)
+
+    def _draw(self, adapter: str, logits: Tensor, aligned: Tensor | None, delta: Tensor) -> Tensor:
+        spec = self.specs[adapter]
+        return masked_add(
+            aligned,
+            delta,
+            logits,
+            temperature=spec.mask_temperature,
+            noise=self.noise[adapter],
+            estimator=spec.mask_estimator,  # type: ignore[arg-type]
+            rescale=spec.mask_rescale,
+            select=select_for(spec) if delta.dim() == 3 else None,
+        )
+
+    def _kept(
+        self, adapter: str, what: str, sources: tuple[Tensor | None, ...], compute: Callable[[], Tensor]
+    ) -> Tensor:
+        """A value computed once for these tensors and this mask."""
+        spec = self.specs[adapter]
         versions = tuple((t.data_ptr(), t._version) for t in sources if t is not None)
         state = (spec.mask, spec.mask_threshold, spec.mask_seed, versions)
-        key = (adapter, factor, self.reference)
+        key = (adapter, what, self.reference)
         known = self._cache.get(key)
         if known is not None and known[0] == state:
             return known[1]
         with torch.no_grad():
-            value = self._fixed(adapter, factor, logits, aligned, deltas)
+            value = compute()
         self._cache[key] = (state, value)
         return value
 
@@ -144,9 +173,26 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         )
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """What merging adds to the weight: scaling * B @ A, fp32 ``[out, in]``."""
+        """What merging adds to the weight, fp32 ``[out, in]``: scaling * B @ A, or the masked task vector itself."""
+        if self.specs[adapter].vector_space == "weight":
+            with torch.no_grad():
+                return self._fixed(adapter, "W", *self.parts(adapter, "W"))
         product: Tensor = self.effective(adapter, "B") @ self.effective(adapter, "A")
         return product * self.scaling[adapter]
+
+    def fill(self, adapter: str, tensors: Mapping[str, Tensor]) -> None:
+        """Copy values into the parameters of one adapter.
+
+        Args:
+            adapter: Its name.
+            tensors: Values by what follows the tuner's prefix, e.g. ``logits_A``.
+        """
+        for name, value in tensors.items():
+            parameter = getattr(self, f"{PREFIX}{name}")[adapter]
+            if parameter.is_meta:
+                parameter.data = value.clone()
+            else:
+                parameter.data.copy_(value)
 
 
 class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
@@ -173,7 +219,7 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         self.update_layer(adapter_name, spec, inference_mode=inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Base output + scaling * B A x of each active adapter."""
+        """Base output + the update of each active adapter: scaling * B A x, or the masked task vector times x."""
         if kwargs.pop("adapter_names", None) is not None:
             raise UserError(
                 "adapter_names: mixed batches are unknown to safety_subspace, expected one adapter a batch"
@@ -190,10 +236,25 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         for adapter in self.active_adapters:
             if adapter not in self.specs:
                 continue
-            a, b = (self.effective(adapter, factor) for factor in FACTORS)
-            low = functional.linear(self._cast_input_dtype(x, a.dtype), a)
-            result = result + functional.linear(low, b) * self.scaling[adapter]
+            if self.specs[adapter].vector_space == "lora":
+                a, b = (self.effective(adapter, factor) for factor in FACTORS["lora"])
+                low = functional.linear(self._cast_input_dtype(x, a.dtype), a)
+                result = result + functional.linear(low, b) * self.scaling[adapter]
+            elif self.reference != "aligned":  # in weight space the aligned model is the base model
+                result = result + self._weight_update(adapter, x)
         return result.to(dtype)
+
+    def _weight_update(self, adapter: str, x: Tensor) -> Tensor:
+        """The masked task vector of the whole weight, times the input."""
+        spec = self.specs[adapter]
+        if spec.mask_granularity == "element" or select_for(spec) is not None:
+            return functional.linear(x, self.effective(adapter, "W").to(x.dtype))
+        scale = self.effective_scale(adapter).to(x.dtype)
+        _, _, deltas = self.parts(adapter, "W")
+        delta = deltas[0].to(x.dtype)
+        if spec.mask_granularity == "column":
+            return functional.linear(x * scale[0], delta)
+        return functional.linear(x, delta) * scale[:, 0]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the effective update to the base weight, rounded once to its dtype.

@@ -1,0 +1,348 @@
+"""Builds safety subspaces: from LoRA adapters, from full checkpoints, and from a trained mask on another task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache, partial, reduce
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight, is_linear
+from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
+from realign_plugin.masks import logits_shape
+from realign_plugin.spec import SubspaceSpec, module_spec
+from realign_plugin.subspace import LazyFactors, SafetySubspace
+
+
+def from_adapters(
+    aligned: str | Path | None,
+    tasks: Sequence[str | Path],
+    *,
+    task_weight: float | Sequence[float] | None = None,
+    **options: Any,
+) -> SafetySubspace:
+    """Build a subspace to be trained from LoRA adapters on disk.
+
+    Args:
+        aligned: Folder of the aligned model's adapter; None where the base model itself is aligned.
+        tasks: Folders of the fine-tuned models' adapters, one or more.
+        task_weight: One lambda for all tasks, or one for each; None takes the fusion's default.
+        **options: Any other field of ``SubspaceSpec``.
+
+    Raises:
+        UserError: If an adapter cannot be read, adapters do not fit together, or an option means nothing.
+    """
+    spec = _spec(len(tasks), task_weight, options | {"has_aligned": aligned is not None})
+    safe = read_lora(aligned, "aligned_adapter") if aligned is not None else None
+    adapters = [read_lora(task, f"task_adapters[{i}]") for i, task in enumerate(tasks)]
+    for i, adapter in enumerate(adapters):
+        if safe is not None:
+            check_same_modules(adapter, safe, f"task_adapters[{i}]", "aligned_adapter")
+        elif i:
+            check_same_modules(adapter, adapters[0], f"task_adapters[{i}]", "task_adapters[0]")
+        _check_moved(adapter, safe, i)
+    first = adapters[0]
+    module_spec(spec, list(first.factors), first.ranks, first.alphas)
+    spec.use_rslora = bool(first.config.get("use_rslora"))
+    spec.lora_target = first.config.get("target_modules")
+    spec.sources = [safe.provenance("aligned")] if safe else []
+    spec.sources += [a.provenance("task", w) for a, w in zip(adapters, spec.task_weights, strict=True)]
+    files = [*adapters, *([safe] if safe else [])]
+    spec.vector_dtype = _common_dtype([t.dtype for a in files for pair in a.factors.values() for t in pair.values()])
+    dtype = getattr(torch, spec.vector_dtype)
+    start = safe.factors if safe else {}
+    kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
+    for module in first.factors:
+        for factor in spec.factors:
+            theta = start[module][factor] if safe else None
+            vectors = [_difference(adapter.factors[module][factor], theta) for adapter in adapters]
+            for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
+                factors.setdefault(module, {})[factor] = delta
+    theta_safe = {m: {f: t.to(dtype) for f, t in pair.items()} for m, pair in start.items()}
+    shapes = {m: {f: t.shape for f, t in pair.items()} for m, pair in first.factors.items()}
+    return SafetySubspace(spec, _initial_logits(spec, shapes), theta_safe, kept, first.base_model)
+
+
+def from_models(
+    base: str | Path,
+    tasks: Sequence[str | Path],
+    *,
+    target: str | Sequence[str] = "all",
+    task_weight: float | Sequence[float] | None = None,
+    **options: Any,
+) -> SafetySubspace:
+    """Build a weight-space subspace to be trained from full checkpoints on disk.
+
+    Headers are read and compared here; task vectors are computed one module at a time, when they are asked for, so
+    that no more than one tensor of each model is in memory at once.
+
+    Args:
+        base: Folder of the aligned model.
+        tasks: Folders of the fine-tuned models, one or more.
+        target: Modules to mask: ``all`` linear modules inside the layers, or ends of their names.
+        task_weight: One lambda for all tasks, or one for each; None takes the fusion's default.
+        **options: Any other field of ``SubspaceSpec``.
+
+    Raises:
+        UserError: If a checkpoint cannot be read, models do not fit together, or an option means nothing. NaN in a
+            tensor is reported when that tensor is read.
+    """
+    spec = _spec(len(tasks), task_weight, {"mask_granularity": "row"} | options, vector_space="weight")
+    safe = Checkpoint(base, "model_name_or_path")
+    models = [Checkpoint(task, f"task_models[{i}]") for i, task in enumerate(tasks)]
+    modules = linear_targets(safe, target)
+    for model in models:
+        check_same_model(model, safe, modules)
+    spec.target_modules = modules
+    spec.lora_target = target if isinstance(target, str) else list(target)
+    spec.vector_dtype = _common_dtype([m.dtype(f"{module}.weight") for m in [safe, *models] for module in modules])
+    spec.base_sha256 = fingerprint(base, modules)
+    spec.sources = [
+        {"role": "task", "name": model.path.name, "sha256": _sample(model, modules), "weight": weight}
+        for model, weight in zip(models, spec.task_weights, strict=True)
+    ]
+    for number, model in enumerate(models):
+        _check_model_moved(model, safe, modules, number)
+
+    @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
+    def read(module: str) -> Tensor:
+        theta = safe.tensor(f"{module}.weight")
+        vectors = [_difference(model.tensor(f"{module}.weight"), theta) for model in models]
+        return keep_vectors(spec, f"{module}.W", vectors)
+
+    def nth(number: int, module: str) -> dict[str, Tensor]:
+        return {"W": read(module)[number]}
+
+    kept = [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
+    shapes = {module: {"W": torch.Size(safe.shape(f"{module}.weight"))} for module in modules}
+    return SafetySubspace(spec, _initial_logits(spec, shapes), {}, kept, str(base))
+
+
+def transfer(
+    subspace: SafetySubspace, task: str | Path, task_weight: float | None = None, what: str = "task_adapter"
+) -> SafetySubspace:
+    """A trained mask on the vector of another task (SOMF, section 4.4).
+
+    Args:
+        subspace: The trained subspace, in LoRA space.
+        task: LoRA adapter of the other task, fine-tuned from the same aligned model.
+        task_weight: Lambda of that task; None takes the default for one task.
+        what: What the user calls the adapter.
+
+    Returns:
+        A subspace with the same logits and aligned factors, and the other task's vector.
+
+    Raises:
+        UserError: If the subspace is in weight space, or the adapter does not fit it.
+    """
+    spec = subspace.spec
+    if spec.vector_space != "lora":
+        raise UserError(
+            f"{what}: the subspace works on whole weights, expected one in LoRA space; merge with the other model in "
+            "mergekit's models instead (merge_method: safety_subspace)"
+        )
+    adapter = read_lora(task, what)
+    safe = LoraAdapter(Path("the subspace"), _lora_config(subspace), _shapes_of(subspace), _alphas(spec))
+    check_same_modules(adapter, safe, what, "the subspace")
+    if subspace.aligned:
+        _check_moved(adapter, replace(safe, factors={m: dict(p) for m, p in subspace.aligned.items()}), None, what)
+    else:
+        _check_moved(adapter, None, None, what)
+    weight = default_task_weight(spec.fusion_method, 1) if task_weight is None else task_weight  # type: ignore[arg-type]
+    moved = replace_spec(spec, task_weights=[float(weight)])
+    moved.sources = [s for s in spec.sources if s.get("role") != "task"]
+    moved.sources += [{**s, "role": "mask"} for s in spec.sources if s.get("role") == "task"]
+    moved.sources.append(adapter.provenance("task", float(weight)))
+    kept: list[Factors] = [{} for _ in range(moved.kept_deltas)]
+    for module in subspace.logits:
+        for factor in spec.factors:
+            start = subspace.aligned[module][factor] if subspace.aligned else None
+            vector = _difference(adapter.factors[module][factor], start)
+            for delta, factors in zip(keep_vectors(moved, f"{module}.{factor}", [vector]), kept, strict=True):
+                factors.setdefault(module, {})[factor] = delta
+    return SafetySubspace(moved, subspace.logits, subspace.aligned, kept, subspace.base_model)
+
+
+def replace_spec(spec: SubspaceSpec, **changes: Any) -> SubspaceSpec:
+    """A plain copy of a spec (or of a configuration that extends it) with some fields changed."""
+    return SubspaceSpec(**{name: getattr(spec, name) for name in SubspaceSpec.__dataclass_fields__} | changes)
+
+
+def keep_vectors(spec: SubspaceSpec, name: str, vectors: Sequence[Tensor]) -> Tensor:
+    """The task vectors that are kept of one tensor: one where the fusion is linear, else all.
+
+    Args:
+        spec: Fusion, weights and dtype.
+        name: The tensor's name, ``module.A``, ``module.B`` or ``module.W``; with the seed it seeds DARE's drop.
+        vectors: Task vectors ``[rows, columns]``, one for each task.
+
+    Returns:
+        ``[kept, rows, columns]`` in the subspace's dtype.
+    """
+    dtype = getattr(torch, spec.vector_dtype)
+    if not is_linear(spec.fusion_method):  # type: ignore[arg-type]
+        return torch.stack([vector.to(dtype) for vector in vectors])
+    fused = collapse(
+        vectors,
+        spec.fusion_method,  # type: ignore[arg-type]
+        spec.task_weights,
+        dare_drop_rate=spec.dare_drop_rate,
+        seed=spec.fusion_seed,
+        name=name,
+    )
+    return fused.to(dtype).unsqueeze(0)
+
+
+def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]) -> None:
+    """Refuse a fine-tuned model whose weights cannot be subtracted from the base's.
+
+    Args:
+        model: The fine-tuned model.
+        base: The aligned model.
+        modules: Target modules.
+
+    Raises:
+        UserError: If architecture or shapes differ; what differs is named with both values.
+    """
+    for key in ("model_type", "num_hidden_layers", "hidden_size"):
+        ours, theirs = model.config.get(key), base.config.get(key)
+        if ours != theirs:
+            raise UserError(
+                f"{model.what}: {key} is {ours!r} in {model.path}, {theirs!r} in the base {base.path}, expected the "
+                "same; give models fine-tuned from this base"
+            )
+    for module in modules:
+        ours, theirs = model.shape(f"{module}.weight"), base.shape(f"{module}.weight")
+        if ours != theirs:
+            raise UserError(
+                f"{model.what}: {module} has shape {ours} in {model.path}, {theirs} in the base {base.path}, expected "
+                "the same; give models fine-tuned from this base"
+            )
+
+
+def task_weights(given: float | Sequence[float] | None, tasks: int, method: str) -> list[float]:
+    """One lambda for each task.
+
+    Args:
+        given: One number for all, one for each, or None for the fusion's default.
+        tasks: How many tasks there are.
+        method: The fusion.
+
+    Raises:
+        UserError: If a list has another length, or something in it is no number.
+    """
+    if given is None:
+        return [default_task_weight(method, tasks)] * tasks  # type: ignore[arg-type]
+    values = [given] if isinstance(given, (int, float, str)) else list(given)
+    try:
+        weights = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"task_weight: {given!r} is no number, expected a number or a list of {tasks}") from error
+    if len(weights) == 1:
+        weights *= tasks
+    if len(weights) != tasks:
+        raise UserError(
+            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task adapters, expected one number or "
+            f"{tasks}"
+        )
+    return weights
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that a subspace depends on, as far as they are installed."""
+    found = {}
+    for name in ("realign-plugin", "torch", "safetensors", "peft", "transformers", "llamafactory"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: str = "lora") -> SubspaceSpec:
+    defaults = {} if vector_space == "lora" else {"has_aligned": False}
+    spec = SubspaceSpec(**{"vector_space": vector_space} | defaults | options)
+    check_choice("fusion_method", spec.fusion_method, FUSION_METHODS)
+    spec.task_weights = task_weights(task_weight, tasks, spec.fusion_method)
+    spec.check()
+    spec.versions = installed_versions()
+    return spec
+
+
+def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]) -> Factors:
+    return {
+        module: {
+            factor: torch.full(
+                logits_shape(pair[factor], spec.mask_granularity),  # type: ignore[arg-type]
+                spec.mask_init,
+                dtype=torch.float32,
+            )
+            for factor in spec.factors
+        }
+        for module, pair in shapes.items()
+    }
+
+
+def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:
+    return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
+
+
+def _difference(task: Tensor, aligned: Tensor | None) -> Tensor:
+    return task.float() if aligned is None else task.float() - aligned.float()
+
+
+def _sample(model: Checkpoint, modules: Sequence[str]) -> str:
+    return fingerprint(model.path, modules).get("weights", "")
+
+
+def _check_model_moved(model: Checkpoint, base: Checkpoint, modules: Sequence[str], number: int) -> None:
+    """Refuse a model whose target modules all equal the base's; stops at the first that differs."""
+    for module in modules:
+        name = f"{module}.weight"
+        if not torch.equal(model.tensor(name).float(), base.tensor(name).float()):
+            return
+    raise UserError(
+        f"task_models[{number}]: {model.path} equals the base {base.path} in every target module (the task vector is "
+        "0), expected the model after fine-tuning; give that one, or correct lora_target"
+    )
+
+
+def _alphas(spec: SubspaceSpec) -> dict[str, float]:
+    return {m: float(spec.alpha_pattern.get(m, spec.lora_alpha)) for m in spec.target_modules or []}
+
+
+def _lora_config(subspace: SafetySubspace) -> dict[str, Any]:
+    return {"base_model_name_or_path": subspace.base_model, "use_rslora": subspace.spec.use_rslora}
+
+
+def _shapes_of(subspace: SafetySubspace) -> Factors:
+    return {m: {f: subspace.deltas[0][m][f] for f in subspace.spec.factors} for m in subspace.logits}
+
+
+def _check_moved(task: LoraAdapter, safe: LoraAdapter | None, number: int | None, what: str = "task_adapters") -> None:
+    """Refuse a task vector of zeros: there would be nothing to mask."""
+    name = what if number is None else f"{what}[{number}]"
+    if safe is None:
+        if all(not pair["B"].any() for pair in task.factors.values()):
+            raise UserError(
+                f"{name}: {task.path} changes nothing (every B is 0), expected a trained adapter; "
+                "give the adapter after fine-tuning"
+            )
+        return
+    moved = any(
+        not torch.equal(pair[factor], safe.factors[module][factor])
+        for module, pair in task.factors.items()
+        for factor in pair
+    )
+    if not moved:
+        raise UserError(
+            f"{name}: {task.path} equals aligned_adapter {safe.path} (the task vector is 0), "
+            "expected the adapter after fine-tuning; give that one"
+        )
