@@ -227,13 +227,16 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
             )
 
 
-def task_weights(given: float | Sequence[float] | None, tasks: int, method: str) -> list[float]:
+def task_weights(
+    given: float | Sequence[float] | None, tasks: int, method: str, what: str = "adapters"
+) -> list[float]:
     """One lambda for each task.
 
     Args:
         given: One number for all, one for each, or None for the fusion's default.
         tasks: How many tasks there are.
         method: The fusion.
+        what: What the tasks are given as.
 
     Raises:
         UserError: If a list has another length, or something in it is no number.
@@ -249,7 +252,7 @@ def task_weights(given: float | Sequence[float] | None, tasks: int, method: str)
         weights *= tasks
     if len(weights) != tasks:
         raise UserError(
-            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task adapters, expected one number or "
+            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task {what}, expected one number or "
             f"{tasks}"
         )
     return weights
@@ -270,7 +273,9 @@ def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: s
     defaults = {} if vector_space == "lora" else {"has_aligned": False}
     spec = SubspaceSpec(**{"vector_space": vector_space} | defaults | options)
     check_choice("fusion_method", spec.fusion_method, FUSION_METHODS)
-    spec.task_weights = task_weights(task_weight, tasks, spec.fusion_method)
+    spec.task_weights = task_weights(
+        task_weight, tasks, spec.fusion_method, "adapters" if spec.vector_space == "lora" else "models"
+    )
     spec.check()
     spec.versions = installed_versions()
     return spec

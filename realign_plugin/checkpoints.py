@@ -227,23 +227,26 @@ def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[
         UserError: If a name matches nothing.
     """
     wanted = [part.strip() for part in target.split(",")] if isinstance(target, str) else list(target)
-    found = []
-    for name in checkpoint.names:
-        module = name.removesuffix(".weight")
-        if module == name or len(checkpoint.shape(name)) != 2:
-            continue
-        numbered = any(part.isdigit() for part in module.split("."))
-        if (wanted == ["all"] and numbered) or any(module == end or module.endswith(f".{end}") for end in wanted):
-            found.append(module)
-    ends = [] if wanted == ["all"] else wanted
-    lost = [end for end in ends if not any(m == end or m.endswith(f".{end}") for m in found)]
-    if lost or not found:
-        known = sorted({m.rpartition(".")[2] for m in found} or {"q_proj"})[:4]
+    matrices = [
+        name.removesuffix(".weight")
+        for name in checkpoint.names
+        if name.endswith(".weight") and len(checkpoint.shape(name)) == 2
+    ]
+    numbered = [module for module in matrices if any(part.isdigit() for part in module.split("."))]
+    if wanted == ["all"] and numbered:
+        return numbered
+    lost = [end for end in wanted if not any(_ends(module, end) for module in matrices)]
+    if lost:
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in numbered})[:8]) or "none"
         raise UserError(
-            f"lora_target: {', '.join(lost) or target!r} names no linear module of {checkpoint.path}, expected names "
-            f"like {', '.join(known)}; correct lora_target"
+            f"lora_target: {', '.join(lost)} names no linear module of {checkpoint.path}, expected names like "
+            f"{known}; correct lora_target"
         )
-    return found
+    return [module for module in matrices if any(_ends(module, end) for end in wanted)]
+
+
+def _ends(module: str, end: str) -> bool:
+    return module == end or module.endswith(f".{end}")
 
 
 def _config_sha256(config: dict[str, Any]) -> str:

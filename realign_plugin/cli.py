@@ -55,6 +55,24 @@ def export(
 
 
 @app.command()
+def transfer(
+    adapter: Annotated[Path, typer.Argument(help="Trained safety subspace, in LoRA space.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the new safety subspace.")],
+    task_adapter: Annotated[
+        Path, typer.Option(help="LoRA adapter of the other task, fine-tuned from the same aligned model.")
+    ],
+    task_weight: Annotated[float | None, typer.Option(help="Weight of its task vector (lambda).")] = None,
+) -> None:
+    """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
+    from realign_plugin.building import transfer as moved
+    from realign_plugin.subspace import SafetySubspace
+
+    subspace = moved(SafetySubspace.load(adapter), task_adapter, task_weight, "--task-adapter")
+    subspace.save(out)
+    typer.echo(f"{out}: the mask of {adapter} on {task_adapter}, {len(subspace.logits)} modules")
+
+
+@app.command()
 def inspect(
     adapter: Annotated[Path, typer.Argument(help="Trained safety subspace.")],
     mask: Annotated[str | None, typer.Option(help="Mask for the norms after masking; default: its own.")] = None,

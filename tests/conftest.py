@@ -132,6 +132,29 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def make_fine_tuned(base: Path, folder: Path, *, seed: int, step: float = 0.02, shard: str = "5GB") -> Path:
+    """A full checkpoint: every weight of the base moved by a random step, as if fine-tuned."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_((step * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    model.save_pretrained(folder, max_shard_size=shard)
+    make_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(lab: Path) -> list[Path]:
+    """Three full checkpoints fine-tuned from the pico base model; the second in several shards."""
+    return [
+        make_fine_tuned(lab / "base", lab / f"full{n}", seed=20 + n, shard="20KB" if n == 2 else "5GB")
+        for n in (1, 2, 3)
+    ]
+
+
 @pytest.fixture
 def base_model(lab: Path) -> Any:
     """The pico base model, freshly loaded."""

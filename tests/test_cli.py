@@ -51,6 +51,8 @@ def test_export_writes_the_mask_that_is_asked_for(
         (["export", "{saved}", "{saved}/adapter_config.json"], "is a file, expected a folder"),
         (["inspect", "{saved}", "--plot", "x.jpg"], "error: --plot: x.jpg does not end in .png"),
         (["inspect", "{lab}/aligned"], "peft_type 'LORA', expected 'SAFETY_SUBSPACE'"),
+        (["transfer", "{saved}", "out", "--task-adapter", "nowhere"], "error: --task-adapter: nowhere does not exist"),
+        (["transfer", "{saved}", "out", "--task-adapter", "{lab}/aligned"], "(the task vector is 0)"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(
@@ -69,6 +71,21 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert len(err.strip().splitlines()) == 1
     assert out == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_transfer_writes_the_mask_on_the_other_task(
+    saved: Path, lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("transfer", saved, tmp_path / "t", "--task-adapter", lab / "task3", "--task-weight", "0.5")
+    code, out, _ = realign(capsys, *words)
+    assert code == 0
+    assert "4 modules" in out
+    moved, trained = SafetySubspace.load(tmp_path / "t"), SafetySubspace.load(saved)
+    direct = SafetySubspace.from_adapters(lab / "aligned", [lab / "task3"], task_weight=0.5)
+    for module, pair in moved.deltas[0].items():
+        for factor, tensor in pair.items():
+            assert torch.equal(tensor, direct.deltas[0][module][factor])
+            assert torch.equal(moved.logits[module][factor], trained.logits[module][factor])
 
 
 def test_inspect_prints_and_draws(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

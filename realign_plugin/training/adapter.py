@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from llamafactory.extras import logging
 from peft import PeftModel
 
+from realign_plugin.checkpoints import fingerprint
 from realign_plugin.training.preflight import STAGE, is_subspace
 from realign_plugin.tuner.layer import is_quantised
 from realign_plugin.tuner.model import attach_subspace
@@ -34,6 +36,8 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
         finetuning_args.subspace = None  # the model holds it from here on
         if hasattr(model, "add_model_tags"):
             model.add_model_tags(["safety_subspace"])  # shown on the model card
+        if not subspace.spec.base_sha256:  # a model of the hub: in the cache since it was loaded
+            subspace.spec.base_sha256 = fingerprint(_cached_folder(model_args), list(subspace.logits))
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
         return peft_model
@@ -56,6 +60,16 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
         model = peft_model.merge_and_unload()
         logger.info_rank0(f"Merged {path}.")
     return model
+
+
+def _cached_folder(model_args: Any) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(model_args.model_name_or_path, "config.json", cache_dir=model_args.cache_dir)
+    except ValueError:  # a name that the hub's client does not take, e.g. a path that is no folder
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _linears(peft_model: Any) -> list[Any]:

@@ -36,7 +36,8 @@ class SafetySubspaceArguments:
         default=None, metadata={"help": "LoRA adapters of the fine-tuned models, separated by commas."}
     )
     task_models: str | None = field(
-        default=None, metadata={"help": "Full checkpoints of the fine-tuned models, separated by commas."}
+        default=None,
+        metadata={"help": "Instead: full checkpoints of the fine-tuned models; masks whole weights of `lora_target`."},
     )
     fusion_method: Literal["task_arithmetic", "average", "ties", "dare"] = field(
         default="task_arithmetic", metadata={"help": "How several task vectors are fused."}
@@ -47,8 +48,9 @@ class SafetySubspaceArguments:
     ties_density: float = field(default=0.2, metadata={"help": "Share of elements that TIES keeps."})
     dare_drop_rate: float = field(default=0.2, metadata={"help": "Share of elements that DARE drops."})
     fusion_seed: int = field(default=0, metadata={"help": "Seed of DARE's drop."})
-    mask_granularity: Literal["element", "row", "column", "module"] = field(
-        default="element", metadata={"help": "What one mask logit decides on."}
+    mask_granularity: Literal["element", "row", "column", "module"] | None = field(
+        default=None,
+        metadata={"help": "What one mask logit decides on; none: element for adapters, row for whole weights."},
     )
     mask_init: float = field(default=0.0, metadata={"help": "Value of every mask logit at the start."})
     mask_temperature: float = field(default=0.5, metadata={"help": "Temperature of the relaxed mask."})

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from realign_plugin.errors import UserError
-from realign_plugin.training import preflight
+from realign_plugin.training import command_line, preflight
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +35,7 @@ def attach_launcher(launcher: ModuleType) -> None:
     @functools.wraps(launch)
     def checked() -> None:
         if sys.argv[1:2] == ["train"] and not {"-h", "--help"} & set(sys.argv[2:]):
-            preflight.check_command(sys.argv[2:])
+            command_line.check_command(sys.argv[2:])
         launch()
 
     launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
@@ -121,8 +121,11 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
                 "expected false; leave it out (stock gradient checkpointing works)"
             )
     if not resumed:
+        options["model_name_or_path"] = model_args.model_name_or_path
         finetuning_args.subspace = preflight.build_subspace(options)
-        preflight.check_base_model(model_args.model_name_or_path, finetuning_args.subspace)
+        line = preflight.memory_line(finetuning_args.subspace)
+        if line is not None and int(os.environ.get("RANK", "0")) == 0:
+            print(f"realign-plugin: {line}", file=sys.stderr)
     if training_args.do_train:
         preflight.set_aside_incomplete(training_args.output_dir)
     if training_args.ddp_broadcast_buffers is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -13,7 +12,8 @@ from typing import Any, Final
 
 from safetensors import safe_open
 
-from realign_plugin.building import task_weights
+from realign_plugin.building import from_adapters, from_models, task_weights
+from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
@@ -48,6 +48,7 @@ OPTIONS: Final = (
     "mask",
     "mask_threshold",
     "mask_seed",
+    "lora_target",
     *SPEC_OPTIONS,
 )
 
@@ -90,7 +91,10 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
             f"finetuning_type: {kind!r} with stage: mask_dpo, expected 'safety_subspace'; set finetuning_type"
         )
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
+    adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
+    if models:
+        values = {"vector_space": "weight", "has_aligned": False, "mask_granularity": "row"} | values
     try:
         spec = SubspaceSpec(**values)
         spec.mask = options.get("mask") or ("binary" if spec.mask_estimator == "straight_through" else "soft")
@@ -99,9 +103,9 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
-    tasks = split_paths(options.get("task_adapters"))
-    if tasks:
-        task_weights(split_weights(options.get("task_weight")), len(tasks), spec.fusion_method)
+    if tasks := adapters or models:
+        weights = split_weights(options.get("task_weight"))
+        task_weights(weights, len(tasks), spec.fusion_method, "adapters" if adapters else "models")
     return spec
 
 
@@ -125,16 +129,16 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
             "task_adapters and task_models are both set, expected one; use task_adapters for LoRA, task_models for "
             "full"
         )
-    if models:
+    if models and options.get("aligned_adapter"):
         raise UserError(
-            f"task_models: {models[0]} is a full checkpoint, and this version works in LoRA space only; expected "
-            "task_adapters"
+            f"aligned_adapter: {options['aligned_adapter']!r} with task_models, expected none: model_name_or_path is "
+            "the aligned model there; merge the aligned adapter into it first (llamafactory-cli export)"
         )
     if resumed:
-        if adapters:
+        if adapters or models:
             raise UserError(
-                f"task_adapters and adapter_name_or_path ({resumed[0]}) are both set, expected one; "
-                "give the aligned model's adapter as aligned_adapter"
+                f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
+                "set, expected one; give the aligned model's adapter as aligned_adapter"
             )
         if len(resumed) > 1 or not is_subspace(resumed[0]):
             raise UserError(
@@ -142,28 +146,71 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
                 "mask_dpo "
                 "run; give LoRA adapters as aligned_adapter and task_adapters"
             )
-    elif not adapters:
+    elif not adapters and not models:
         raise UserError(
-            "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters"
+            "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters, or "
+            "task_models for full checkpoints"
         )
 
 
 def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
-    """Read and check the adapters and build the subspace to be trained.
+    """Read and check the adapters, or the headers of the checkpoints, and build the subspace to be trained.
 
     Args:
-        options: Our options by name.
+        options: Our options by name, and the host's ``model_name_or_path`` and ``lora_target``.
 
     Raises:
-        UserError: If an adapter cannot be read or adapters do not fit together.
+        UserError: If a source cannot be read, or sources do not fit together or do not fit the base model.
     """
     spec = check_options(options)
     chosen = {name: getattr(spec, name) for name in (*SPEC_OPTIONS, "mask", "mask_threshold", "mask_seed")}
-    return SafetySubspace.from_adapters(
-        options.get("aligned_adapter"),
-        split_paths(options.get("task_adapters")),
-        task_weight=split_weights(options.get("task_weight")),
-        **chosen,
+    chosen["task_weight"] = split_weights(options.get("task_weight"))
+    base = options.get("model_name_or_path")
+    if models := split_paths(options.get("task_models")):
+        folders = [local_model(path, f"task_models[{i}]") for i, path in enumerate(models)]
+        target = options.get("lora_target") or "all"
+        target = "all" if target == ["all"] else target
+        subspace = from_models(local_model(base, "model_name_or_path"), folders, target=target, **chosen)
+        subspace.base_model = base
+        return subspace
+    subspace = from_adapters(options.get("aligned_adapter"), split_paths(options.get("task_adapters")), **chosen)
+    check_base_model(base, subspace)
+    subspace.spec.base_sha256 = fingerprint(base, list(subspace.logits))
+    return subspace
+
+
+def local_model(path: str | None, what: str) -> Path:
+    """The folder of a model: itself, or the cached copy of one of the hub, downloaded if need be.
+
+    Args:
+        path: A folder or a hub id.
+        what: What the user calls it.
+
+    Raises:
+        UserError: If it is neither a folder nor on the hub.
+    """
+    if path and Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path or "", allow_patterns=["*.json", "*.safetensors"]))
+    except Exception as error:  # whatever the hub's client says, the user has to correct the path
+        raise UserError(
+            f"{what}: {path!r} is no folder and cannot be fetched from the hub ({type(error).__name__}), expected a "
+            "full checkpoint; check the path"
+        ) from error
+
+
+def memory_line(subspace: SafetySubspace) -> str | None:
+    """What masks of single elements cost in weight space, in one line; None for anything coarser."""
+    spec = subspace.spec
+    if spec.vector_space != "weight" or spec.mask_granularity != "element":
+        return None
+    count = sum(t.numel() for pair in subspace.logits.values() for t in pair.values())
+    return (
+        f"mask_granularity: element on whole weights trains {count:,} logits: {16 * count / 2**30:.1f} GiB for "
+        "logits, gradients and Adam's two moments in fp32 (a process, unless sharded); row needs a thousandth"
     )
 
 
@@ -283,57 +330,3 @@ def _is_whole(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file()
-
-
-def command_options(argv: Sequence[str]) -> dict[str, Any]:
-    """Options of a ``llamafactory-cli train`` command line, without importing the host.
-
-    Args:
-        argv: What follows ``train``: a YAML or JSON file with overrides, or flags.
-
-    Returns:
-        All options by name (a file), or ours (flags); empty where the file cannot be read, which the host then says.
-    """
-    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-        from omegaconf import OmegaConf
-
-        try:
-            merged = OmegaConf.merge(OmegaConf.load(argv[0]), OmegaConf.from_cli(list(argv[1:])))
-        except Exception:  # whatever is wrong with the file is for the host to say
-            return {}
-        values = OmegaConf.to_container(merged)
-        return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path"):
-        kind: Any = str
-        default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
-        if isinstance(default, bool):
-            kind = _boolean
-        elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
-            kind = float
-        parser.add_argument(f"--{name}", type=kind)
-    try:
-        known, _ = parser.parse_known_args(list(argv))
-    except argparse.ArgumentError:
-        return {}
-    return {name: value for name, value in vars(known).items() if value is not None}
-
-
-def _boolean(text: str) -> bool:
-    return text.lower() in ("true", "1", "yes", "y", "t", "on")
-
-
-def check_command(argv: Sequence[str]) -> None:
-    """Check a training command before processes are started for it.
-
-    Raises:
-        UserError: If our options or the adapters are at fault.
-    """
-    options = command_options(argv)
-    if options.get("stage") != STAGE and options.get("finetuning_type") != TYPE:
-        return
-    check_options(options)
-    resumed = split_paths(options.get("adapter_name_or_path"))
-    check_training(options, resumed)
-    if not resumed:
-        check_base_model(options.get("model_name_or_path"), build_subspace(options))

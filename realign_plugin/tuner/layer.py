@@ -271,7 +271,7 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         for adapter in check_adapters_to_merge(self, adapter_names):
             if adapter not in self.specs:
                 continue
-            refuse_quantised(linear, self.module_name)
+            refuse_quantised(linear, self.module_name, self.specs[adapter].vector_space)
             merged = (linear.weight.data.float() + self.get_delta_weight(adapter)).to(linear.weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
                 raise ValueError(f"merging {adapter!r} into {self.module_name} gives NaN or infinite numbers")
@@ -299,14 +299,15 @@ def is_quantised(linear: nn.Module) -> bool:
     return weight is None or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
 
 
-def refuse_quantised(linear: nn.Module, name: str) -> None:
+def refuse_quantised(linear: nn.Module, name: str, vector_space: str = "lora") -> None:
     """Refuse to merge into a quantised weight.
 
     Raises:
         UserError: If the weight is quantised.
     """
     if is_quantised(linear):
+        way_out = ", or use `realign export` and serve the LoRA adapter" if vector_space == "lora" else ""
         raise UserError(
             f"merge: {name} is a quantised {type(linear).__name__}, expected fp32, fp16 or bf16 weights; "
-            "load the base model without quantization_bit, or use `realign export` and serve the LoRA adapter"
+            f"load the base model without quantization_bit{way_out}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.training import preflight
+from realign_plugin.training import command_line, preflight
 from tests.conftest import make_llama
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
@@ -58,7 +58,12 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
         ({"stage": "dpo"}, [], "stage: 'dpo' with finetuning_type: safety_subspace, expected 'mask_dpo'"),
         ({"task_adapters": None}, [], "task_adapters is not set"),
         ({"task_models": ["m"]}, [], "both set, expected one"),
-        ({"task_adapters": None, "task_models": ["m"]}, [], "LoRA space only; expected task_adapters"),
+        (
+            {"task_adapters": None, "task_models": ["m"], "aligned_adapter": "a"},
+            [],
+            "aligned_adapter: 'a' with task_models, expected none",
+        ),
+        ({"task_adapters": None, "task_models": ["m"]}, ["x"], "task_models and adapter_name_or_path \\(x\\)"),
         ({}, ["x"], "task_adapters and adapter_name_or_path \\(x\\) are both set"),
         ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is no single safety subspace"),
     ],
@@ -126,7 +131,7 @@ def test_half_written_checkpoints_are_set_aside(tmp_path: Path, capsys: pytest.C
 def test_options_of_a_command_line(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("stage: mask_dpo\nfinetuning_type: lora\ntask_adapters: [a, b]\n")
-    options = preflight.command_options([str(file), "finetuning_type=safety_subspace", "task_weight=0.4"])
+    options = command_line.command_options([str(file), "finetuning_type=safety_subspace", "task_weight=0.4"])
     assert options == {
         "stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a", "b"], "task_weight": 0.4,
     }  # fmt: skip
@@ -144,8 +149,8 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
         "true",
     ]
     expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "fusion_seed": 3}
-    assert preflight.command_options(flags) == expected
-    assert preflight.command_options([str(tmp_path / "none.yaml")]) == {}
+    assert command_line.command_options(flags) == expected
+    assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
 
 def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:
@@ -159,6 +164,6 @@ def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tm
 
 
 def test_commands_of_other_stages_are_left_alone() -> None:
-    preflight.check_command(["--stage", "dpo", "--finetuning_type", "lora"])
+    command_line.check_command(["--stage", "dpo", "--finetuning_type", "lora"])
     with pytest.raises(UserError, match="task_adapters is not set"):
-        preflight.check_command(["--stage", "mask_dpo", "--finetuning_type", "safety_subspace"])
+        command_line.check_command(["--stage", "mask_dpo", "--finetuning_type", "safety_subspace"])

@@ -1,0 +1,73 @@
+"""A ``llamafactory-cli train`` command line, read and checked before the host is imported or processes are started."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from realign_plugin.spec import SubspaceSpec
+from realign_plugin.training.preflight import (
+    OPTIONS,
+    SPEC_OPTIONS,
+    STAGE,
+    TYPE,
+    build_subspace,
+    check_options,
+    check_training,
+    split_paths,
+)
+
+
+def command_options(argv: Sequence[str]) -> dict[str, Any]:
+    """Options of a ``llamafactory-cli train`` command line, without importing the host.
+
+    Args:
+        argv: What follows ``train``: a YAML or JSON file with overrides, or flags.
+
+    Returns:
+        All options by name (a file), or ours (flags); empty where the file cannot be read, which the host then says.
+    """
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        from omegaconf import OmegaConf
+
+        try:
+            merged = OmegaConf.merge(OmegaConf.load(argv[0]), OmegaConf.from_cli(list(argv[1:])))
+        except Exception:  # whatever is wrong with the file is for the host to say
+            return {}
+        values = OmegaConf.to_container(merged)
+        return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path"):
+        kind: Any = str
+        default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
+        if isinstance(default, bool):
+            kind = _boolean
+        elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
+            kind = float
+        parser.add_argument(f"--{name}", type=kind)
+    try:
+        known, _ = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError:
+        return {}
+    return {name: value for name, value in vars(known).items() if value is not None}
+
+
+def _boolean(text: str) -> bool:
+    return text.lower() in ("true", "1", "yes", "y", "t", "on")
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Check a training command before processes are started for it.
+
+    Raises:
+        UserError: If our options or the adapters are at fault.
+    """
+    options = command_options(argv)
+    if options.get("stage") != STAGE and options.get("finetuning_type") != TYPE:
+        return
+    check_options(options)
+    resumed = split_paths(options.get("adapter_name_or_path"))
+    check_training(options, resumed)
+    if not resumed:
+        build_subspace(options)

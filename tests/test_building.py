@@ -1,0 +1,156 @@
+"""Subspaces of whole weights, built lazily; and a trained mask on another task."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from realign_plugin import SafetySubspace, UserError
+from realign_plugin.building import transfer
+from realign_plugin.checkpoints import Checkpoint
+from realign_plugin.subspace import LazyFactors
+from tests import reference
+from tests.conftest import make_lora, with_random_logits
+
+TARGET = "q_proj,v_proj"
+WEIGHTS = {"task_arithmetic": [0.3, 0.6], "average": [1.0, 0.8], "ties": [0.4, 0.7], "dare": [0.3, 0.6]}
+
+
+@pytest.mark.parametrize("mask", ["soft", "binary", "sampled", "relaxed"])
+@pytest.mark.parametrize("granularity", ["element", "row", "column", "module"])
+@pytest.mark.parametrize("fusion", list(WEIGHTS))
+def test_effective_against_float64(lab: Path, models: list[Path], fusion: str, granularity: str, mask: str) -> None:
+    rescale = granularity != "module"
+    subspace = with_random_logits(
+        SafetySubspace.from_models(
+            lab / "base",
+            models[:2],
+            target="q_proj",
+            fusion_method=fusion,
+            task_weight=WEIGHTS[fusion],
+            mask_granularity=granularity,
+            mask_rescale=rescale,
+        )
+    )
+    base, tasks = Checkpoint(lab / "base", "m"), [Checkpoint(path, "m") for path in models[:2]]
+    effective = subspace.effective(mask, 0.4, 7)
+    assert list(effective) == [f"model.layers.{n}.self_attn.q_proj" for n in (0, 1)]
+    for module, pair in effective.items():
+        safe = base.tensor(f"{module}.weight")
+        expected = reference.effective(
+            subspace.logits[module]["W"],
+            safe,
+            [task.tensor(f"{module}.weight") for task in tasks],
+            kind=mask,
+            name=f"{module}.W",
+            fusion=fusion,
+            weights=WEIGHTS[fusion],
+            threshold=0.4,
+            seed=7,
+            rescale=rescale,
+        )
+        assert np.abs(pair["W"].double().numpy() - (expected - safe.double().numpy())).max() <= 1e-6
+
+
+def test_defaults_and_provenance(lab: Path, models: list[Path]) -> None:
+    subspace = SafetySubspace.from_models(lab / "base", models[:1], target=TARGET)
+    spec = subspace.spec
+    assert (spec.vector_space, spec.mask_granularity, spec.has_aligned) == ("weight", "row", False)
+    assert subspace.logits["model.layers.0.self_attn.q_proj"]["W"].shape == (32, 1)
+    assert set(spec.base_sha256) == {"config", "weights"}
+    assert spec.sources[0]["name"] == "full1"
+    assert len(spec.sources[0]["sha256"]) == 64
+
+
+def test_checkpoints_are_read_one_module_at_a_time(
+    lab: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    stock = Checkpoint.tensor
+
+    def counted(self: Checkpoint, name: str) -> torch.Tensor:
+        read.append(name)
+        return stock(self, name)
+
+    monkeypatch.setattr(Checkpoint, "tensor", counted)
+    subspace = SafetySubspace.from_models(lab / "base", models[:2], target=TARGET, fusion_method="ties")
+    assert set(read) == {"model.layers.0.self_attn.q_proj.weight"}  # whether anything moved
+    read.clear()
+    subspace.stacked_deltas("model.layers.1.self_attn.v_proj")
+    assert read == ["model.layers.1.self_attn.v_proj.weight"] * 3
+
+
+def test_a_saved_subspace_is_the_same_lazily_or_not(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    subspace = with_random_logits(SafetySubspace.from_models(lab / "base", models[:2], target=TARGET, task_weight=0.5))
+    subspace.save(tmp_path)
+    for lazy in (False, True):
+        again = SafetySubspace.load(tmp_path, lazy=lazy)
+        assert isinstance(again.deltas[0], LazyFactors) == lazy
+        for module, pair in subspace.effective().items():
+            assert torch.equal(again.effective_module(module)["W"], pair["W"])
+    half = again.effective_module(module, strength=0.5)["W"]
+    assert torch.allclose(half, 0.5 * pair["W"], atol=1e-7)
+
+
+def test_models_that_do_not_fit(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"equals the base .* in every target module \(the task vector is 0\)"):
+        SafetySubspace.from_models(lab / "base", [lab / "base"])
+    other = tmp_path / "other"
+    shutil.copytree(models[0], other)
+    state = load_file(other / "model.safetensors")
+    name = "model.layers.1.self_attn.v_proj.weight"
+    save_file(state | {name: torch.zeros(8, 32)}, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"task_models\[1\]: .*v_proj has shape \(8, 32\) .* \(16, 32\) in the base"):
+        SafetySubspace.from_models(lab / "base", [models[0], other])
+    save_file(
+        state | {name: torch.full((16, 32), float("inf"))}, other / "model.safetensors", metadata={"format": "pt"}
+    )
+    subspace = SafetySubspace.from_models(lab / "base", [models[0], other])
+    with pytest.raises(UserError, match=rf"task_models\[1\]: {name} .* NaN or infinite"):
+        subspace.stacked_deltas("model.layers.1.self_attn.v_proj")
+    (other / "config.json").write_text(
+        (other / "config.json").read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3')
+    )
+    with pytest.raises(UserError, match=r"task_models\[0\]: num_hidden_layers is 3 .* 2 in the base"):
+        SafetySubspace.from_models(lab / "base", [other])
+
+
+def test_whole_weights_are_no_lora(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    subspace = SafetySubspace.from_models(lab / "base", models[:1], target=TARGET)
+    with pytest.raises(UserError, match=r"export: a subspace on whole weights is no LoRA adapter"):
+        subspace.to_lora(tmp_path / "lora")
+    assert not (tmp_path / "lora").exists()
+
+
+def test_transfer_is_the_mask_on_the_other_vector(lab: Path, subspace: Any) -> None:
+    moved = transfer(subspace, lab / "task3", 0.7)
+    direct = SafetySubspace.from_adapters(lab / "aligned", [lab / "task3"], task_weight=0.7)
+    direct.logits = subspace.logits
+    for module, pair in direct.effective("binary").items():
+        for factor, tensor in pair.items():
+            assert torch.equal(moved.effective("binary")[module][factor], tensor)
+    assert [(s["role"], s["name"]) for s in moved.spec.sources] == [
+        ("aligned", "aligned"),
+        ("mask", "task1"),
+        ("mask", "task2"),
+        ("task", "task3"),
+    ]
+    assert moved.spec.task_weights == [0.7]
+    assert transfer(subspace, lab / "task3").spec.task_weights == [1.0]
+
+
+def test_transfer_to_what_does_not_fit(lab: Path, models: list[Path], subspace: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task_adapter: .* equals"):
+        transfer(subspace, lab / "aligned")
+    other = make_lora(lab / "base", tmp_path / "r8", r=8)
+    with pytest.raises(UserError, match=r"task_adapter: rank 8 of .* differs from the subspace's 4"):
+        transfer(subspace, other)
+    whole = SafetySubspace.from_models(lab / "base", models[:1], target=TARGET)
+    with pytest.raises(UserError, match=r"the subspace works on whole weights, expected one in LoRA space"):
+        transfer(whole, lab / "task1")

@@ -1,0 +1,141 @@
+"""The PEFT type over whole weights."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from realign_plugin import SafetySubspace, attach_subspace
+from realign_plugin.masks import GRANULARITIES, MASK_KINDS
+from realign_plugin.tuner.layer import SafetySubspaceLayer
+from tests.conftest import logits_of, make_fine_tuned, make_llama, make_tokenizer, with_random_logits
+
+TARGET = "q_proj,v_proj,down_proj"
+
+
+def base(lab: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(lab / "base").eval()
+
+
+def build(lab: Path, models: list[Path], **options: Any) -> SafetySubspace:
+    options = {"target": TARGET} | options
+    if options.get("mask_granularity") == "module":
+        options["mask_rescale"] = False
+    return SafetySubspace.from_models(lab / "base", models[:2], **options)
+
+
+@pytest.mark.parametrize("kind", MASK_KINDS)
+@pytest.mark.parametrize(("fusion", "granularity"), itertools.product(("task_arithmetic", "ties"), GRANULARITIES))
+def test_adapter_loaded_adapter_and_merged_model_agree(
+    lab: Path,
+    models: list[Path],
+    tmp_path: Path,
+    tokens: torch.Tensor,
+    fusion: str,
+    granularity: str,
+    kind: str,
+) -> None:
+    subspace = with_random_logits(build(lab, models, fusion_method=fusion, mask_granularity=granularity, mask=kind))
+    expected = base(lab)
+    with torch.no_grad():
+        for module, pair in subspace.effective().items():
+            expected.get_submodule(module).weight += pair["W"]
+    outputs = logits_of(expected, tokens)
+    attached = attach_subspace(base(lab), subspace).eval()
+    loaded = PeftModel.from_pretrained(base(lab), subspace.save(tmp_path)).eval()
+    assert (logits_of(attached, tokens) - outputs).abs().max() <= 1e-5
+    assert torch.equal(logits_of(loaded, tokens), logits_of(attached, tokens))
+    merged = loaded.merge_and_unload()
+    assert (logits_of(merged, tokens) - outputs).abs().max() <= 1e-5
+    for name, parameter in base(lab).named_parameters():
+        touched = name.removesuffix(".weight") in subspace.logits
+        unchanged = torch.equal(parameter, merged.get_parameter(name))
+        assert unchanged or touched
+        assert not (unchanged and touched) or granularity == "module"  # one logit may drop a whole module
+
+
+@pytest.mark.parametrize("granularity", ["row", "column", "module"])
+@pytest.mark.parametrize("estimator", ["relaxed", "straight_through"])
+def test_the_factored_layer_has_the_gradient_of_the_whole_weight(
+    lab: Path, models: list[Path], tokens: torch.Tensor, granularity: str, estimator: str, monkeypatch: Any
+) -> None:
+    subspace = build(lab, models, mask_granularity=granularity, mask_estimator=estimator)
+
+    def gradients() -> list[torch.Tensor]:
+        model = attach_subspace(base(lab), subspace)
+        model.train()
+        torch.manual_seed(3)
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        return [p.grad for p in model.base_model.logits()]
+
+    factored = gradients()
+    monkeypatch.setattr(
+        SafetySubspaceLayer,
+        "effective_scale",
+        lambda *_: pytest.fail("the whole weight was asked for"),
+    )
+    monkeypatch.setattr(
+        "realign_plugin.tuner.layer.SafetySubspaceLinear._weight_update",
+        lambda self, adapter, x: torch.nn.functional.linear(x, self.effective(adapter, "W")),
+    )
+    for one, two in zip(factored, gradients(), strict=True):
+        assert one.abs().max() > 0
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-8)
+
+
+def test_references_are_the_plain_fusion_and_the_base(lab: Path, models: list[Path], tokens: torch.Tensor) -> None:
+    # one task, so that the fusion is the fine-tuned model itself
+    subspace = with_random_logits(SafetySubspace.from_models(lab / "base", models[:1], target=TARGET))
+    fine_tuned, tuned = base(lab), AutoModelForCausalLM.from_pretrained(models[0])
+    with torch.no_grad():
+        for module in subspace.logits:
+            fine_tuned.get_submodule(module).weight.copy_(tuned.get_submodule(module).weight)
+    model = attach_subspace(base(lab), subspace).train()
+    with model.base_model.reference("init"):
+        assert (logits_of(model, tokens) - logits_of(fine_tuned, tokens)).abs().max() <= 1e-5
+    with model.base_model.reference("aligned"):
+        assert torch.equal(logits_of(model, tokens), logits_of(base(lab), tokens))
+
+
+def test_vectors_keep_the_dtype_of_the_checkpoints(tmp_path: Path, tokens: torch.Tensor) -> None:
+    make_llama(tmp_path / "base", dtype=torch.bfloat16)
+    make_tokenizer(tmp_path / "base")
+    make_fine_tuned(tmp_path / "base", tmp_path / "full", seed=4)
+    subspace = SafetySubspace.from_models(tmp_path / "base", [tmp_path / "full"], target="q_proj")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    peft_model = attach_subspace(model, subspace)
+    for layer in peft_model.base_model.layers():
+        logits, aligned, deltas = layer.parts("default", "W")
+        assert (logits.dtype, aligned, deltas.dtype) == (torch.float32, None, torch.bfloat16)
+    assert logits_of(peft_model.eval(), tokens).dtype == torch.bfloat16
+    peft_model.train()
+    peft_model(input_ids=tokens, labels=tokens).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in peft_model.base_model.logits())
+
+
+def test_weights_that_are_no_linear_module_are_left_out_of_all(
+    lab: Path, models: list[Path], tokens: torch.Tensor
+) -> None:
+    subspace = SafetySubspace.from_models(lab / "base", models[:1], target="all")
+    model = base(lab)
+
+    class Fused(torch.nn.Module):
+        def __init__(self, weight: torch.Tensor) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.weight)
+
+    for layer in model.model.layers:
+        layer.mlp.down_proj = Fused(layer.mlp.down_proj.weight.detach().clone())
+    with pytest.warns(UserWarning, match="2 weights are no linear module of LlamaForCausalLM"):
+        peft_model = attach_subspace(model, subspace)
+    assert len(list(peft_model.base_model.layers())) == 12
+    assert len(peft_model.peft_config["default"].target_modules) == 12
