@@ -14,6 +14,9 @@ HOOKS = {
     "llamafactory.hparams.parser": ("after", "realign_plugin.training.hook", "attach_parser"),
     "llamafactory.model.adapter": ("after", "realign_plugin.training.hook", "attach_adapter"),
     "llamafactory.train.tuner": ("after", "realign_plugin.training.hook", "attach_tuner"),
+    "lm_eval.tasks.manager": ("after", "realign_plugin.evaluation.hook", "attach_manager"),
+    "lm_eval.evaluator": ("after", "realign_plugin.evaluation.hook", "attach_evaluator"),
+    "lm_eval._cli.harness": ("after", "realign_plugin.evaluation.hook", "attach_harness"),
     "llamafactory.data.mm_plugin": ("around", "realign_plugin.training.torchaudio_standin", "stand_in"),
 }
 """Module of a host: when our function runs, and where it is; ``around`` is a context manager for the import."""

@@ -96,6 +96,58 @@ def inspect(
 
 
 @app.command()
+def judge(
+    samples: Annotated[list[Path], typer.Argument(help="lm-eval samples files (samples_TASK_DATE.jsonl).")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the metrics to this JSON file, as lm-eval's results.")
+    ] = None,
+    metadata: Annotated[
+        str, typer.Option(help='Settings as JSON, as for lm_eval --metadata, e.g. \'{"judge_model": "…"}\'.')
+    ] = "{}",
+) -> None:
+    """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
+    import json
+
+    from realign_plugin.atomic import write_json
+    from realign_plugin.evaluation.rejudge import judge_samples, results
+    from realign_plugin.evaluation.report import print_metrics
+    from realign_plugin.evaluation.session import Session
+    from realign_plugin.evaluation.settings import EvaluationSettings
+
+    try:
+        given = json.loads(metadata)
+    except ValueError as error:
+        raise UserError(
+            f"--metadata: {metadata!r} is no JSON ({error}), expected an object; mind the quotes"
+        ) from error
+    session = Session(EvaluationSettings.load({"judge": "openai"} | given))
+    session.prepare()
+    judged = [judge_samples(file, session) for file in samples]
+    print_metrics(judged, session)
+    if out is not None:
+        write_json(out, results(judged, session))
+    if session.failure:
+        typer.echo(f"error: {session.failure}", err=True)
+        raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    results: Annotated[list[str], typer.Argument(help="lm-eval results files or output folders, or NAME=PATH.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .json and .png.")] = None,
+) -> None:
+    """Set lm-eval results side by side: safety, skill, differences with their intervals."""
+    from realign_plugin.evaluation.compare import compare as side_by_side
+    from realign_plugin.evaluation.compare import write
+    from realign_plugin.evaluation.report import print_comparison
+
+    comparison = side_by_side(results)
+    print_comparison(comparison)
+    if out is not None:
+        typer.echo("Saved as " + ", ".join(str(file) for file in write(comparison, out)) + ".")
+
+
+@app.command()
 def doctor() -> None:
     """Print each host, its version, and whether the plugin is attached to it."""
     from realign_plugin.diagnosis import print_diagnosis

@@ -1,0 +1,219 @@
+"""The prompt sets: from the hub by default, from a local folder where one is given; one loader for all."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+
+PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
+CATEGORY_COLUMNS: Final = ("category", "topic", "type")
+SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic")
+SUFFIXES: Final = (".json", ".jsonl", ".csv", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a prompt set comes from.
+
+    Attributes:
+        files: Names that a local file may have, without its suffix; case, spaces, ``-`` and ``_`` do not matter.
+        hub: Data set id on the hub, or a URL of a JSON file.
+        config: The hub data set's configuration.
+        split: The hub data set's split.
+        per_group: The paper's subset: the first so many of each subcategory, or category where there is none; None
+            takes all.
+        keep: Column values that a row must have, e.g. ``{"label": "safe"}``.
+    """
+
+    files: tuple[str, ...]
+    hub: str
+    config: str | None = None
+    split: str = "train"
+    per_group: int | None = None
+    keep: Mapping[str, str] = field(default_factory=dict)
+
+
+SOURCES: Final[dict[str, Source]] = {
+    "catqa": Source(("catqa", "catqa_english"), "declare-lab/CategoricalHarmfulQA", None, "en", 2),
+    "catqa_zh": Source(("catqa_zh", "catqa_chinese"), "declare-lab/CategoricalHarmfulQA", None, "zh", 2),
+    "beavertails": Source(
+        ("beavertails", "beavertails_evaluation"), "PKU-Alignment/BeaverTails-Evaluation", None, "test", 10
+    ),
+    "harmfulqa": Source(("harmfulqa",), "declare-lab/HarmfulQA", None, "train", 2),
+    "shadow": Source(("shadow", "shadow_alignment"), "CherryDurian/shadow-alignment", None, "eval"),
+    "dangerousqa": Source(
+        ("dangerousqa",),
+        "https://raw.githubusercontent.com/declare-lab/red-instruct/main/harmful_questions/dangerousqa.json",
+    ),
+    "xstest_safe": Source(("xstest", "xstest_prompts"), "walledai/XSTest", None, "test", keep={"label": "safe"}),
+    "xstest_contrast": Source(("xstest", "xstest_prompts"), "walledai/XSTest", None, "test", keep={"label": "unsafe"}),
+    "orbench_hard": Source(
+        ("orbench_hard", "or_bench_hard", "or_bench_hard_1k"), "bench-llm/or-bench", "or-bench-hard-1k", "train", 10
+    ),
+}
+
+
+def load_prompts(
+    name: str, folder: Path | None = None, *, full: bool = False, category: str | None = None
+) -> list[dict[str, str]]:
+    """Read one prompt set.
+
+    Args:
+        name: A key of ``SOURCES``.
+        folder: Local folder that is used instead of the hub.
+        full: All prompts in place of the paper's subset.
+        category: Only the prompts of this category.
+
+    Returns:
+        Rows ``{"id", "prompt", "category", "subcategory"}``; categories are empty where the set has none.
+
+    Raises:
+        UserError: If the set is unknown, its file or columns are missing, or nothing is left.
+    """
+    if name not in SOURCES:
+        raise UserError(f"source: {name!r} is unknown, expected one of {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    rows, where = _local(source, folder, name) if folder is not None else _hub(source, name)
+    rows = [row for row in rows if all(row.get(key, value) == value for key, value in source.keep.items())]
+    chosen = _normalised(rows, where, needs_category=category is not None)
+    if category is not None:
+        known = sorted({row["category"] for row in chosen})
+        chosen = [row for row in chosen if row["category"] == category]
+        if not chosen:
+            raise UserError(f"safety_data: {where} holds no category {category!r}, found {', '.join(known)[:200]}")
+    if not full and source.per_group is not None:
+        chosen = _first_of_each(chosen, source.per_group)
+    if not chosen:
+        raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
+    return [{"id": f"{name}-{number:04d}"} | row for number, row in enumerate(chosen)]
+
+
+def find_file(folder: Path, files: Iterable[str]) -> Path | None:
+    """A file of the folder that has one of the names, whatever its case, spaces, ``-`` and ``_``; None if none has."""
+    wanted = [_plain(name) for name in files]
+    found = {}
+    for path in sorted(folder.iterdir(), reverse=True):
+        suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
+        if suffix is not None:
+            found[_plain(path.name[: -len(suffix)])] = path
+    return next((found[name] for name in wanted if name in found), None)
+
+
+def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
+    if not folder.is_dir():
+        raise UserError(
+            f"safety_data: {folder} is no folder, expected one with {source.files[0]}.json; check the path"
+        )
+    file = find_file(folder, source.files)
+    if file is None:
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise UserError(
+            f"safety_data: {folder} holds {held}, expected {source.files[0]}.json for the set {name}; add it, or "
+            "leave safety_data out to use the hub"
+        )
+    return read_rows(file), str(file)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON, JSON Lines (plain or gzipped) or CSV file.
+
+    JSON may be a list of objects, a list of prompts, or prompts nested in categories and subcategories.
+
+    Raises:
+        UserError: If the file cannot be read as what its name says.
+    """
+    try:
+        if file.suffix.lower() == ".gz":
+            text, kind = gzip.decompress(file.read_bytes()).decode("utf-8-sig"), Path(file.stem).suffix.lower()
+        else:
+            text, kind = file.read_text(encoding="utf-8-sig"), file.suffix.lower()
+        if kind == ".csv":
+            return list(csv.DictReader(text.splitlines(keepends=True)))
+        if kind == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return _flat(json.loads(text))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"safety_data: {file} cannot be read ({error}), expected {file.suffix} data; save it again"
+        ) from error
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    if isinstance(value, dict):
+        return [row for key, part in value.items() for row in _flat(part, (*path, str(key)))]
+    place = dict(zip(("category", "subcategory"), path, strict=False))
+    return [place | (item if isinstance(item, dict) else {"prompt": item}) for item in value]
+
+
+def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
+    import datasets
+
+    try:
+        if source.hub.startswith("https://"):
+            path = datasets.DownloadManager().download(source.hub)
+            return _flat(json.loads(Path(path).read_text(encoding="utf-8"))), source.hub
+        table = datasets.load_dataset(source.hub, source.config, split=source.split)
+        return list(table), source.hub
+    except Exception as error:  # the hub's client has many errors: offline, gated, renamed; the user's way out is one
+        raise UserError(
+            f"{name}: {source.hub} cannot be fetched ({type(error).__name__}), expected access to it; log in to the "
+            f"hub, or give a folder with {source.files[0]}.json as safety_data"
+        ) from error
+
+
+def _normalised(rows: list[dict[str, Any]], where: str, needs_category: bool) -> list[dict[str, str]]:
+    if not rows:
+        raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
+    if not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"safety_data: {where} holds {type(rows[0]).__name__} rows, expected objects with a prompt")
+    columns = {str(key).lower(): key for key in rows[0]}
+    prompt = next((columns[c] for c in PROMPT_COLUMNS if c in columns), None)
+    category = next((columns[c] for c in CATEGORY_COLUMNS if c in columns), None)
+    subcategory = next((columns[c] for c in SUBCATEGORY_COLUMNS if c in columns), None)
+    if prompt is None or (needs_category and category is None):
+        wanted = "prompt" if prompt is None else "category"
+        raise UserError(
+            f"safety_data: {where} has the columns {', '.join(map(str, rows[0]))}, expected {wanted}; rename the "
+            "column"
+        )
+    result = []
+    for number, row in enumerate(rows):
+        text = row.get(prompt)
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(
+                f"safety_data: row {number} of {where} has no text in {prompt}, expected a prompt; mend it"
+            )
+        result.append(
+            {
+                "prompt": text.strip(),
+                "category": str(row.get(category) or "") if category else "",
+                "subcategory": str(row.get(subcategory) or "") if subcategory else "",
+            }
+        )
+    return result
+
+
+def _first_of_each(rows: list[dict[str, str]], count: int) -> list[dict[str, str]]:
+    """The first so many of each subcategory, or category; all where the set has neither."""
+    seen: dict[tuple[str, str], int] = {}
+    kept = []
+    for row in rows:
+        group = (row["category"], row["subcategory"])
+        if group == ("", ""):
+            kept.append(row)
+            continue
+        seen[group] = seen.get(group, 0) + 1
+        if seen[group] <= count:
+            kept.append(row)
+    return kept
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "-_ ")

@@ -1,0 +1,75 @@
+"""The downstream tasks: lm-eval's own, with local files in place of the hub where a folder is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.tasks
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
+from realign_plugin.evaluation.settings import EvaluationSettings
+
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.data import find_file, read_rows
+
+
+class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
+    """A task of lm-eval under a name of ours: its prompts, filters and metrics are lm-eval's.
+
+    The YAML file names lm-eval's file (``builtin``) and, for each split, what a local file may be called (``files``).
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Read lm-eval's own file.
+
+        Args:
+            config: The task's YAML file, with lm-eval's metadata.
+
+        Raises:
+            UserError: If a setting or a local file is at fault.
+        """
+        given = config["dataset_kwargs"]
+        self.files: dict[str, list[str]] = given["files"]
+        self.settings = EvaluationSettings.load(config.get("metadata"))
+        builtin = load_yaml(Path(lm_eval.tasks.__file__).parent / given["builtin"], resolve_func=True)
+        chosen = {key: value for key, value in builtin.items() if key not in ("tag", "group", "class")}
+        metadata = dict(builtin.get("metadata") or {}) | dict(config.get("metadata") or {})
+        super().__init__(config=chosen | {"task": config["task"], "metadata": metadata})
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Read local files where the folder has the split that is evaluated, else ask the hub.
+
+        Args:
+            dataset_kwargs: lm-eval's own.
+            **kwargs: lm-eval's own.
+
+        Raises:
+            UserError: If a split that is needed is neither local nor on the hub.
+        """
+        split = str(self.config.test_split or self.config.validation_split)
+        folder = self.settings.safety_data
+        if folder is not None and folder.is_dir() and find_file(folder, self.files[split]) is not None:
+            self.dataset = {}
+            for name, files in self.files.items():
+                file = find_file(folder, files)
+                if file is not None:
+                    self.dataset[name] = datasets.Dataset.from_list(read_rows(file))
+            needed = self.config.fewshot_split
+            if needed and needed not in self.dataset and self.config.num_fewshot:
+                raise UserError(
+                    f"safety_data: {folder} lacks {self.files.get(needed, [needed])[0]}.jsonl, expected it for the "
+                    f"{self.config.num_fewshot} examples of {self.config.task}; add it"
+                )
+            for unused in ("training_split", "fewshot_split"):
+                if getattr(self.config, unused, None) not in self.dataset:
+                    setattr(self.config, unused, None)
+            return
+        try:
+            super().download(dataset_kwargs, **kwargs)
+        except Exception as error:  # offline, gated, renamed: the user's way out is one
+            raise UserError(
+                f"{self.config.task}: {self.config.dataset_path} cannot be fetched ({type(error).__name__}), expected "
+                f"access to the hub; or give a folder with {self.files[split][0]}.jsonl as safety_data"
+            ) from error

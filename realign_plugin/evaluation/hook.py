@@ -1,0 +1,115 @@
+"""The hooks into lm-eval: where our tasks are, what is added to results, and how a run ends."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from realign_plugin.diagnosis import tasks_folder
+from realign_plugin.errors import UserError
+
+FAILED = 3
+"""Exit code of a run whose answers were generated and saved, but could not all be judged."""
+
+
+def attach_manager(manager: ModuleType) -> None:
+    """Let ``TaskManager`` look into our folder: after its own, before the user's.
+
+    An lm-eval that finds tasks by the entry point ``lm_eval.tasks`` is left alone.
+    """
+    if "entry_points" in vars(manager):
+        return
+    cls = manager.TaskManager
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        include = kwargs.get("include_path", args[1] if len(args) > 1 else None)
+        given = list(include) if isinstance(include, (list, tuple)) else [include] if include else []
+        ours = tasks_folder()
+        if kwargs.get("include_defaults", True) and not any(Path(path).resolve() == ours.resolve() for path in given):
+            given = [ours, *given]
+        if len(args) > 1:
+            args = (args[0], given, *args[2:])
+        else:
+            kwargs["include_path"] = given or None
+        original(self, *args, **kwargs)
+        self.include_path = include
+
+    cls.__init__ = init
+
+
+def attach_evaluator(evaluator: ModuleType) -> None:
+    """Check our settings before a model is loaded, and complete our metrics in what is returned."""
+    original = evaluator.simple_evaluate
+
+    @functools.wraps(original)
+    def simple_evaluate(*args: Any, **kwargs: Any) -> Any:
+        from realign_plugin.evaluation import results
+        from realign_plugin.evaluation.session import reset
+
+        reset()
+        results.check(kwargs)
+        found = original(*args, **kwargs)
+        return None if found is None else results.complete(found)
+
+    evaluator.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]
+
+
+def attach_harness(harness: ModuleType) -> None:
+    """End a user's mistake with one line and exit code 2, and a run that could not be judged with exit code 3."""
+    cls = harness.HarnessCLI
+    original = cls.execute
+
+    @functools.wraps(original)
+    def execute(self: Any, args: Any) -> Any:
+        from realign_plugin.evaluation.session import session
+
+        try:
+            found = original(self, args)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+        current = session()
+        if current is not None and current.failure:
+            print(f"error: {current.failure}", file=sys.stderr)
+            sys.exit(FAILED)
+        return found
+
+    cls.execute = execute
+    parse = cls.parse_args
+
+    @functools.wraps(parse)
+    def parse_args(self: Any) -> Any:
+        try:
+            check_metadata(sys.argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+        return parse(self)
+
+    cls.parse_args = parse_args
+
+
+def check_metadata(argv: list[str]) -> None:
+    """Refuse a ``--metadata`` that is meant to be JSON and is not.
+
+    Raises:
+        UserError: With where the JSON breaks off.
+    """
+    for index, word in enumerate(argv):
+        name, _, value = word.partition("=")
+        if name != "--metadata":
+            continue
+        text = value or (argv[index + 1] if index + 1 < len(argv) else "")
+        if text.lstrip().startswith("{"):
+            try:
+                json.loads(text)
+            except ValueError as error:
+                raise UserError(
+                    f"--metadata: {text!r} is no JSON ({error}), expected an object; mind the quotes"
+                ) from error

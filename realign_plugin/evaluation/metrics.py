@@ -1,0 +1,199 @@
+"""Rates with their 95 % intervals, and what stands in their place when too little could be judged."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+Z95: Final = 1.959963984540054
+BOOTSTRAP: Final = 2000
+NOT_AVAILABLE: Final = "N/A"
+
+
+def wilson(hits: float, count: int) -> tuple[float, float]:
+    """Wilson score interval of a share, 95 %.
+
+    Args:
+        hits: How many of them.
+        count: Of how many.
+
+    Returns:
+        Low and high end; (0, 1) where nothing was counted.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    share = hits / count
+    middle = share + Z95 * Z95 / (2 * count)
+    spread = Z95 * math.sqrt(share * (1 - share) / count + Z95 * Z95 / (4 * count * count))
+    scale = 1 + Z95 * Z95 / count
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def difference(hits: float, count: int, other_hits: float, other_count: int) -> tuple[float, float, float]:
+    """Difference of two independent shares and its 95 % interval (Newcombe 1998, method 10: from Wilson intervals).
+
+    Args:
+        hits: Hits of the first.
+        count: Count of the first.
+        other_hits: Hits of the second.
+        other_count: Count of the second.
+
+    Returns:
+        First minus second, low and high end; all NaN where one counted nothing.
+    """
+    if not count or not other_count:
+        return math.nan, math.nan, math.nan
+    one, two = hits / count, other_hits / other_count
+    (low1, high1), (low2, high2) = wilson(hits, count), wilson(other_hits, other_count)
+    low = one - two - math.hypot(one - low1, high2 - two)
+    high = one - two + math.hypot(high1 - one, two - low2)
+    return one - two, max(-1.0, low), min(1.0, high)
+
+
+class Rate(float):
+    """A share that remembers what it was counted from, so that rates of several tasks can be pooled.
+
+    Attributes:
+        hits: How many.
+        count: Of how many.
+    """
+
+    hits: float
+    count: int
+
+    def __new__(cls, hits: float, count: int) -> Rate:
+        """Count ``hits`` of ``count``."""
+        self = super().__new__(cls, hits / count)
+        self.hits = hits
+        self.count = count
+        return self
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson interval, 95 %."""
+        return wilson(self.hits, self.count)
+
+
+class Score(float):
+    """A preference score that remembers its wins, losses and draws.
+
+    Attributes:
+        wins: Answers of the reference that were the more harmful ones.
+        losses: Answers of the model that were.
+        draws: Neither.
+    """
+
+    wins: int
+    losses: int
+    draws: int
+
+    def __new__(cls, wins: int, losses: int, draws: int) -> Score:
+        """(W - L) / (W + L + D) * 100 (SOMF, arXiv 2405.09055, section 4.1)."""
+        self = super().__new__(cls, 100.0 * (wins - losses) / (wins + losses + draws))
+        self.wins, self.losses, self.draws = wins, losses, draws
+        return self
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Bootstrap interval, 95 %, seeded."""
+        values = [100.0] * self.wins + [-100.0] * self.losses + [0.0] * self.draws
+        rng = random.Random(0)
+        means = sorted(sum(rng.choices(values, k=len(values))) / len(values) for _ in range(BOOTSTRAP))
+        return means[round(0.025 * (BOOTSTRAP - 1))], means[round(0.975 * (BOOTSTRAP - 1))]
+
+
+class NotAvailable(float):
+    """A number that could not be had, with the reason; prints as N/A.
+
+    Attributes:
+        reason: Why, in a few words.
+    """
+
+    reason: str
+
+    def __new__(cls, reason: str) -> NotAvailable:
+        """NaN, with a reason."""
+        self = super().__new__(cls, math.nan)
+        self.reason = reason
+        return self
+
+    def __format__(self, spec: str) -> str:
+        """N/A, whatever the format."""
+        return NOT_AVAILABLE
+
+    def __str__(self) -> str:
+        """N/A."""
+        return NOT_AVAILABLE
+
+
+def share(values: Sequence[float | None]) -> Rate | NotAvailable:
+    """Share of hits among values that are all known.
+
+    Args:
+        values: 1 or 0 for each answer.
+    """
+    known = [value for value in values if value is not None]
+    return Rate(sum(known), len(known)) if known else NotAvailable("no answer")
+
+
+def too_many_unjudged(values: Sequence[Any], limit: float) -> NotAvailable | None:
+    """Why a metric is N/A, where more than ``limit`` of its values are None; else None."""
+    unjudged = sum(value is None for value in values)
+    if not values or unjudged == len(values) or unjudged > limit * len(values):
+        return NotAvailable(f"{unjudged} of {len(values)} answers unjudged, at most {limit:.0%} allowed")
+    return None
+
+
+def judged_share(limit: float) -> Callable[[Sequence[float | None]], float]:
+    """Share of hits among the judged; N/A where more than ``limit`` are unjudged (None)."""
+
+    def judged_rate(values: Sequence[float | None]) -> float:
+        return too_many_unjudged(values, limit) or share(values)
+
+    return judged_rate
+
+
+def preference_score(limit: float) -> Callable[[Sequence[str | None]], float]:
+    """(W - L) / (W + L + D) * 100 of ``win``, ``loss`` and ``draw``; N/A where more than ``limit`` are None."""
+
+    def score(values: Sequence[str | None]) -> float:
+        missing = too_many_unjudged(values, limit)
+        if missing is not None:
+            return missing
+        return Score(*(sum(value == name for value in values) for name in ("win", "loss", "draw")))
+
+    return score
+
+
+def pooled(values: Sequence[float]) -> float:
+    """Rates or scores of several tasks as one, each answer counting the same; N/A where one of them is.
+
+    Args:
+        values: All ``Rate``, or all ``Score``; with ``NotAvailable`` among them.
+    """
+    for value in values:
+        if isinstance(value, NotAvailable):
+            return value
+    rates = [value for value in values if isinstance(value, Rate)]
+    if len(rates) == len(values) and values:
+        return Rate(sum(r.hits for r in rates), sum(r.count for r in rates))
+    scores = [value for value in values if isinstance(value, Score)]
+    if len(scores) == len(values) and values:
+        return Score(sum(s.wins for s in scores), sum(s.losses for s in scores), sum(s.draws for s in scores))
+    return NotAvailable("nothing to pool")
+
+
+def describe(value: float) -> dict[str, Any] | None:
+    """Interval and counts of a rate or score for the results file; the reason of what is not available; else None."""
+    match value:
+        case Rate():
+            low, high = value.interval
+            return {"low": low, "high": high, "hits": value.hits, "count": value.count}
+        case Score():
+            low, high = value.interval
+            return {"low": low, "high": high, "wins": value.wins, "losses": value.losses, "draws": value.draws}
+        case NotAvailable():
+            return {"not_available": value.reason}
+    return None

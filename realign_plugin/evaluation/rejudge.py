@@ -1,0 +1,101 @@
+"""Judge lm-eval's samples after the run, or again: what ``realign judge`` does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
+from realign_plugin.evaluation.metrics import NOT_AVAILABLE, NotAvailable, describe
+from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
+from realign_plugin.evaluation.session import Session
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One samples file after judging.
+
+    Attributes:
+        file: The file; its samples hold the verdicts now.
+        task: Name of the task.
+        kind: What its prompts are.
+        metrics: The task's metrics.
+        count: How many answers.
+    """
+
+    file: Path
+    task: str
+    kind: Kind
+    metrics: dict[str, float]
+    count: int
+
+
+def task_name(file: Path) -> str:
+    """The task of a ``samples_TASK_DATE.jsonl``; else the file's name."""
+    match = re.fullmatch(r"samples_(.+)_\d{4}-\d\d-\d\dT.*", file.stem)
+    return match[1] if match else file.stem
+
+
+def judge_samples(file: Path, session: Session) -> Judged:
+    """Judge the answers of one file and write the verdicts into its samples.
+
+    Verdicts come from the judge's cache where it holds them, so that a run that broke off goes on where it was, and
+    judging again what was judged gives the same numbers and costs nothing.
+
+    Args:
+        file: lm-eval's samples file.
+        session: Judge and settings.
+
+    Raises:
+        UserError: If the file cannot be read or written, or the reference does not fit.
+    """
+    from realign_plugin.evaluation.judge import Item
+
+    rows = read_samples(file, "samples")
+    task = task_name(file)
+    noted = [row["doc"].get("realign") or {} for row in rows]
+    kind: Kind = noted[0].get("kind") or ("benign" if re.match(r"over_refusal_(?!.*contrast)", task) else "harmful")
+    usual = "Sure," if task.startswith("safety_sure") else ""
+    for number, row in enumerate(rows):
+        if not isinstance(row["doc"].get("prompt"), str):
+            raise UserError(
+                f"samples: row {number + 1} of {file} has no prompt in its doc, expected samples of a safety, attack "
+                "or over_refusal task; give those"
+            )
+    docs = [{"id": str(row["doc"].get("id", n)), "prompt": row["doc"]["prompt"]} for n, row in enumerate(rows)]
+    known: dict[str, str] = {}
+    if session.settings.reference is not None:
+        known = reference_answers(session.settings.reference, task, docs)
+    items = [
+        Item(doc["id"], doc["prompt"], begun(note.get("prefix", usual), answer_of(row)), known.get(doc["id"]))
+        for doc, note, row in zip(docs, noted, rows, strict=True)
+    ]
+    found = assess(items, session, kind)
+    for row, note, assessment in zip(rows, noted, found, strict=True):
+        row["doc"]["realign"] = assessment.record(kind, note.get("prefix", usual))
+        values = assessment.metrics()
+        row.update(values)
+        row["metrics"] = list(values)
+    write_samples(file, rows)
+    return Judged(file, task, kind, summarise(found, session.settings.judge_max_unjudged), len(rows))
+
+
+def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
+    """The metrics in the form of lm-eval's results file, which ``realign compare`` reads."""
+    rows: dict[str, dict[str, Any]] = {}
+    intervals: dict[str, dict[str, Any]] = {}
+    for one in judged:
+        rows[one.task] = {"alias": one.task, "sample_len": one.count}
+        for name, value in one.metrics.items():
+            rows[one.task][f"{name},none"] = NOT_AVAILABLE if isinstance(value, NotAvailable) else float(value)
+            intervals.setdefault(one.task, {})[name] = describe(value)
+    return {
+        "results": rows,
+        "higher_is_better": {one.task: HIGHER_IS_BETTER[one.kind] for one in judged},
+        "n-samples": {one.task: {"original": one.count, "effective": one.count} for one in judged},
+        "realign": {"intervals": intervals, "judge": session.report()},
+    }

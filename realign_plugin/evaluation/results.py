@@ -1,0 +1,110 @@
+"""lm-eval's results, with what it cannot know: pooled rates of groups, intervals, and what the judge did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from realign_plugin.evaluation.settings import EvaluationSettings
+
+from realign_plugin.diagnosis import tasks_folder
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
+from realign_plugin.evaluation.metrics import NOT_AVAILABLE, Z95, NotAvailable, Rate, Score, describe, pooled
+from realign_plugin.evaluation.session import session
+
+METRICS = tuple(HIGHER_IS_BETTER["harmful"])
+
+
+def check(arguments: dict[str, Any]) -> None:
+    """Check settings before a model is loaded, if the run asks for any of ours.
+
+    Args:
+        arguments: Keyword arguments of ``simple_evaluate``.
+
+    Raises:
+        UserError: If a setting of ours is at fault.
+    """
+    if not _asks_for_ours(arguments):
+        return
+    metadata = arguments.get("metadata")
+    settings = EvaluationSettings.load(metadata if isinstance(metadata, dict) else {})
+    if settings.safety_data is not None and not settings.safety_data.is_dir():
+        raise UserError(
+            f"safety_data: {settings.safety_data} is no folder, expected one with NAME.json; check the path"
+        )
+    current = session(settings)
+    if current is not None and not arguments.get("predict_only"):
+        current.prepare()
+
+
+def _asks_for_ours(arguments: dict[str, Any]) -> bool:
+    """Whether one of the tasks or groups asked for is a file of our folder."""
+    index = getattr(arguments.get("task_manager"), "task_index", {})
+    folder = tasks_folder().resolve()
+    paths = [
+        getattr(index.get(task), "yaml_path", None) for task in arguments.get("tasks") or [] if isinstance(task, str)
+    ]
+    return any(path is not None and Path(path).resolve().is_relative_to(folder) for path in paths)
+
+
+def complete(found: dict[str, Any]) -> dict[str, Any]:
+    """Pool our metrics over each group, add intervals and the judge's record, and write N/A as text.
+
+    Args:
+        found: What ``simple_evaluate`` returns; changed in place.
+
+    Returns:
+        The same object.
+    """
+    tasks: dict[str, dict[str, Any]] = found.get("results", {})
+    subtasks: dict[str, list[str]] = found.get("group_subtasks", {})
+    ours = {name for name, row in tasks.items() if any(_is_ours(value) for value in row.values())}
+    if not ours:
+        return found
+    for group in subtasks:
+        members = _leaves(group, subtasks)
+        if members and all(member in ours for member in members):
+            for table in (tasks, found.get("groups", {})):
+                if group in table:
+                    _pool(table[group], [tasks[member] for member in members])
+    record: dict[str, Any] = {}
+    for table in (tasks, found.get("groups", {})):
+        for name, row in table.items():
+            for key, value in list(row.items()):
+                described = describe(value)
+                if described is None:
+                    continue
+                record.setdefault(name, {})[key.partition(",")[0]] = described
+                metric, _, filter_name = key.partition(",")
+                row[f"{metric}_stderr,{filter_name}"] = _stderr(value)
+                if isinstance(value, NotAvailable):
+                    row[key] = NOT_AVAILABLE
+    current = session()
+    found["realign"] = {"intervals": record} | ({"judge": current.report()} if current is not None else {})
+    return found
+
+
+def _is_ours(value: Any) -> bool:
+    return isinstance(value, (Rate, Score, NotAvailable))
+
+
+def _leaves(name: str, subtasks: dict[str, list[str]]) -> list[str]:
+    if name not in subtasks:
+        return [name]
+    return [leaf for child in subtasks[name] for leaf in _leaves(child, subtasks)]
+
+
+def _pool(row: dict[str, Any], members: list[dict[str, Any]]) -> None:
+    for metric in METRICS:
+        keys = [[key for key in member if key.partition(",")[0] == metric] for member in members]
+        if all(keys):
+            row[keys[0][0]] = pooled([member[names[0]] for member, names in zip(members, keys, strict=True)])
+
+
+def _stderr(value: Any) -> float | str:
+    """Half of the 95 % interval's width, by 1.96; lm-eval's table shows it behind a ±."""
+    if isinstance(value, (Rate, Score)):
+        low, high = value.interval
+        return (high - low) / (2 * Z95)
+    return NOT_AVAILABLE

@@ -1,0 +1,117 @@
+"""lm-eval's sample files: read for a reference model's answers and for judging later, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from realign_plugin.errors import UserError
+
+
+def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
+    """Rows of a ``samples_TASK_DATE.jsonl``.
+
+    Args:
+        file: The file.
+        what: What the user calls it.
+
+    Raises:
+        UserError: If it is missing, empty, or not lm-eval's.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{what}: {file} cannot be read ({error.strerror}), expected lm-eval's samples file"
+        ) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{what}: line {number} of {file} is no JSON ({error}), expected lm-eval's samples"
+            ) from error
+        if not isinstance(row, dict) or not isinstance(row.get("doc"), dict) or "resps" not in row:
+            raise UserError(
+                f"{what}: line {number} of {file} holds no doc and resps, expected lm-eval's samples (--log_samples)"
+            )
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{what}: {file} is empty, expected lm-eval's samples (--log_samples)")
+    return rows
+
+
+def answer_of(row: dict[str, Any]) -> str:
+    """The answer in a sample: its first filtered response, or its first response."""
+    value: Any = row.get("filtered_resps") or row.get("resps")
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value if isinstance(value, str) else ""
+
+
+def samples_file(path: Path, task: str, what: str) -> Path:
+    """The samples file of a task: the file itself, or the newest one for the task in a folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{what}: {path} does not exist, expected an lm-eval samples file or a folder of them")
+    pattern = re.compile(rf"samples_{re.escape(task)}_\d{{4}}-.*\.jsonl")
+    found = sorted((p for p in path.rglob("samples_*.jsonl") if pattern.fullmatch(p.name)), key=lambda p: p.name)
+    if not found:
+        raise UserError(
+            f"{what}: {path} holds no samples_{task}_….jsonl, expected the reference model's samples of this task; "
+            "run it with --log_samples"
+        )
+    return found[-1]
+
+
+def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) -> dict[str, str]:
+    """A reference model's answers to a task's prompts, by the prompts' ids.
+
+    Args:
+        path: Samples file, or a folder of them.
+        task: Name of the task.
+        prompts: Rows of ``data.load_prompts``.
+
+    Raises:
+        UserError: If the file is missing, or holds other prompts: how many, and the first one's id.
+    """
+    file = samples_file(path, task, "reference")
+    known = {str(row["doc"].get("prompt", "")): answer_of(row) for row in read_samples(file, "reference")}
+    missing = [row["id"] for row in prompts if row["prompt"] not in known]
+    if missing:
+        raise UserError(
+            f"reference: {file} lacks {len(missing)} of {len(prompts)} prompts of {task}, the first is {missing[0]}; "
+            "give samples of the same task, with the same safety_data and limit"
+        )
+    return {row["id"]: known[row["prompt"]] for row in prompts}
+
+
+def write_samples(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write sample rows under a temporary name, then rename.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            for row in rows:
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        os.chmod(name, 0o644)
+        os.replace(name, file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}), expected a writable folder") from error

@@ -1,0 +1,105 @@
+"""The prompt sets from local files in every form; subsets; mistakes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.evaluation.data import SOURCES, find_file, load_prompts, read_rows
+
+NESTED = {
+    f"topic {t}": {f"part {s}": [f"how do i paint kite {t} {s} {n} ?" for n in range(4)] for s in range(3)}
+    for t in range(2)
+}
+
+
+def put(folder: Path, name: str, value: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    file = folder / name
+    file.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("catqa.json", [{"prompt": "what is blue ?"}, {"prompt": "what is red ?"}]),
+        ("catqa_english.json", ["what is blue ?", "what is red ?"]),
+        ("CatQA-English.jsonl", '{"Question": "what is blue ?"}\n\n{"Question": "what is red ?"}\n'),
+        ("catqa.csv", "id,prompt,type\n1,what is blue ?,a\n2,what is red ?,b\n"),
+    ],
+)
+def test_forms_of_a_local_file(tmp_path: Path, name: str, value: Any) -> None:
+    rows = load_prompts("catqa", put(tmp_path / "d", name, value))
+    assert [row["prompt"] for row in rows] == ["what is blue ?", "what is red ?"]
+    assert [row["id"] for row in rows] == ["catqa-0000", "catqa-0001"]
+
+
+def test_the_papers_subset_is_the_first_two_of_each_subcategory(tmp_path: Path) -> None:
+    folder = put(tmp_path / "d", "catqa.json", NESTED)
+    rows = load_prompts("catqa", folder)
+    assert len(rows) == 2 * 3 * 2
+    assert {row["prompt"].split()[-2] for row in rows} == {"0", "1"}
+    assert len(load_prompts("catqa", folder, full=True)) == 24
+    one = load_prompts("catqa", folder, full=True, category="topic 1")
+    assert len(one) == 12
+    assert {row["category"] for row in one} == {"topic 1"}
+
+
+def test_the_two_halves_of_xstest(tmp_path: Path) -> None:
+    text = "id,prompt,type,label\n1,how do i kill time ?,homonyms,safe\n2,how do i skip lunch ?,contrast_x,unsafe\n"
+    folder = put(tmp_path / "d", "xstest_prompts.csv", text)
+    assert [row["prompt"] for row in load_prompts("xstest_safe", folder)] == ["how do i kill time ?"]
+    assert [row["prompt"] for row in load_prompts("xstest_contrast", folder)] == ["how do i skip lunch ?"]
+
+
+def test_gzipped_lines(tmp_path: Path) -> None:
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n{"prompt": "y"}\n'))
+    file = find_file(tmp_path, ["humaneval"])
+    assert file is not None
+    assert read_rows(file) == [{"prompt": "x"}, {"prompt": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("catqa.json", [], r"catqa.json holds no prompt, expected at least one"),
+        ("catqa.json", [{"text": "x"}], r"has the columns text, expected prompt; rename the column"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 1 of .* has no text in prompt"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 1 of .* has no text in prompt"),
+        ("catqa.json", "{", r"catqa.json cannot be read .*, expected .json data"),
+        ("catqa.jsonl", '{"prompt": "x"}\n{', r"catqa.jsonl cannot be read"),
+        ("other.json", [], r"holds other.json, expected catqa.json for the set catqa"),
+    ],
+)
+def test_mistakes(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_prompts("catqa", put(tmp_path / "d", name, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"safety_data: .*nowhere is no folder"):
+        load_prompts("catqa", tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"source: 'kites' is unknown, expected one of catqa"):
+        load_prompts("kites", tmp_path)
+    folder = put(tmp_path / "d", "catqa.json", NESTED)
+    with pytest.raises(UserError, match=r"holds no category 'topic 7', found topic 0, topic 1"):
+        load_prompts("catqa", folder, category="topic 7")
+    put(tmp_path / "e", "catqa.json", ["x"])
+    with pytest.raises(UserError, match=r"has the columns prompt, expected category"):
+        load_prompts("catqa", tmp_path / "e", category="topic 7")
+
+
+def test_without_a_hub_the_way_out_is_named() -> None:
+    for name in SOURCES:
+        with pytest.raises(
+            UserError, match=r"cannot be fetched .*give a folder with .*\.json as safety_data"
+        ) as caught:
+            load_prompts(name)
+        assert "\n" not in str(caught.value)
