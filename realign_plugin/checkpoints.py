@@ -68,7 +68,7 @@ class Checkpoint:
         self.names = list(self._readers)
         self._plain: dict[str, list[str]] = {}
         for name in self.names:
-            self._plain.setdefault(_without_wrappers(name), []).append(name)
+            self._plain.setdefault(without_wrappers(name), []).append(name)
 
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
@@ -122,7 +122,7 @@ class Checkpoint:
         """The name that a tensor has in the files: its own, or one that differs in leading wrappers only."""
         if name in self._readers:
             return name
-        alike = self._plain.get(_without_wrappers(name), [])
+        alike = self._plain.get(without_wrappers(name), [])
         return alike[0] if len(alike) == 1 else None
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -147,6 +147,12 @@ class Checkpoint:
                 "give the checkpoint before quantisation"
             )
         return known[piece.get_dtype()]
+
+    def element_size(self, name: str) -> int:
+        """Bytes of one element of a tensor, from the header."""
+        kind: str = self._reader(name).get_slice(self.find(name)).get_dtype()
+        digits = "".join(c for c in kind.partition("_")[0] if c.isdigit())
+        return max(1, int(digits or "8") // 8)
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor.
@@ -255,7 +261,8 @@ def _config_sha256(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
+    """A module's or tensor's name without the wrappers that models put around it, such as ``language_model.``."""
     parts = name.split(".")
     while len(parts) > 1 and parts[0] in _WRAPPERS:
         parts = parts[1:]

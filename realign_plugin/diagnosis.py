@@ -20,13 +20,10 @@ HOSTS = {
         "llamafactory.train.tuner",
         "llamafactory.launcher",
     ),
+    "mergekit": ("mergekit.merge_methods.registry", "mergekit.merge"),
+    "lm-eval": ("lm_eval.tasks.manager", "lm_eval.evaluator", "lm_eval._cli.harness"),
 }
 """Host, and the modules whose import attaches the plugin to it."""
-
-LATER = {
-    "mergekit": "safety_subspace merges come with a later version",
-    "lm-eval": "safety tasks come with a later version",
-}
 
 _PROBE = """
 import importlib, json, sys
@@ -90,8 +87,6 @@ def print_diagnosis() -> bool:
         state = host_state(modules) if version else "not installed"
         well = well and state in ("attached", "not installed", "off (REALIGN_PLUGIN=0)")
         table.add_row(host, version or "–", state)
-    for host, reason in LATER.items():
-        table.add_row(host, _version(host) or "–", reason)
     for library in ("torch", "transformers", "trl"):
         table.add_row(library, _version(library) or "–", "")
     audio = (

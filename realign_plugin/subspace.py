@@ -373,6 +373,27 @@ def torch_dtype(name: str) -> torch.dtype:
     return known[name]
 
 
+def tensor_shapes(path: str | Path, spec: SubspaceSpec) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Shapes of what a saved subspace masks, from the header of its file alone.
+
+    Args:
+        path: Folder of the subspace.
+        spec: Its description.
+
+    Returns:
+        ``{module: {factor: (rows, columns)}}``.
+    """
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    with safe_open(Path(path) / WEIGHTS_NAME, framework="pt") as reader:
+        for name in reader.keys():  # noqa: SIM118 - safe_open is no mapping
+            stem, _, part = name.rpartition(f".{PREFIX}")
+            kind, _, factor = part.partition("_")
+            if kind == "deltas":
+                module = stem.removeprefix(MODEL_PREFIX)
+                shapes.setdefault(module, {})[factor] = tuple(reader.get_slice(name).get_shape()[1:])
+    return dict(sorted(shapes.items(), key=lambda item: natural_key(item[0])))
+
+
 def _check_tensors(spec: SubspaceSpec, file: Path, reader: Any) -> list[str]:
     """The modules that a subspace's file holds, in natural order, once every tensor is known to be there."""
     names = set(reader.keys())

@@ -1,0 +1,1 @@
+"""Merge methods for stock mergekit, and the hooks that bring them in."""

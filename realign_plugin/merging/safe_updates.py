@@ -1,0 +1,130 @@
+"""Where the updates of ``safe_lora`` and ``safe_merge`` come from: LoRA adapters, or models with a role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mergekit.merge_methods.base import MergeMethodSpec, ParameterScope, ParameterSpec, TensorGroup
+from torch import Tensor
+
+from realign_plugin.errors import UserError
+from realign_plugin.lora_adapters import LoraAdapter
+from realign_plugin.merging.alignment import Update, difference
+from realign_plugin.merging.sources import lora, module_of
+
+ROLES: Final = ("unaligned", "fine_tuned", "safe")
+ADAPTERS: Final = ("aligned_adapter", "task_adapter", "safe_adapter")
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What is known of one module.
+
+    Attributes:
+        module: Full name.
+        aligned: The aligned model's weight, fp32, less the base's; None where the base is the aligned model.
+        alignment: V = W_aligned - W_unaligned; None where this module has none.
+        tuned: The fine-tuned model's update, from the aligned model.
+        safe: The safe model's update, from the aligned model; None where the aligned model is the safe one.
+    """
+
+    module: str
+    aligned: Update | None
+    alignment: Update | None
+    tuned: Update
+    safe: Update | None
+
+
+def lora_update(adapter: LoraAdapter, module: str) -> Update | None:
+    """What a LoRA adapter adds to a module's weight; None where it does not touch it."""
+    pair = adapter.factors.get(module)
+    if pair is None:
+        return None
+    rank = pair["A"].shape[0]
+    scale = adapter.alphas[module] / (rank**0.5 if adapter.config.get("use_rslora") else rank)
+    return Update(pair["B"].float() * scale, pair["A"].float())
+
+
+def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates | None:
+    """The updates of the module that a tensor belongs to; None where the fine-tuning did not touch it.
+
+    Args:
+        group: The tensor in the base model and in the models that are listed.
+        parameters: The method's parameters.
+    """
+    base: Tensor = group.base.tensor
+    roles: dict[str, Tensor] = {}
+    for entry in group.non_base:
+        role = parameters["role"][entry.id]
+        if role is not None:
+            roles[role] = entry.tensor
+    adapters = {name: lora(parameters[name], name) for name in ADAPTERS if parameters.get(name)}
+    task = adapters.get("task_adapter")
+    if task is not None:
+        module = module_of(group.metadata.name, tuple(task.factors))
+        tuned = lora_update(task, module) if module is not None else None
+    else:
+        name = group.metadata.name or ""
+        module = name.removesuffix(".weight") if name.endswith(".weight") and base.dim() == 2 else None
+        tuned = Update(roles["fine_tuned"].float() - base.float()) if "fine_tuned" in roles and module else None
+    if module is None or tuned is None:
+        return None
+    aligned = lora_update(adapters["aligned_adapter"], module) if "aligned_adapter" in adapters else None
+    if aligned is not None:
+        tuned = difference(tuned, aligned)
+    alignment = aligned
+    if "unaligned" in roles:
+        alignment = Update(base.float() - roles["unaligned"].float())
+    safe = lora_update(adapters["safe_adapter"], module) if "safe_adapter" in adapters else None
+    if "safe" in roles:
+        safe = Update(roles["safe"].float() - base.float())
+    if safe is not None and aligned is not None:
+        safe = difference(safe, aligned)
+    return Updates(module, aligned, alignment, tuned, safe)
+
+
+def shared_parameters(threshold: float, *extra: ParameterSpec) -> tuple[ParameterSpec, ...]:
+    """The parameters that both methods have."""
+    optional: Any = str | None
+    return (
+        ParameterSpec("aligned_adapter", optional, ParameterScope.SHARED, default=None),
+        ParameterSpec("task_adapter", optional, ParameterScope.SHARED, default=None),
+        ParameterSpec("threshold", float, ParameterScope.SHARED, default=threshold),
+        ParameterSpec("role", optional, ParameterScope.NON_BASE, default=None),
+        *extra,
+    )
+
+
+def check_sources(spec: MergeMethodSpec, given: Mapping[str, Any], roles: list[str]) -> None:
+    """Refuse a configuration from which no alignment vector or no update can be had.
+
+    Args:
+        spec: The method.
+        given: Its string parameters.
+        roles: Roles of the models that are listed.
+
+    Raises:
+        UserError: With what is missing and why the method needs it.
+    """
+    if not given.get("aligned_adapter") and "unaligned" not in roles:
+        raise UserError(
+            f"{spec.name}: neither aligned_adapter nor a model with role: unaligned is given, expected one: the "
+            "method compares updates with what alignment changed; give the aligned model's LoRA adapter, or list the "
+            "model before alignment under models"
+        )
+    if not given.get("task_adapter") and "fine_tuned" not in roles:
+        raise UserError(
+            f"{spec.name}: neither task_adapter nor a model with role: fine_tuned is given, expected one; give the "
+            "fine-tuned model's LoRA adapter, or list the fine-tuned model under models"
+        )
+    if given.get("task_adapter") and "fine_tuned" in roles:
+        raise UserError(
+            f"{spec.name}: task_adapter and a model with role: fine_tuned are both given, expected one; leave one out"
+        )
+    if given.get("aligned_adapter") and "unaligned" in roles:
+        raise UserError(
+            f"{spec.name}: aligned_adapter and a model with role: unaligned are both given, expected one: with "
+            "aligned_adapter the base model is the unaligned one; leave one out"
+        )

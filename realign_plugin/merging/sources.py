@@ -1,0 +1,72 @@
+"""Adapters that merges read from: opened once, found by the names that mergekit gives to tensors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from realign_plugin.checkpoints import without_wrappers
+from realign_plugin.lora_adapters import WEIGHTS_NAME, LoraAdapter, read_lora
+from realign_plugin.subspace import SafetySubspace
+
+
+def subspace(path: str) -> SafetySubspace:
+    """A safety subspace, its tensors read when they are asked for.
+
+    Raises:
+        UserError: If it is missing, corrupt, or no safety subspace.
+    """
+    return _subspace(path, _stamp(path))
+
+
+def lora(path: str, what: str) -> LoraAdapter:
+    """A LoRA adapter.
+
+    Args:
+        path: Its folder.
+        what: The parameter that names it.
+
+    Raises:
+        UserError: If it is missing, corrupt, or no plain LoRA adapter.
+    """
+    return _lora(path, what, _stamp(path))
+
+
+def forget() -> None:
+    """Close all adapters: a merge is over, or another starts."""
+    for cached in (_subspace, _lora, _by_plain_name):
+        cached.cache_clear()
+
+
+def module_of(tensor: str | None, modules: tuple[str, ...]) -> str | None:
+    """Which of the modules a tensor is the weight of; None for all other tensors.
+
+    Names may differ in leading wrappers, as checkpoints of multimodal models do.
+
+    Args:
+        tensor: The tensor's name in the checkpoint.
+        modules: Full module names.
+    """
+    if tensor is None or not tensor.endswith(".weight"):
+        return None
+    return _by_plain_name(modules).get(without_wrappers(tensor.removesuffix(".weight")))
+
+
+def _stamp(path: str) -> int:
+    file = Path(path) / WEIGHTS_NAME
+    return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+@lru_cache(maxsize=8)
+def _subspace(path: str, stamp: int) -> SafetySubspace:
+    return SafetySubspace.load(path, lazy=True)
+
+
+@lru_cache(maxsize=8)
+def _lora(path: str, what: str, stamp: int) -> LoraAdapter:
+    return read_lora(path, what)
+
+
+@lru_cache(maxsize=8)
+def _by_plain_name(modules: tuple[str, ...]) -> dict[str, str]:
+    return {without_wrappers(module): module for module in modules}
