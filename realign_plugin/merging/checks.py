@@ -63,6 +63,7 @@ def check_merge(config: MergeConfiguration, out: Path, cache: str | None = None)
         for text, model in others.items():
             checkpoint = _checkpoint(model, f"models ({text})", cache)
             check_same_model(checkpoint, base, [])
+            _check_other_shapes(config, checkpoint, base)
     _check_disk(config, base, out)
 
 
@@ -100,7 +101,9 @@ def _check_safety_subspace(
                 f"{expected}, expected the same model; give the base that it was trained on"
             )
     for index, (text, model) in enumerate(others.items()):
-        check_same_model(_checkpoint(model, f"models[{index}] ({text})", cache), base, list(shapes))
+        checkpoint = _checkpoint(model, f"models[{index}] ({text})", cache)
+        check_same_model(checkpoint, base, list(shapes))
+        _check_other_shapes(config, checkpoint, base)
     if all(setting is not False for name, setting in settings if name == "check_base"):
         _check_base(given["adapter"], spec.base_sha256, base, list(trained.spec.target_modules or shapes))
 
@@ -114,6 +117,18 @@ def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, mod
                 f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
                 f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
                 "check_base: false"
+            )
+
+
+def _check_other_shapes(config: MergeConfiguration, model: Checkpoint, base: Checkpoint) -> None:
+    """Refuse weights of another shape, unless mergekit's tokenizer settings bring the vocabularies together."""
+    if config.tokenizer or config.tokenizer_source:
+        return
+    for name in base.names:
+        if model.find(name) is not None and model.shape(name) != base.shape(name):
+            raise UserError(
+                f"{model.what}: {name} has shape {model.shape(name)}, {base.shape(name)} in the base {base.path}, "
+                "expected the same; where only the vocabulary was resized, add `tokenizer: {source: base}`"
             )
 
 
