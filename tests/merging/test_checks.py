@@ -1,0 +1,239 @@
+"""Bad input to ``safety_subspace``: one line, before anything is written; and merges that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from realign_plugin import SafetySubspace, UserError
+from realign_plugin.merging import run
+from tests.conftest import make_fine_tuned, make_llama, make_tokenizer, with_random_logits
+from tests.merging.conftest import Merge, configuration, state_of
+
+
+@pytest.fixture
+def adapter(yard: Path, tmp_path: Path) -> Path:
+    home = yard / "fp32"
+    subspace = SafetySubspace.from_adapters(home / "aligned", [home / "task1"])
+    from realign_plugin.checkpoints import fingerprint
+
+    subspace.spec.base_sha256 = fingerprint(home / "base", list(subspace.logits))
+    return with_random_logits(subspace).save(tmp_path / "adapter")
+
+
+@pytest.fixture
+def whole(yard: Path, tmp_path: Path) -> Path:
+    home = yard / "fp32"
+    return with_random_logits(SafetySubspace.from_models(home / "base", [home / "full1"])).save(tmp_path / "whole")
+
+
+def refused(merge: Merge, tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        merge(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "merged").exists()
+    assert not list(tmp_path.glob(".merged*"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"mask": "hard"}, "mask: 'hard' is unknown, expected one of soft, binary, sampled, relaxed"),
+        ({"mask": [{"filter": "mlp", "value": "bin"}, {"value": "soft"}]}, "mask: 'bin' is unknown"),
+        (
+            {"mask": ["soft", "binary"]},
+            "mask: ['soft', 'binary'] is a list, which mergekit would spread over the layers",
+        ),
+        ({"seed": [1, 2]}, "seed: [1, 2] is a list"),
+        ({"threshold": 0.0}, "threshold: 0.0 is out of range"),
+        ({"strength": 2.5}, "strength: 2.5 is out of range, expected [0, 2]"),
+        ({"strength": [0.0, 3.0]}, "strength: 3.0 is out of range"),
+        ({"strengh": 1.0}, "'strengh' is unknown, expected one of"),
+    ],
+)
+def test_parameters(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path, parameters: dict[str, Any], message: str
+) -> None:
+    refused(merge, tmp_path, configuration(yard / "fp32", adapter, **parameters), message)
+
+
+def test_adapters_that_cannot_be_used(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    home = yard / "fp32"
+    refused(merge, tmp_path, configuration(home, tmp_path / "nowhere"), "adapter: ")
+    refused(merge, tmp_path, configuration(home, home / "task1"), "has peft_type 'LORA', expected 'SAFETY_SUBSPACE'")
+    config = configuration(home, adapter)
+    config["parameters"]["adapter"] = [str(adapter), str(adapter)]
+    refused(merge, tmp_path, config, "is a list, which mergekit would spread over the layers, expected one value")
+    del config["parameters"]["adapter"]
+    refused(merge, tmp_path, config, "adapter: is not set, expected the folder of a trained safety subspace")
+    del config["base_model"]
+    refused(merge, tmp_path, config, "base_model: is not set")
+    file = adapter / "adapter_model.safetensors"
+    state = load_file(file)
+    name = next(key for key in state if "logits_B" in key)
+    save_file({k: v for k, v in state.items() if k != name}, file)
+    refused(merge, tmp_path, configuration(home, adapter), f"lacks {name}")
+    file.write_bytes(file.read_bytes()[:-40])
+    refused(merge, tmp_path, configuration(home, adapter), "is corrupt")
+
+
+def test_a_tensor_that_is_not_finite_is_named(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    state = load_file(file)
+    name = next(key for key in state if "deltas_A" in key)
+    state[name][0, 0, 0] = float("nan")
+    save_file(state, file)
+    refused(merge, tmp_path, configuration(yard / "fp32", adapter), f"{name} in {file} holds NaN")
+
+
+def test_space_and_models_that_do_not_belong_together(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path, whole: Path
+) -> None:
+    home = yard / "fp32"
+    refused(
+        merge, tmp_path, configuration(home, adapter, home / "full1"), "is in LoRA space and needs no model but the"
+    )
+    refused(merge, tmp_path, configuration(home, whole), "models: 0 beside the base, expected the 1 fine-tuned models")
+    refused(merge, tmp_path, configuration(home, whole, home / "full1", home / "full2"), "models: 2 beside the base")
+    lora = configuration(home, adapter)
+    lora["base_model"] = f"{home / 'base'}+{home / 'task1'}"
+    lora["models"] = [{"model": lora["base_model"]}]
+    refused(merge, tmp_path, lora, "holds a LoRA adapter, expected a plain model")
+
+
+def test_models_of_another_shape(yard: Path, merge: Merge, tmp_path: Path, adapter: Path, whole: Path) -> None:
+    home = yard / "fp32"
+    for name, options, message in (
+        ("wide", {"hidden": 48}, "q_proj has shape (48, 48)"),
+        ("short", {"layers": 1}, "lacks model.layers.1.self_attn.q_proj.weight"),
+    ):
+        make_llama(tmp_path / name / "base", **options)
+        make_tokenizer(tmp_path / name / "base")
+        refused(merge, tmp_path, configuration(tmp_path / name, adapter), message)
+    refused(merge, tmp_path, configuration(home, whole, tmp_path / "short" / "base"), "num_hidden_layers is 1 in")
+    refused(merge, tmp_path, configuration(tmp_path / "gone", adapter), "base_model: ")
+
+
+def test_another_base_is_told_by_its_weights(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    other = tmp_path / "other"
+    make_fine_tuned(yard / "fp32" / "base", other / "base", seed=77)
+    refused(merge, tmp_path, configuration(other, adapter), "is not the model that")
+    assert merge(configuration(other, adapter, check_base=False))
+    shutil.copytree(yard / "fp32" / "base", tmp_path / "copy" / "base")
+    assert merge(configuration(tmp_path / "copy", adapter), tmp_path / "again")
+
+
+def test_no_room_on_the_disk(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    refused(merge, tmp_path, configuration(yard / "fp32", adapter), "GiB are free, the merged model needs")
+
+
+def test_a_merge_that_breaks_off_leaves_the_model_that_was_there(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, target = yard / "fp32", tmp_path / "merged"
+    config = configuration(home, adapter, mask="soft")
+    before = merge(config, out_shard_size=4096)
+    (target / "notes.txt").write_text("mine")
+    calls: list[int] = []
+    stock = SafetySubspace.effective_module
+
+    def broken(self: SafetySubspace, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("the machine is on fire")
+        return stock(self, *args, **kwargs)
+
+    monkeypatch.setattr(SafetySubspace, "effective_module", broken)
+    with pytest.raises(OSError, match="on fire"):
+        merge(configuration(home, adapter, mask="binary"))
+    assert all(torch.equal(tensor, state_of(target)[name]) for name, tensor in before.items())
+    monkeypatch.undo()
+    after = merge(configuration(home, adapter, mask="binary"))
+    assert len(list(target.glob("*.safetensors"))) == 1
+    assert not (target / "model.safetensors.index.json").exists()
+    assert (target / "notes.txt").read_text() == "mine"
+    assert not all(torch.equal(after[name], before[name]) for name in before)
+    assert not list(tmp_path.glob(".merged*"))
+
+
+def test_what_a_killed_merge_left_is_cleaned_up(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    dead = 2**22 + 12345  # above the largest process number
+    nest = tmp_path / f".merged.{dead}.merge" / "merged"
+    nest.mkdir(parents=True)
+    (nest / "model.safetensors").write_bytes(b"half")
+    alive = tmp_path / ".merged.1.merge"
+    alive.mkdir()
+    assert merge(configuration(yard / "fp32", adapter))
+    assert not nest.parent.exists()
+    assert alive.exists()
+    (tmp_path / "merged").rename(tmp_path / ".merged.before")  # killed between the two renames
+    run._clean_up(tmp_path / "merged")
+    assert (tmp_path / "merged" / "config.json").is_file()
+    assert not run._alive(os.getpid())
+
+
+@pytest.mark.cli
+def test_the_stock_command(yard: Path, tmp_path: Path, adapter: Path, run_stock: Callable[..., Any]) -> None:
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(configuration(yard / "fp32", adapter, mask="hard")))
+    result = run_stock("mergekit-yaml", tmp_path / "x.yaml", tmp_path / "merged")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: mask: 'hard' is unknown")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "merged").exists()
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(configuration(yard / "fp32", adapter, mask="binary")))
+    result = run_stock("mergekit-yaml", tmp_path / "x.yaml", tmp_path / "merged")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "merged" / "tokenizer_config.json").is_file()
+    assert "safety_subspace" in (tmp_path / "merged" / "README.md").read_text()
+    result = run_stock("mergekit-yaml", tmp_path / "x.yaml", tmp_path / "off", env={"REALIGN_PLUGIN": "0"})
+    assert result.returncode != 0
+    assert "Unimplemented merge method safety_subspace" in result.stderr
+
+
+@pytest.mark.cli
+def test_a_merge_that_is_killed(yard: Path, tmp_path: Path, adapter: Path) -> None:
+    """A real kill, in the middle of writing; then the same command again."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(configuration(yard / "fp32", adapter)))
+    slow = (
+        "import time, sys\n"
+        "from realign_plugin import SafetySubspace\n"
+        "stock = SafetySubspace.effective_module\n"
+        "def slow(self, *a, **k):\n"
+        "    time.sleep(1)\n"
+        "    return stock(self, *a, **k)\n"
+        "SafetySubspace.effective_module = slow\n"
+        "from mergekit.scripts.run_yaml import main\n"
+        f"main([{str(tmp_path / 'x.yaml')!r}, {str(tmp_path / 'merged')!r}])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".merged.*.merge")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob(".merged.*.merge"))
+    assert not (tmp_path / "merged").exists()
+    from mergekit.scripts.run_yaml import main
+
+    main([str(tmp_path / "x.yaml"), str(tmp_path / "merged")], standalone_mode=False)
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["model_type"] == "llama"
+    assert not list(tmp_path.glob(".merged*"))
