@@ -21,13 +21,19 @@ SCALING = 2.0  # lora_alpha / lora_rank of train/*.yaml
 STRENGTHS = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5]
 
 
-def score(row: dict[str, Any]) -> tuple[float, float]:
-    """How good a model is on both axes at once: its worst rate first, then the mean of all. Higher is better."""
+def score(row: dict[str, Any], second: bool = False) -> tuple[float, float]:
+    """How good a model is on both axes at once: its worst rate first, then the mean of all. Higher is better.
+
+    Args:
+        row: Rates of the model.
+        second: Whether it was to learn the second skill too.
+    """
     good = [
         1.0 - row["harmful_rate"],
         1.0 - row["over_refusal"],
         row["instruction_accuracy"],
         row["skill_accuracy"],
+        *([row["second_skill_accuracy"]] if second else []),
         1.0 - row["gibberish_rate"],
     ]
     return min(good), sum(good) / len(good)

@@ -23,6 +23,7 @@ COLUMNS = {
     "over_refusal": "over-refusal",
     "instruction_accuracy": "instructions",
     "skill_accuracy": "skill",
+    "second_skill_accuracy": "second skill",
     "gibberish_rate": "gibberish",
 }
 
@@ -34,8 +35,8 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 
 def order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Base, aligned, fine-tuned; then ours; then the rivals; further seeds of a row right below it."""
-    groups = ["base", "aligned", "fine-tuned", "realigned", "RESTA", "interpolation", "LoRA-SFT", "LoRA-DPO"]
+    """Base, aligned, fine-tuned; then ours; the rivals; the fusions; further seeds of a row right below it."""
+    groups = ["base", "aligned", "fine-tuned", "realigned", "RESTA", "interpolation", "LoRA-SFT", "LoRA-DPO", "fused"]
     names = [re.sub(r", seed \d+$", "", row["model"]) for row in rows]
     first = {name: names.index(name) for name in names}
 
@@ -55,10 +56,11 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """A line for each model, a panel for each rate: a repaired model is left in the first two, right in the others."""
-    shown = list(COLUMNS)[:4]
+    shown = list(COLUMNS)[:5]
     colors = {"realigned": "#1b6ca8", "RESTA": "#b5651d", "interpolation": "#b5651d", "LoRA": "#4b8b3b"}
+    colors |= {"fused +": "#1b6ca8", "fused (": "#8a4fa0"}
     figure, panels = plt.subplots(
-        1, len(shown), figsize=(10, 1.3 + 0.3 * len(rows)), sharey=True, layout="constrained"
+        1, len(shown), figsize=(11, 1.3 + 0.3 * len(rows)), sharey=True, layout="constrained"
     )
     for axes, name in zip(panels, shown, strict=True):
         for height, row in enumerate(reversed(rows)):
@@ -89,7 +91,7 @@ def main() -> None:
     table = Table("model", *COLUMNS.values(), title="tinylab, held-out prompts, 95 % intervals")
     for row in rows:
         table.add_row(row["model"], *(cell(row, name) for name in COLUMNS))
-    console = Console(width=None if Console().is_terminal else 130)
+    console = Console(width=None if Console().is_terminal else 150)
     console.print(table)
     console.print(f"Saved as {options.out}/table.md, table.json and table.png.")
 
