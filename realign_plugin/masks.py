@@ -181,6 +181,12 @@ def rescaled(mask: Tensor, rescale: bool = True) -> Tensor:
     return mask / mask.mean().clamp(min=MEAN_FLOOR) if rescale else mask
 
 
+def mask_factor(mask: Tensor, rescale: bool = True, strength: float = 1.0) -> Tensor:
+    """What multiplies the task vector: strength * m / mean(m)."""
+    factor = rescaled(mask, rescale)
+    return factor if strength == 1.0 else factor * strength
+
+
 def apply_mask(
     aligned: Tensor | None, delta: Tensor, mask: Tensor, *, rescale: bool = True, strength: float = 1.0
 ) -> Tensor:
@@ -196,8 +202,7 @@ def apply_mask(
     Returns:
         theta, fp32, ``[rows, columns]``.
     """
-    factor = rescaled(mask, rescale)
-    masked = delta.float() * (factor if strength == 1.0 else factor * strength)
+    masked = delta.float() * mask_factor(mask, rescale, strength)
     return masked if aligned is None else masked.add_(aligned.float())
 
 

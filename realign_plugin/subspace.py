@@ -65,6 +65,19 @@ def select_for(spec: SubspaceSpec) -> Any:
     return partial(ties_select, weights=spec.task_weights, density=spec.ties_density)
 
 
+def mask_of(
+    spec: SubspaceSpec, name: str, logits: Tensor, kind: str | None, threshold: float | None, seed: int | None
+) -> Tensor:
+    """The deterministic mask of one tensor; what is None is the spec's."""
+    return inference_mask(
+        logits,
+        kind or spec.mask,  # type: ignore[arg-type]
+        threshold=spec.mask_threshold if threshold is None else threshold,
+        seed=tensor_seed(spec.mask_seed if seed is None else seed, name),
+        temperature=spec.mask_temperature,
+    )
+
+
 def effective_tensor(
     spec: SubspaceSpec,
     name: str,
@@ -94,13 +107,7 @@ def effective_tensor(
         fp32 tensor ``[rows, columns]``.
     """
     if not isinstance(mask, Tensor):
-        mask = inference_mask(
-            logits,
-            mask or spec.mask,  # type: ignore[arg-type]
-            threshold=spec.mask_threshold if threshold is None else threshold,
-            seed=tensor_seed(spec.mask_seed if seed is None else seed, name),
-            temperature=spec.mask_temperature,
-        )
+        mask = mask_of(spec, name, logits, mask, threshold, seed)
     select = select_for(spec)
     delta = deltas[0] if select is None else select(deltas, mask)
     return apply_mask(aligned, delta, mask, rescale=spec.mask_rescale, strength=strength)

@@ -30,7 +30,11 @@ def updated(base: Tensor, update: Tensor) -> Tensor:
 
     Args:
         base: The base model's tensor.
-        update: fp32, same shape.
+        update: fp32, same shape; used up.
     """
-    start = base if base.dtype == torch.float32 else base.float()
-    return (start + update).to(_output or base.dtype)
+    return update.add_(base).to(written_dtype(base))
+
+
+def written_dtype(base: Tensor) -> torch.dtype:
+    """The dtype that a merged tensor is rounded to."""
+    return _output or base.dtype

@@ -24,7 +24,7 @@ LOG = logging.getLogger(__name__)
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
-class MergeMistake(click.ClickException):
+class MergeMistake(click.ClickException):  # type: ignore[misc]
     """A user's mistake inside one of mergekit's commands: its one line and exit code 2."""
 
     exit_code = UserError.exit_code

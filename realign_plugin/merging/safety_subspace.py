@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import torch
 from mergekit.merge_methods.base import (
     BasePolicy,
     GroupMergeMethod,
@@ -17,10 +18,15 @@ from mergekit.merge_methods.base import (
 from torch import Tensor
 
 from realign_plugin.building import keep_vectors
-from realign_plugin.merging.rounding import updated
+from realign_plugin.masks import mask_factor
+from realign_plugin.merging.rounding import updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
+from realign_plugin.subspace import SafetySubspace, mask_of
 
 SHARED: Final = ParameterScope.SHARED
+BY_ROWS: Final = ("task_arithmetic", "average")
+BLOCK: Final = 1 << 18
+"""Elements that are worked on at once."""
 
 
 class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
@@ -56,8 +62,40 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
         if trained.spec.vector_space == "lora":
             factors = trained.effective_module(module, **chosen)
             product = factors["B"].to(base.device) @ factors["A"].to(base.device)
-            return updated(base, product * trained.spec.scaling(module))
-        start = base.float()
-        vectors = [entry.tensor.float() - start for entry in group.non_base]
+            return updated(base, product.mul_(trained.spec.scaling(module)))
+        tasks = [entry.tensor for entry in group.non_base]
+        if trained.spec.fusion_method in BY_ROWS:
+            return merge_by_rows(trained, module, base, tasks, **chosen)
+        vectors = [task.float().sub_(base) for task in tasks]
         kept = keep_vectors(trained.spec, f"{module}.W", vectors)
+        del vectors
         return updated(base, trained.effective_module(module, **chosen, deltas={"W": kept})["W"])
+
+
+def merge_by_rows(
+    trained: SafetySubspace,
+    module: str,
+    base: Tensor,
+    tasks: list[Tensor],
+    *,
+    mask: str | None,
+    threshold: float | None,
+    seed: int | None,
+    strength: float,
+) -> Tensor:
+    """Weight space, for fusions that look at one element at a time: a few rows at once, fp32 stays in the cache.
+
+    The numbers are those of ``SafetySubspace.effective_module``, bit for bit.
+    """
+    spec, name, logits = trained.spec, f"{module}.W", trained.logits[module]["W"]
+    chosen = mask_of(spec, name, logits, mask, threshold, seed)
+    factor = mask_factor(chosen, spec.mask_rescale, strength).to(base.device)
+    whole = factor.shape[0] == 1
+    merged = torch.empty_like(base, dtype=written_dtype(base))
+    rows = max(1, BLOCK // base.shape[1])
+    for start in range(0, base.shape[0], rows):
+        part = slice(start, start + rows)
+        safe = base[part]
+        kept = keep_vectors(spec, name, [task[part].float().sub_(safe) for task in tasks])[0].float()
+        merged[part] = kept.mul_(factor if whole else factor[part]).add_(safe)
+    return merged
