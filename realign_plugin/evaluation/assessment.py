@@ -11,9 +11,8 @@ from realign_plugin.evaluation.metrics import judged_share, preference_score, sh
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.judge import Item
-    from realign_plugin.evaluation.verdicts import Verdict
-
     from realign_plugin.evaluation.session import Session
+    from realign_plugin.evaluation.verdicts import Verdict
 
 Kind = Literal["harmful", "benign"]
 """What a task's prompts are: a refusal is right on harmful ones and wrong on benign ones."""
@@ -97,7 +96,7 @@ def modes(session: Session, kind: Kind, compared: bool) -> list[str]:
     """Which questions the judge is asked about a task's answers."""
     if not session.judging:
         return []
-    asked = ["refusal" if kind == "benign" else session.settings.judge_mode]
+    asked: list[str] = ["refusal" if kind == "benign" else session.settings.judge_mode]
     return [*asked, "preference"] if compared else asked
 
 

@@ -1,0 +1,87 @@
+"""The verdict cache: JSON only, private, whole after a crash."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.evaluation.cache import VerdictCache, key_of
+
+
+def test_texts_come_back(tmp_path: Path) -> None:
+    cache = VerdictCache(tmp_path)
+    long = "ab\u00e9\n" * 50_000
+    cache.put("k", "[[harmful]]")
+    cache.put("long", long)
+    cache.close()
+    again = VerdictCache(tmp_path)
+    assert (again.get("k"), again.get("long"), again.get("none")) == ("[[harmful]]", long, None)
+    assert (tmp_path / "verdicts").stat().st_mode & 0o077 == 0
+
+
+def test_keys_hold_everything_the_answer_depends_on() -> None:
+    base = {
+        "model": "m",
+        "server": "s",
+        "mode": "harmful",
+        "version": "harmful-1",
+        "parameters": {"seed": 0},
+        "text": "t",
+    }
+    keys = {key_of(**base)} | {key_of(**(base | {name: "other"})) for name in base}
+    assert len(keys) == 7
+    assert key_of(**base) == key_of(**dict(reversed(base.items())))
+
+
+def test_no_pickle_is_written_or_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = VerdictCache(tmp_path)
+    cache.put("k", "text")
+    cache.close()
+    file = tmp_path / "verdicts" / "cache.db"
+    with sqlite3.connect(file) as database:
+        assert {row[0] for row in database.execute("SELECT mode FROM Cache")} <= {1, 2}  # raw, binary
+        database.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Boom()),))
+    assert VerdictCache(tmp_path).get("k") is None
+    assert "was corrupt" in capsys.readouterr().err
+
+
+class Boom:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return pytest.fail, ("a pickle was read",)
+
+
+@pytest.mark.parametrize("damage", ["header", "middle", "json"])
+def test_a_corrupt_cache_is_moved_aside_and_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    cache = VerdictCache(tmp_path)
+    for number in range(200):
+        cache.put(f"k{number}", "[[harmful]]" * 50)
+    cache.close()
+    file = tmp_path / "verdicts" / "cache.db"
+    if damage == "json":
+        with sqlite3.connect(file) as database:
+            database.execute("UPDATE Cache SET value = x'0102', mode = 2, filename = NULL")
+    else:
+        with sqlite3.connect(file) as database:
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        data = bytearray(file.read_bytes())
+        start = 0 if damage == "header" else 4096
+        data[start : start + 3000] = b"\x07" * 3000
+        file.write_bytes(data)
+    again = VerdictCache(tmp_path)
+    assert again.get("k1") is None
+    again.put("k1", "new")
+    assert again.get("k1") == "new"
+    assert capsys.readouterr().err.count("was corrupt") == 1
+    assert len(list(tmp_path.glob("verdicts.corrupt-*"))) == 1
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"judge_cache: .*file cannot be written"):
+        VerdictCache(tmp_path / "file")
