@@ -14,6 +14,8 @@ HOOKS = {
     "llamafactory.hparams.parser": ("after", "realign_plugin.training.hook", "attach_parser"),
     "llamafactory.model.adapter": ("after", "realign_plugin.training.hook", "attach_adapter"),
     "llamafactory.train.tuner": ("after", "realign_plugin.training.hook", "attach_tuner"),
+    "mergekit.merge_methods.registry": ("after", "realign_plugin.merging.hook", "attach_registry"),
+    "mergekit.merge": ("after", "realign_plugin.merging.hook", "attach_merge"),
     "lm_eval.tasks.manager": ("after", "realign_plugin.evaluation.hook", "attach_manager"),
     "lm_eval.evaluator": ("after", "realign_plugin.evaluation.hook", "attach_evaluator"),
     "lm_eval._cli.harness": ("after", "realign_plugin.evaluation.hook", "attach_harness"),

@@ -62,7 +62,7 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
                     f"safety_data: {folder} lacks {self.files.get(needed, [needed])[0]}.jsonl, expected it for the "
                     f"{self.config.num_fewshot} examples of {self.config.task}; add it"
                 )
-            for unused in ("training_split", "fewshot_split"):
+            for unused in ("training_split", "validation_split", "fewshot_split"):
                 if getattr(self.config, unused, None) not in self.dataset:
                     setattr(self.config, unused, None)
             return
