@@ -63,7 +63,7 @@ class Weights:
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], batch: int = 256
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], batch: int = 64
 ) -> list[str]:
     """Greedy answers of at most 20 words; an answer that does not end is cut off and stays so."""
     answers: list[str] = []

@@ -134,7 +134,12 @@ def table(head: str, rows: list[tuple[str, dict[str, Any], bool]]) -> Iterator[s
 
 def main() -> None:
     """Train, measure, and write the tables."""
+    # Imported once, for all trials that are forked off.
+    import llamafactory.train.dpo
+    import llamafactory.train.sft
+    import llamafactory.train.tuner  # noqa: F401
     from evaluate import score
+    from fuse import plain_fusion  # noqa: F401
 
     run = Path(sys.argv[1])
     out = run / "tuning"
@@ -158,10 +163,6 @@ def main() -> None:
             for c, row in found
         ]
     lines += table("fusion | weight | density", rows)
-
-    import llamafactory.train.dpo
-    import llamafactory.train.sft
-    import llamafactory.train.tuner  # noqa: F401, imported once, for all trials that are forked off
 
     jobs = []
     for seed, (method, rates) in itertools.product(SEEDS, RATES.items()):
