@@ -50,6 +50,9 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/boot.py
 	$(BIN)/python benchmarks/masks.py
+	$(BIN)/python benchmarks/weight_space.py
+	$(BIN)/python benchmarks/judge.py
+	$(BIN)/python benchmarks/merge.py
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake
