@@ -2,7 +2,7 @@
 
 python benchmarks/judge.py [VERDICTS LATENCY_MS CONCURRENCY RUNS]
 
-The server runs in a process of its own on 127.0.0.1. Start-up (importing the client, opening the cache) does not count.
+The server runs in a process of its own on 127.0.0.1. Start-up (importing the client, opening the cache) is left out.
 """
 
 from __future__ import annotations

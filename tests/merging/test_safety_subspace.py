@@ -95,6 +95,25 @@ def test_fp32_to_1e_6(yard: Path, tmp_path: Path, merge: Merge, space: str) -> N
         assert np.abs(found - exact(home, subspace, module, "binary", "task_arithmetic")).max() <= 2e-6
 
 
+@pytest.mark.parametrize("space", ["lora", "weight"])
+def test_the_hosts_own_export_gives_the_same_weights(yard: Path, tmp_path: Path, merge: Merge, space: str) -> None:
+    from llamafactory.train.tuner import export_model
+
+    home = yard / "bf16"
+    subspace = build(home, space, fusion_method="ties", mask="binary")
+    adapter = subspace.save(tmp_path / "s")
+    merged = merge(configuration(home, adapter, *models_of(home, space)))
+    options = {
+        "model_name_or_path": str(home / "base"),
+        "adapter_name_or_path": str(adapter),
+        "trust_remote_code": False,
+    }
+    export_model(options | {"export_dir": str(tmp_path / "exported")})
+    exported = state_of(tmp_path / "exported")
+    assert exported.keys() == merged.keys()
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in exported.items())
+
+
 def test_strength_is_a_dial_from_aligned_to_full(yard: Path, tmp_path: Path, merge: Merge) -> None:
     home = yard / "fp32"
     for space in ("lora", "weight"):
