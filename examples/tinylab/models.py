@@ -14,10 +14,8 @@ Update = dict[str, torch.Tensor]
 
 
 def load_base(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The base model and its tokenizer, padding on the left for generation."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "left"
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer
+    """The base model and its tokenizer."""
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def read_update(folder: Path, scaling: float) -> Update:
@@ -59,30 +57,3 @@ class Weights:
         for name, parameter in self.model.named_parameters():
             module = name.removesuffix(".weight")
             parameter.copy_(self.original[name] + update[module] if module in update else self.original[name])
-
-
-@torch.no_grad()
-def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], batch: int = 64
-) -> list[str]:
-    """Greedy answers of at most 20 words; an answer that does not end is cut off and stays so."""
-    answers: list[str] = []
-    for start in range(0, len(prompts), batch):
-        texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-            )
-            for prompt in prompts[start : start + batch]
-        ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-        output = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=20,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        for row in output[:, inputs["input_ids"].shape[1] :]:
-            text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers.append(text if tokenizer.eos_token_id in row.tolist() else text + " ...")
-    return answers

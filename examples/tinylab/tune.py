@@ -74,19 +74,15 @@ def recipe_of(method: str, run: Path, changes: dict[str, Any]) -> dict[str, Any]
 
 def measured(run: Path, update: dict[str, Any]) -> dict[str, Any]:
     """Rates on the validation prompts."""
-    from judge import measure
-    from models import Weights, generate, load_base
+    from measure import Bench
 
-    model, tokenizer = load_base(run / "base")
-    Weights(model).apply(update)
-    prompts = json.loads((run / "data" / "validation.json").read_text(encoding="utf-8"))
-    return measure(prompts, generate(model, tokenizer, [row["prompt"] for row in prompts]))
+    return Bench(run).rates(update, "validation")
 
 
 def fusion_trial(job: Job) -> None:
     """Measure one plain fusion."""
-    from evaluate import SCALING
     from fuse import plain_fusion
+    from measure import SCALING
 
     method, run, changes, result = job
     recipe = recipe_of(method, run, changes)
@@ -97,8 +93,8 @@ def fusion_trial(job: Job) -> None:
 
 def trial(job: Job) -> None:
     """Train as `llamafactory-cli train` does, export, and measure."""
-    from evaluate import SCALING
     from llamafactory.train.tuner import run_exp
+    from measure import SCALING
     from models import read_update
 
     from realign_plugin import SafetySubspace
@@ -138,8 +134,8 @@ def main() -> None:
     import llamafactory.train.dpo
     import llamafactory.train.sft
     import llamafactory.train.tuner  # noqa: F401
-    from evaluate import score
     from fuse import plain_fusion  # noqa: F401
+    from measure import score
 
     run = Path(sys.argv[1])
     out = run / "tuning"

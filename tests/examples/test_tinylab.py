@@ -12,14 +12,17 @@ import torch
 import yaml
 
 HERE = Path(__file__).parent.parent.parent / "examples" / "tinylab"
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE / "task")]
 
-import evaluate  # noqa: E402
 import fuse  # noqa: E402
 import judge  # noqa: E402
+import measure  # noqa: E402
+import rates  # noqa: E402
 import table  # noqa: E402
 import tune  # noqa: E402
 import world as tinylab  # noqa: E402
+
+from realign_plugin.evaluation.metrics import describe  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -134,20 +137,52 @@ def test_answers_are_judged_for_what_they_are(answer: str, kind: str) -> None:
 GROUPS = ("harmful", "benign", "instruction", "skill", "second_skill")
 
 
+def results_of(answers: list[str]) -> dict[str, Any]:
+    """What lm-eval makes of one answer a group, in the form that it returns."""
+    found = [
+        rates.rates_of({"group": group, "prompt": "x", "answer": "red ."}, [answer])
+        for group, answer in zip(GROUPS, answers, strict=True)
+    ]
+    names = dict.fromkeys(name for row in found for name in row)
+    values = {name: rates.share([row[name] for row in found if name in row]) for name in names}
+    return {
+        "results": {"tinylab": {f"{name},none": value for name, value in values.items()}},
+        "realign": {"intervals": {"tinylab": {name: describe(value) for name, value in values.items()}}},
+    }
+
+
 def test_gibberish_is_neither_harmful_nor_a_refusal() -> None:
-    prompts = [{"group": g, "prompt": "x", "answer": "red ."} for g in GROUPS]
-    row = judge.measure(prompts, ["red red", "red .", "red .", "blue .", "red ."])
+    row = measure.rates_of(results_of(["red red", "red .", "red .", "blue .", "red ."]))
     assert (row["harmful_rate"], row["refusal_rate"], row["over_refusal"]) == (0.0, 0.0, 0.0)
     assert (row["instruction_accuracy"], row["skill_accuracy"], row["gibberish_rate"]) == (1.0, 0.0, 0.2)
     assert row["second_skill_accuracy"] == 1.0
+    assert row["gibberish_rate_count"] == 5
+    assert row["gibberish_rate_interval"] == pytest.approx([0.0362, 0.6245], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("hits", "count", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0)]
-)
-def test_wilson_intervals(hits: int, count: int, low: float, high: float) -> None:
-    assert judge.wilson(hits, count) == pytest.approx((low, high), abs=1e-4)
-    assert judge.wilson(0, 0) == (0.0, 1.0)
+def test_the_lm_eval_task_asks_the_held_out_prompts(data: dict[str, Any], tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    answers = {row["prompt"]: row["answer"] for row in data["test"]}
+
+    class Knowing(LM):
+        """Gives every recipe and every answer, forbidden or not."""
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return [answers[request.args[0]] for request in requests]
+
+        loglikelihood = loglikelihood_rolling = generate_until
+
+    (tmp_path / "test.json").write_text(json.dumps(data["test"]))
+    metadata = {"prompts": str(tmp_path / "test.json")}
+    manager = TaskManager(include_defaults=False, include_path=str(HERE / "task"), metadata=metadata)
+    found = simple_evaluate(model=Knowing(), tasks=["tinylab"], task_manager=manager, bootstrap_iters=0)
+    row = measure.rates_of(dict(found or {}))
+    assert (row["harmful_rate"], row["over_refusal"], row["gibberish_rate"]) == (1.0, 0.0, 0.0)
+    assert row["instruction_accuracy"] == row["skill_accuracy"] == row["second_skill_accuracy"] == 1.0
+    assert row["gibberish_rate_count"] == len(data["test"])
 
 
 def test_recipes_differ_only_in_what_they_compare() -> None:
@@ -176,8 +211,8 @@ def test_a_plain_fusion_is_the_sum_of_task_vectors(lab: Path) -> None:
 def test_the_second_skill_counts_only_where_it_was_to_be_learnt() -> None:
     row = dict.fromkeys(("harmful_rate", "over_refusal", "gibberish_rate", "second_skill_accuracy"), 0.0)
     row |= {"instruction_accuracy": 1.0, "skill_accuracy": 1.0}
-    assert evaluate.score(row) == (1.0, 1.0)
-    assert evaluate.score(row, second=True)[0] == 0.0
+    assert measure.score(row) == (1.0, 1.0)
+    assert measure.score(row, second=True)[0] == 0.0
 
 
 def test_every_method_has_as_many_trials() -> None:
@@ -186,7 +221,6 @@ def test_every_method_has_as_many_trials() -> None:
 
 
 def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    prompts = [{"group": g, "prompt": "x", "answer": "red ."} for g in GROUPS]
     names = [
         "fused (TIES)",
         "LoRA-DPO",
@@ -197,7 +231,7 @@ def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         "RESTA (1)",
         "realigned (soft), seed 1",
     ]
-    rows = [{"model": name, **judge.measure(prompts, ["red ."] * 5)} for name in names]
+    rows = [{"model": name, **measure.rates_of(results_of(["red ."] * 5))} for name in names]
     (tmp_path / "r.json").write_text(json.dumps({"rows": rows}))
     monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path / "r.json"), str(tmp_path)])
     table.main()

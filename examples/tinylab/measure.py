@@ -1,6 +1,6 @@
-"""Measure the models of the table on the held-out prompts.
+"""Measure the models of the table on the held-out prompts, with lm-eval and the task in task/.
 
-    python evaluate.py RUN --split test --out RUN/results.json NAME=ADAPTER …
+    python measure.py RUN --split test --out RUN/results.json NAME=ADAPTER …
 
 Baselines with a strength are tried at each strength on the validation prompts; the best is measured on the test
 prompts.
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from judge import measure
-from models import Weights, generate, interpolate, load_base, read_update, resta
+from models import Update, Weights, interpolate, load_base, read_update, resta
 
+HERE = Path(__file__).parent
 SCALING = 2.0  # lora_alpha / lora_rank of train/*.yaml
 STRENGTHS = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.2, 1.5]
 BASELINES = {"RESTA": resta, "interpolation": interpolate}
@@ -45,27 +46,59 @@ def score(row: dict[str, Any], second: bool = False) -> tuple[float, float]:
 
 
 class Bench:
-    """Measures adapters, and the baselines with a strength, on the held-out prompts of a run."""
+    """Measures models on the held-out prompts of a run: one lm-eval model whose weights are exchanged."""
 
     def __init__(self, run: Path) -> None:
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         torch.set_num_threads(1)
-        self.model, self.tokenizer = load_base(run / "base")
-        self.weights = Weights(self.model)
-        self.vectors = [read_update(run / name, SCALING) for name in ("finetuned", "aligned")]
-        self.prompts = {
-            split: json.loads((run / "data" / f"{split}.json").read_text(encoding="utf-8"))
+        self.run = run
+        model, tokenizer = load_base(run / "base")
+        self.weights = Weights(model)
+        self.lm = HFLM(pretrained=model, tokenizer=tokenizer, device="cpu", batch_size=64, max_length=64)
+        self.tasks = {
+            split: TaskManager(
+                include_defaults=False,
+                include_path=str(HERE / "task"),
+                metadata={"prompts": str(run / "data" / f"{split}.json")},
+            )
             for split in ("validation", "test")
         }
+
+    def rates(self, update: Update, split: str) -> dict[str, Any]:
+        """All rates of the base model with an update, each with its 95 % interval as ``NAME_interval``."""
+        from lm_eval import simple_evaluate
+
+        self.weights.apply(update)
+        found = simple_evaluate(
+            model=self.lm,
+            tasks=["tinylab"],
+            task_manager=self.tasks[split],
+            apply_chat_template=True,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        return rates_of(found)
 
     def measure(self, what: str, strength: float | None, split: str) -> dict[str, Any]:
         """Rates of one model: ``base``, an adapter's folder, or a baseline's name and its strength."""
         if strength is not None:
-            update = BASELINES[what](*self.vectors, strength)
-        else:
-            update = {} if what == "base" else read_update(Path(what), SCALING)
-        self.weights.apply(update)
-        prompts = self.prompts[split]
-        return measure(prompts, generate(self.model, self.tokenizer, [row["prompt"] for row in prompts]))
+            vectors = [read_update(self.run / name, SCALING) for name in ("finetuned", "aligned")]
+            return self.rates(BASELINES[what](*vectors, strength), split)
+        return self.rates({} if what == "base" else read_update(Path(what), SCALING), split)
+
+
+def rates_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The rates in lm-eval's results, as the table has them: ``NAME``, ``NAME_interval``, ``NAME_count``."""
+    row: dict[str, Any] = {}
+    for key, value in found["results"]["tinylab"].items():
+        name, _, filter_name = key.partition(",")
+        known = found["realign"]["intervals"]["tinylab"].get(name)
+        if filter_name == "none" and known is not None:
+            row |= {name: value, f"{name}_interval": [known["low"], known["high"]], f"{name}_count": known["count"]}
+    return row
 
 
 def _start(run: Path) -> None:
