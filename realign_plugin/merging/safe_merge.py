@@ -22,7 +22,7 @@ from torch import Tensor
 from realign_plugin.merging.alignment import cosine, project
 from realign_plugin.merging.reporting import ModuleReport, add
 from realign_plugin.merging.rounding import updated
-from realign_plugin.merging.safe_updates import find_updates, shared_parameters
+from realign_plugin.merging.safe_updates import as_fine_tuned, find_updates, shared_parameters
 
 THRESHOLD = 0.35
 WEIGHT = 0.5
@@ -44,11 +44,11 @@ class SafeMergeMerge(GroupMergeMethod):  # type: ignore[misc]
     )
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
-        """Merge one tensor; one that fine-tuning did not touch is returned as it is."""
+        """Merge one tensor; what is no matrix of a module stays as it was fine-tuned."""
         base: Tensor = group.base.tensor
         found = find_updates(group, parameters)
         if found is None:
-            return base
+            return as_fine_tuned(group, parameters)
         threshold, weight = parameters["threshold"], parameters["weight"]
         update = found.tuned.dense()
         if found.alignment is None or found.alignment.norm() == 0:

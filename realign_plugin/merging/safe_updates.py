@@ -85,6 +85,16 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
     return Updates(module, aligned, alignment, tuned, safe)
 
 
+def as_fine_tuned(group: TensorGroup, parameters: Mapping[str, Any]) -> Tensor:
+    """A tensor that is no matrix of a module, as fine-tuning left it: the base's, where fine-tuning was LoRA."""
+    for entry in group.non_base:
+        if parameters["role"][entry.id] == "fine_tuned":
+            tuned: Tensor = entry.tensor
+            return tuned
+    base: Tensor = group.base.tensor
+    return base
+
+
 def shared_parameters(threshold: float, *extra: ParameterSpec) -> tuple[ParameterSpec, ...]:
     """The parameters that both methods have."""
     optional: Any = str | None
