@@ -9,10 +9,10 @@ import datasets
 import lm_eval.tasks
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
-from realign_plugin.evaluation.settings import EvaluationSettings
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.data import find_file, read_rows
+from realign_plugin.evaluation.settings import EvaluationSettings
 
 
 class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
