@@ -8,12 +8,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from realign_plugin.errors import UserError
 
 KEY: Final = "OPENAI_API_KEY"
+URL: Final = "OPENAI_BASE_URL"
 ENVIRONMENT: Final = {"reference": "REALIGN_REFERENCE", "safety_data": "REALIGN_DATA"}
 """Settings whose environment variable is not ``REALIGN_`` and their name in capitals."""
 
@@ -27,6 +29,13 @@ def cache_folder() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "realign"
+
+
+def server_address(environ: Mapping[str, str] | None = None) -> str:
+    """The judge server's address as it may be shown: without user name, password and query, which may be secrets."""
+    address = (os.environ if environ is None else environ).get(URL) or "https://api.openai.com/v1"
+    scheme, slashes, rest = address.partition("?")[0].partition("#")[0].rpartition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}".rstrip("/")
 
 
 class EvaluationSettings(BaseModel):
@@ -51,6 +60,11 @@ class EvaluationSettings(BaseModel):
     reference: Path | None = None
     safety_data: Path | None = None
 
+    @field_validator("judge_cache", "reference", "safety_data")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return path if path is None else path.expanduser()
+
     @classmethod
     def load(
         cls, metadata: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
@@ -65,8 +79,8 @@ class EvaluationSettings(BaseModel):
             Settings; ``judge`` is ``openai`` where a key is set and nothing else was said.
 
         Raises:
-            UserError: If a value means nothing, a key that begins with ``judge`` is unknown, or ``judge: openai`` is
-                asked for without a key.
+            UserError: If a value means nothing, a key that begins with ``judge`` is unknown, ``judge: openai`` is
+                asked for without an API key, or that key or the server's address cannot be one.
         """
         environ = os.environ if environ is None else environ
         given = dict(metadata or {})
@@ -84,11 +98,8 @@ class EvaluationSettings(BaseModel):
             settings = cls(**values)
         except ValidationError as error:
             raise _one_line(error) from None
-        if settings.judge == "openai" and not environ.get(KEY):
-            raise UserError(
-                f"judge: 'openai' needs {KEY}, which is not set, expected a key in the environment; set it (a local "
-                f"server takes any text: {KEY}=none), or use judge: off"
-            )
+        if settings.judge == "openai":
+            _check_access(environ)
         return settings
 
 
@@ -99,6 +110,30 @@ def _check_names(given: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "see docs/evaluate.md"
             raise UserError(f"metadata: {name!r} is unknown, expected one of the judge's settings; {hint}")
+
+
+def _check_access(environ: Mapping[str, str]) -> None:
+    """See that key and address can be sent at all; the key's value is never shown."""
+    key = environ.get(KEY, "")
+    if not key:
+        raise UserError(
+            f"judge: 'openai' needs {KEY}, which is not set, expected a key in the environment; set it (a local "
+            f"server takes any text: {KEY}=none), or use judge: off"
+        )
+    if key != key.strip() or not (key.isascii() and key.isprintable()):
+        raise UserError(
+            f"{KEY}: holds white space at an end or letters outside ASCII, expected a key as one word; set it again"
+        )
+    if environ.get(URL):
+        try:
+            parts = urlsplit(environ[URL])
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise UserError(
+                f"{URL}: {server_address(environ)!r} is no address, expected one like http://127.0.0.1:8000/v1; set it"
+            )
 
 
 def _one_line(error: ValidationError) -> UserError:

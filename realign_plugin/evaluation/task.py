@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import datasets
 from lm_eval.api.task import ConfigurableTask
-from realign_plugin.evaluation.settings import EvaluationSettings
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Assessment, Kind, aggregations, assess, begun
 from realign_plugin.evaluation.data import load_prompts
 from realign_plugin.evaluation.samples import reference_answers
 from realign_plugin.evaluation.session import Session, session
+from realign_plugin.evaluation.settings import EvaluationSettings
 
 MAX_TOKENS: Final = 512
 DEFAULTS: Final[dict[str, Any]] = {

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import DistributedType
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from realign_plugin.atomic import atomic_folder
 from realign_plugin.masks import keep_penalty, scheduled_noise
 from realign_plugin.statistics import mask_statistics
+from realign_plugin.training.reference_cache import ReferenceCache
 
 
 class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
@@ -37,6 +39,18 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
         super().__init__(
             model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs
         )
+        self._references = ReferenceCache() if self._may_remember(model) else None
+
+    def _may_remember(self, model: Any) -> bool:
+        """Whether reference log probabilities may be remembered: the reference is fixed, and no process waits for it.
+
+        Where parameters are sharded, or buffers are broadcast, every process has to take part in every forward pass.
+        """
+        fixed = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        kind = self.accelerator.distributed_type
+        alone = kind == DistributedType.NO or self.args.world_size == 1
+        plain = kind in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+        return fixed and (alone or (plain and not self.args.ddp_broadcast_buffers))
 
     def _tuner(self, model: Any) -> Any:
         return self.accelerator.unwrap_model(model).base_model
@@ -65,8 +79,16 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
         if self.finetuning_args.mask_reference == "model" or not self.finetuning_args.use_ref_model:
             result: tuple[Tensor | None, Tensor | None] = super().compute_reference_log_probs(model, batch)
             return result
+        keys = None if self._references is None else self._references.keys(batch)
+        if self._references is not None and keys is not None:
+            known = self._references.get(keys, batch["input_ids"].device)
+            if known is not None:
+                chosen, rejected = known.chunk(2)
+                return chosen, rejected
         with torch.no_grad(), self._as_reference(model):
             output = self.concatenated_forward(model, batch, is_ref_model=True)
+        if self._references is not None and keys is not None:
+            self._references.put(keys, torch.cat([output["chosen_logps"], output["rejected_logps"]]))
         return output["chosen_logps"], output["rejected_logps"]
 
     def get_batch_loss_metrics(

@@ -239,7 +239,7 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
             if self.specs[adapter].vector_space == "lora":
                 a, b = (self.effective(adapter, factor) for factor in FACTORS["lora"])
                 low = functional.linear(self._cast_input_dtype(x, a.dtype), a)
-                result = result + functional.linear(low, b) * self.scaling[adapter]
+                result = result + functional.linear(low * self.scaling[adapter], b)  # low is thin, result is not
             elif self.reference != "aligned":  # in weight space the aligned model is the base model
                 result = result + self._weight_update(adapter, x)
         return result.to(dtype)
