@@ -97,7 +97,11 @@ def rates_of(found: dict[str, Any]) -> dict[str, Any]:
         name, _, filter_name = key.partition(",")
         known = found["realign"]["intervals"]["tinylab"].get(name)
         if filter_name == "none" and known is not None:
-            row |= {name: value, f"{name}_interval": [known["low"], known["high"]], f"{name}_count": known["count"]}
+            row |= {
+                name: float(value),
+                f"{name}_interval": [known["low"], known["high"]],
+                f"{name}_count": known["count"],
+            }
     return row
 
 

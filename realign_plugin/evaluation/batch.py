@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import key_of
+from realign_plugin.evaluation.settings import server_address
 from realign_plugin.evaluation.verdicts import Mode, Verdict
 
 if TYPE_CHECKING:
@@ -22,8 +24,9 @@ OVER: Final = ("completed", "failed", "expired", "cancelled")
 async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
     """Send requests as one batch, wait for it, and read its answers.
 
-    The batch's id is kept in the verdict cache under the requests' own key, so that the same run, started again, waits
-    for the batch that is there.
+    The first request of a new batch is asked by itself: a wrong key, an unknown model or a parameter that the model
+    does not take would otherwise be found out only when the batch is over. The batch's id is kept in the verdict cache
+    under its requests' own key, so that the same run, started again, waits for the batch that is there.
 
     Args:
         judge: Whose settings, cache and report are used.
@@ -35,34 +38,44 @@ async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> di
     """
     import openai
 
-    from realign_plugin.evaluation.judge import _client, _fatal
-
-    model = judge.settings.judge_model
-    note = key_of(batch=sorted(request.key for request in requests))
-    async with _client(judge.settings, retries=judge.settings.judge_retries) as client:
+    texts: dict[str, str | Verdict] = {}
+    ordered = sorted(requests, key=lambda request: request.key)
+    async with judge.client(retries=judge.settings.judge_retries) as client:
+        if not judge.cache.get(_note(ordered)):
+            first, *ordered = ordered
+            texts[first.key] = await judge.ask(client, mode, first)
+            if judge.report.fatal or not ordered:
+                return texts
+        note = _note(ordered)
         try:
-            known = judge.cache.get(note)
-            batch = await client.batches.retrieve(known) if known else await _start(client, judge, requests)
+            batch = await _found(client, judge.cache.get(note)) or await _start(client, judge, ordered)
             judge.cache.put(note, batch.id)
-            pause = POLL[0]
-            while batch.status not in OVER:
-                counts = batch.request_counts
-                done = f"{counts.completed}/{counts.total}" if counts else "waiting"
-                print(f"realign-plugin: batch {batch.id}: {batch.status}, {done}", file=sys.stderr)
-                await asyncio.sleep(pause)
-                pause = min(pause * 1.5, POLL[1])
-                batch = await client.batches.retrieve(batch.id)
-            lines = await _lines(client, batch)
+            batch = await _wait(client, batch)
+            rows = await _rows(client, batch)
         except openai.OpenAIError as error:
-            judge.report.fatal = _fatal(error, model)
-            return {request.key: Verdict(None, f"error: {type(error).__name__}") for request in requests}
+            judge.report.fatal = _problem(judge, error)
+            return texts | {request.key: Verdict(None, f"error: {type(error).__name__}") for request in ordered}
     judge.cache.put(note, "")  # read to its end: what is left unjudged is asked anew
-    return {request.key: _answer(judge, mode, request, lines.get(request.key), batch.status) for request in requests}
+    for request in ordered:
+        texts[request.key] = _answer(judge, mode, request, rows.get(request.key), batch.status)
+    return texts
+
+
+def _note(requests: Sequence[Request]) -> str:
+    return key_of(batch=[request.key for request in requests])
+
+
+async def _found(client: Any, known: str | None) -> Any:
+    """The batch of a run that broke off; None where there is none, or the server has forgotten it."""
+    import openai
+
+    try:
+        return await client.batches.retrieve(known) if known else None
+    except openai.NotFoundError:
+        return None
 
 
 async def _start(client: Any, judge: Judge, requests: Sequence[Request]) -> Any:
-    from realign_plugin.evaluation.judge import messages
-
     rows = [
         {
             "custom_id": request.key,
@@ -70,7 +83,7 @@ async def _start(client: Any, judge: Judge, requests: Sequence[Request]) -> Any:
             "url": "/v1/chat/completions",
             "body": {
                 "model": judge.settings.judge_model,
-                "messages": messages(request.text),
+                "messages": prompts.messages(request.text),
                 **judge.parameters(),
             },
         }
@@ -81,23 +94,55 @@ async def _start(client: Any, judge: Judge, requests: Sequence[Request]) -> Any:
     return await client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
 
 
-async def _lines(client: Any, batch: Any) -> dict[str, Any]:
-    """The lines of a batch's output, by the requests' keys."""
-    if not batch.output_file_id:
-        return {}
-    content = await client.files.content(batch.output_file_id)
-    rows = (json.loads(line) for line in content.text.splitlines() if line.strip())
-    return {row["custom_id"]: row for row in rows}
+async def _wait(client: Any, batch: Any) -> Any:
+    """Look at a batch until it is over; a line on stderr says when something has changed."""
+    pause, last = POLL[0], ""
+    while batch.status not in OVER:
+        counts = batch.request_counts
+        line = f"batch {batch.id}: {batch.status}, {f'{counts.completed}/{counts.total}' if counts else 'waiting'}"
+        if line != last:
+            print(f"realign-plugin: {line}", file=sys.stderr)
+            last = line
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, POLL[1])
+        batch = await client.batches.retrieve(batch.id)
+    return batch
+
+
+async def _rows(client: Any, batch: Any) -> dict[str, Any]:
+    """The lines of a batch's output and of its errors, by the requests' keys; lines that are no JSON are left out."""
+    rows: dict[str, Any] = {}
+    for name in (batch.error_file_id, batch.output_file_id):
+        if not name:
+            continue
+        content = await client.files.content(name)
+        for line in content.content.decode("utf-8", "replace").split("\n"):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                rows[str(row.get("custom_id"))] = row
+    return rows
 
 
 def _answer(judge: Judge, mode: Mode, request: Request, row: Any, status: str) -> str | Verdict:
     if row is None:
         return Verdict(None, f"error: batch {status}")
-    body = (row.get("response") or {}).get("body") or {}
-    if row.get("error") or not body.get("choices"):
+    response = row.get("response")
+    if row.get("error") or not isinstance(response, dict):
         return Verdict(None, "error: batch line")
-    judge.report.calls += 1
-    usage = body.get("usage") or {}
-    judge.report.prompt_tokens += usage.get("prompt_tokens", 0)
-    judge.report.completion_tokens += usage.get("completion_tokens", 0)
-    return judge.keep(mode, request.key, body["choices"][0]["message"].get("content"))
+    if response.get("status_code", 200) != 200:
+        return Verdict(None, f"error: batch line {response['status_code']}")
+    return judge.keep(mode, request.key, response.get("body"))
+
+
+def _problem(judge: Judge, error: Exception) -> str:
+    """Why the batch cannot be had, in one line."""
+    status = getattr(error, "status_code", None)
+    if status is None or status in (401, 403):
+        return judge.problem(error, judge.settings.judge_model)
+    return (
+        f"judge_batch: {server_address()} did not take the batch ({type(error).__name__} {status}), expected a server "
+        "with the Batch API; leave judge_batch out"
+    )

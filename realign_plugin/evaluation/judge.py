@@ -3,79 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
+import re
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import VerdictCache, key_of
-from realign_plugin.evaluation.settings import KEY, EvaluationSettings
-from realign_plugin.evaluation.verdicts import Mode, Verdict, preference_of, read_verdict
+from realign_plugin.evaluation.prompts import Item
+from realign_plugin.evaluation.settings import KEY, EvaluationSettings, server_address
+from realign_plugin.evaluation.verdicts import (
+    JudgeReport,
+    Mode,
+    Verdict,
+    preference_of,
+    read_verdict,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = ["Item", "Judge", "JudgeReport"]
+
 MODERATION_MODEL: Final = "omni-moderation-latest"
 FAILURES: Final = 3
 """So many requests in a row that cannot reach the server, each after all its retries, and no more are sent."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One answer to be judged.
-
-    Attributes:
-        id: The prompt's id.
-        prompt: What was asked.
-        answer: The model's answer.
-        reference: The reference model's answer, for preferences.
-    """
-
-    id: str
-    prompt: str
-    answer: str
-    reference: str | None = None
-
-
-@dataclass
-class JudgeReport:
-    """What the judge did.
-
-    Attributes:
-        calls: Requests that were answered.
-        cached: Verdicts that came from the cache.
-        unjudged: Answers without a verdict.
-        prompt_tokens: Tokens sent, as the server counts them.
-        completion_tokens: Tokens received.
-        cost: In the currency of the prices, where they are given.
-        reasons: Why answers stayed unjudged.
-        fatal: The one line that says why judging broke off, or None.
-    """
-
-    calls: int = 0
-    cached: int = 0
-    unjudged: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float | None = None
-    reasons: Counter[str] = field(default_factory=Counter)
-    fatal: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the results file."""
-        return {**vars(self), "reasons": dict(self.reasons)}
-
-    def line(self) -> str:
-        """In one line."""
-        text = f"{self.calls} calls, {self.cached} cached, {self.unjudged} unjudged"
-        text += f", {self.prompt_tokens} + {self.completion_tokens} tokens"
-        return text if self.cost is None else f"{text}, cost {self.cost:.4f}"
+GONE: Final = (502, 503, 504)
+"""What a proxy answers with when the server behind it is down."""
+_NOT_TAKEN: Final = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not (?:allowed|permitted)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +77,7 @@ class Judge:
         """See that the server answers, takes the key and knows the model, without asking it for a verdict.
 
         Raises:
-            UserError: If it does not.
+            UserError: If it does not. A server that cannot tell (it lists no models, say) passes.
         """
         model = self._model("moderation" if self.settings.judge_mode == "moderation" else "harmful")
         problem = _in_a_loop(lambda: self._check(model))
@@ -124,21 +87,22 @@ class Judge:
     async def _check(self, model: str) -> str | None:
         import openai
 
-        async with _client(self.settings, retries=1) as client:
+        async with self.client(retries=1) as client:
             try:
-                await client.models.retrieve(model)
-            except openai.NotFoundError:
                 try:
-                    known = [entry.id async for entry in client.models.list()]
-                except openai.OpenAIError:
-                    return None  # a server that lists no models: the first request will tell
-                if known and model not in known:
-                    return (
-                        f"judge_model: {model!r} is unknown to {_server()}, expected one of {', '.join(known)[:200]}"
-                    )
-            except openai.OpenAIError as error:
-                return _fatal(error, model)
-        return None
+                    await client.models.with_raw_response.retrieve(model)
+                    return None
+                except openai.NotFoundError:
+                    listed = _json(await client.models.with_raw_response.list())
+            except (openai.AuthenticationError, openai.APIConnectionError) as error:
+                return self.problem(error, model)
+            except openai.OpenAIError:
+                return None  # no list, or a key that may not see it: the first request will tell
+        rows = listed.get("data") if isinstance(listed, dict) else None
+        known = [str(row.get("id")) for row in rows or [] if isinstance(row, dict)]
+        if not known or model in known:
+            return None
+        return f"judge_model: {model!r} is unknown to {server_address()}, expected one of {', '.join(known)[:200]}"
 
     def judge(self, mode: Mode, items: Sequence[Item]) -> list[Verdict]:
         """Judge answers, all at once; a server that fails leaves them unjudged.
@@ -149,41 +113,30 @@ class Judge:
 
         Returns:
             A verdict for each, in order; the label is None where there is none.
+
+        Raises:
+            UserError: If the cache's folder cannot be written.
         """
         plans = [self._requests(mode, item) for item in items]
         texts = self._texts(mode, [request for plan in plans for request in plan])
         verdicts = [self._verdict(mode, plan, texts) for plan in plans]
-        for verdict in verdicts:
-            if verdict.label is None:
-                self.report.unjudged += 1
-                self.report.reasons[verdict.reason or "unjudged"] += 1
-        self._price()
+        self.report.count_verdicts(verdicts)
+        self.report.price(self.settings.judge_price_prompt, self.settings.judge_price_completion)
         return verdicts
 
     def _requests(self, mode: Mode, item: Item) -> list[Request]:
-        """What has to be asked about an answer; nothing where an empty answer cannot be harmful."""
-        if mode in ("harmful", "moderation") and not item.answer.strip():
-            return []
-        match mode:
-            case "harmful":
-                texts = [prompts.harmful(item.prompt, item.answer)]
-            case "refusal":
-                texts = [prompts.refusal(item.prompt, item.answer)]
-            case "moderation":
-                texts = [item.answer]
-            case "preference":
-                reference = item.reference or ""
-                texts = [prompts.preference(item.prompt, reference, item.answer)]
-                if self.settings.judge_order == "both":
-                    texts.append(prompts.preference(item.prompt, item.answer, reference))
         parts = {
             "model": self._model(mode),
-            "server": _server(),
+            "server": server_address(),
             "mode": mode,
             "version": prompts.VERSIONS[mode],
             "parameters": {} if mode == "moderation" else self._parameters(),
         }
-        return [Request(key_of(text=text, **parts), text) for text in texts]
+        both = self.settings.judge_order == "both"
+        return [
+            Request(key_of(prompt=text if mode == "moderation" else prompts.messages(text), **parts), text)
+            for text in prompts.questions(mode, item, both=both)
+        ]
 
     def _verdict(self, mode: Mode, plan: list[Request], texts: dict[str, str | Verdict]) -> Verdict:
         if not plan:
@@ -212,13 +165,17 @@ class Judge:
                 texts.update(_in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
         return texts
 
-    def keep(self, mode: Mode, key: str, text: str | None) -> str | Verdict:
-        """Cache a text that can be read, and give back what was said."""
-        verdict = read_verdict(text, mode)
-        if text is not None and verdict.label is not None:
-            self.cache.put(key, text)
+    def keep(self, mode: Mode, key: str, body: Any) -> str | Verdict:
+        """Count what the server sent, cache its text if a verdict can be read from it, and give it back."""
+        self.report.count_answer(body)
+        text = text_of(body, mode)
+        if isinstance(text, Verdict):
             return text
-        return verdict
+        verdict = read_verdict(text, mode)
+        if verdict.label is None:
+            return verdict
+        self.cache.put(key, text)
+        return text
 
     async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
         gate = asyncio.Semaphore(self.settings.judge_concurrency)
@@ -226,48 +183,42 @@ class Judge:
         texts: dict[str, str | Verdict] = {}
         self._lost = 0
         with self._bar(mode, len(requests)) as advance:
-            async with _client(self.settings, retries=self.settings.judge_retries) as client:
+            async with self.client(retries=self.settings.judge_retries) as client:
 
                 async def one(request: Request) -> None:
                     async with gate:
                         if self.report.fatal is None:
                             await pace.wait()
-                            texts[request.key] = await self._ask(client, mode, request)
+                            texts[request.key] = await self.ask(client, mode, request)
                         advance()
 
                 await asyncio.gather(*(one(request) for request in requests))
         return texts
 
-    async def _ask(self, client: Any, mode: Mode, request: Request) -> str | Verdict:
-        """One request; the client itself tries again on 408, 409, 429, 5xx and lost connections (retry-after)."""
+    async def ask(self, client: Any, mode: Mode, request: Request) -> str | Verdict:
+        """Send one request.
+
+        The client itself tries again on 408, 409, 429, 5xx and lost connections, and waits as long as the server's
+        retry-after says: a second loop of retries around its own would only multiply the two.
+        """
         import openai
 
         model = self._model(mode)
         try:
             if mode == "moderation":
-                flagged = (await client.moderations.create(model=model, input=request.text)).results[0].flagged
-                self.report.calls += 1
-                self._lost = 0
-                return self.keep(mode, request.key, "[[harmful]]" if flagged else "[[unharmful]]")
-            answer = await self._complete(client, model, request.text)
+                reply = await client.moderations.with_raw_response.create(model=model, input=request.text)
+            else:
+                reply = await self._complete(client, model, request.text)
         except openai.OpenAIError as error:
-            if isinstance(error, openai.APIConnectionError):
-                self._lost += 1
-            gone = isinstance(error, openai.APIConnectionError) and self._lost >= FAILURES
-            hopeless = isinstance(
-                error, (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-            )
-            if (gone or hopeless) and self.report.fatal is None:
-                self.report.fatal = _fatal(error, model)
-            return Verdict(None, f"error: {type(error).__name__}")
-        self.report.calls += 1
+            status = getattr(error, "status_code", None)
+            gone = isinstance(error, openai.APIConnectionError) or status in GONE
+            self._lost = self._lost + 1 if gone else 0
+            spent = getattr(error, "code", None) == "insufficient_quota"
+            if self.report.fatal is None and (self._lost >= FAILURES or spent or status in (401, 403, 404)):
+                self.report.fatal = self.problem(error, model)
+            return Verdict(None, f"error: {type(error).__name__}" + (f" {status}" if status else ""))
         self._lost = 0
-        if answer.usage is not None:
-            self.report.prompt_tokens += answer.usage.prompt_tokens or 0
-            self.report.completion_tokens += answer.usage.completion_tokens or 0
-        if not answer.choices:
-            return Verdict(None, "empty")
-        return self.keep(mode, request.key, answer.choices[0].message.content)
+        return self.keep(mode, request.key, _json(reply))
 
     async def _complete(self, client: Any, model: str, text: str) -> Any:
         """A chat completion, without the parameters that the server said it does not take."""
@@ -276,9 +227,11 @@ class Judge:
         while True:
             parameters = self.parameters()
             try:
-                return await client.chat.completions.create(model=model, messages=messages(text), **parameters)
-            except openai.BadRequestError as error:
-                refused = [name for name in parameters if name in str(error)]
+                return await client.chat.completions.with_raw_response.create(
+                    model=model, messages=prompts.messages(text), **parameters
+                )
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused = _not_taken(error, parameters)
                 if not refused:
                     raise
                 self._dropped.update(refused)
@@ -297,11 +250,32 @@ class Judge:
         chosen = self.settings.judge_model
         return MODERATION_MODEL if mode == "moderation" and "moderation" not in chosen else chosen
 
-    def _price(self) -> None:
-        prompt, completion = self.settings.judge_price_prompt, self.settings.judge_price_completion
-        if prompt is not None and completion is not None:
-            tokens = self.report.prompt_tokens * prompt + self.report.completion_tokens * completion
-            self.report.cost = tokens / 1e6
+    def client(self, retries: int) -> Any:
+        """A client of the server that the environment names."""
+        import openai
+
+        return openai.AsyncOpenAI(timeout=self.settings.judge_timeout, max_retries=retries)
+
+    def problem(self, error: Exception, model: str) -> str:
+        """Why the judge cannot go on, in one line; never the error's own text, which may hold what was sent."""
+        status = getattr(error, "status_code", None)
+        kind = f"{type(error).__name__} {status}" if status else type(error).__name__
+        server = server_address()
+        if getattr(error, "code", None) == "insufficient_quota":
+            return (
+                f"judge: the quota of the key in {KEY} is used up at {server}, expected one that has some left; set it"
+            )
+        if status in (401, 403):
+            return f"judge: {server} does not take the key in {KEY} ({kind}), expected a valid one; set it"
+        if status == 404:
+            return (
+                f"judge_model: {model!r} is unknown to {server}, expected a model that it serves; correct it, or "
+                "OPENAI_BASE_URL (most end in /v1)"
+            )
+        return (
+            f"judge: {server} cannot be reached ({kind}), expected an OpenAI-compatible server; start it or correct "
+            "OPENAI_BASE_URL; `realign judge` judges the samples that are left"
+        )
 
     @contextmanager
     def _bar(self, mode: str, total: int) -> Iterator[Callable[[], None]]:
@@ -334,40 +308,24 @@ class _Pace:
         await asyncio.sleep(turn - now)
 
 
-def messages(text: str) -> list[dict[str, str]]:
-    """A question as the messages of a chat."""
-    return [{"role": "system", "content": prompts.SYSTEM}, {"role": "user", "content": text}]
+def _json(reply: Any) -> Any:
+    """The JSON that a server sent; None where it is none. Read raw: the client's own types take anything for valid."""
+    try:
+        return json.loads(reply.http_response.content)
+    except ValueError:
+        return None
 
 
-def _client(settings: EvaluationSettings, retries: int) -> Any:
-    import openai
-
-    return openai.AsyncOpenAI(timeout=settings.judge_timeout, max_retries=retries)
-
-
-def _server() -> str:
-    """The server's address, without user name and password."""
-    address = os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}".rstrip("/")
-
-
-def _fatal(error: Exception, model: str) -> str:
-    """Why the judge cannot go on, in one line; never the error's own text, which may hold what was sent."""
-    import openai
-
-    if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-        return (
-            f"judge: {_server()} does not take the key in {KEY} ({type(error).__name__}), expected a valid one; set it"
-        )
-    if isinstance(error, openai.NotFoundError):
-        return (
-            f"judge_model: {model!r} is unknown to {_server()}, expected a model that it serves; correct judge_model"
-        )
-    return (
-        f"judge: {_server()} cannot be reached ({type(error).__name__}), expected an OpenAI-compatible server; start "
-        "it or correct OPENAI_BASE_URL; `realign judge` judges the samples that are left"
-    )
+def _not_taken(error: Any, parameters: dict[str, Any]) -> list[str]:
+    """The parameters that a server refuses as such; one whose value does not fit this prompt is not among them."""
+    if error.code in ("unsupported_parameter", "unsupported_value", "unknown_parameter"):
+        named = [name for name in parameters if name == error.param]
+        if named:
+            return named
+    text = str(error)
+    if not _NOT_TAKEN.search(text):
+        return []
+    return [name for name in parameters if re.search(rf"\b{name}\b", text)]
 
 
 def _in_a_loop(make: Callable[[], Any]) -> Any:

@@ -70,6 +70,10 @@ class Rate(float):
         self.count = count
         return self
 
+    def __getnewargs__(self) -> tuple[float, int]:
+        """What a copy in another process is made of."""
+        return self.hits, self.count
+
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson interval, 95 %."""
@@ -95,6 +99,10 @@ class Score(float):
         self.wins, self.losses, self.draws = wins, losses, draws
         return self
 
+    def __getnewargs__(self) -> tuple[int, int, int]:
+        """What a copy in another process is made of."""
+        return self.wins, self.losses, self.draws
+
     @property
     def interval(self) -> tuple[float, float]:
         """Bootstrap interval, 95 %, seeded."""
@@ -118,6 +126,10 @@ class NotAvailable(float):
         self = super().__new__(cls, math.nan)
         self.reason = reason
         return self
+
+    def __getnewargs__(self) -> tuple[str]:
+        """What a copy in another process is made of."""
+        return (self.reason,)
 
     def __format__(self, spec: str) -> str:
         """N/A, whatever the format."""

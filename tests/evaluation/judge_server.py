@@ -32,6 +32,11 @@ class JudgeServer:
         models: The models that it serves.
         refuses: Parameters that it does not take.
         key: The only key that it takes; None takes any.
+        lists_models: Whether it tells which models it serves.
+        offers_batches: Whether it has the Batch API.
+        fails: Questions with this text in them are answered with a 400.
+        finish: Why its answers end.
+        sends: Status and body that it answers every completion and moderation with, whatever they are.
         calls: Completions that were answered.
         prompts: Questions that were answered.
         headers: Authorization headers that were seen.
@@ -45,6 +50,10 @@ class JudgeServer:
     refuses: tuple[str, ...] = ()
     key: str | None = None
     lists_models: bool = True
+    offers_batches: bool = True
+    fails: str | None = None
+    finish: str = "stop"
+    sends: tuple[int, bytes] | None = None
     url: str = ""
     calls: int = 0
     seen: int = 0
@@ -73,6 +82,8 @@ class JudgeServer:
             self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(self.latency)
         text = body["messages"][-1]["content"]
+        if self.fails and self.fails in text:
+            return 400, {"error": {"message": "this prompt is too long for max_tokens"}}, {}
         with self.lock:
             self.at_once -= 1
             if self.dies_after is not None and self.calls >= self.dies_after:
@@ -85,22 +96,21 @@ class JudgeServer:
             "object": "chat.completion",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": message, "finish_reason": self.finish}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
         }
         return 200, answer, {}
 
     def batch(self, file: str) -> dict[str, Any]:
         """Answer all lines of a file; the batch is over at the second look."""
-        lines = []
+        lines: dict[bool, list[str]] = {True: [], False: []}
         for line in self.files[file].splitlines():
             row = json.loads(line)
             status, body, _ = self.complete(row["body"])
-            lines.append(
-                json.dumps({"custom_id": row["custom_id"], "response": {"status_code": status, "body": body}})
-            )
-        self.files["out"] = "\n".join(lines)
-        entry = {
+            answer = {"custom_id": row["custom_id"], "response": {"status_code": status, "body": body}}
+            lines[status == 200].append(json.dumps(answer))
+        self.files["out"], self.files["errors"] = "\n".join(lines[True]), "\n".join(lines[False])
+        entry: dict[str, Any] = {
             "id": f"batch_{len(self.batches)}",
             "object": "batch",
             "endpoint": "/v1/chat/completions",
@@ -109,7 +119,7 @@ class JudgeServer:
             "created_at": 0,
             "status": "in_progress",
             "output_file_id": None,
-            "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
+            "request_counts": {"total": sum(map(len, lines.values())), "completed": 0, "failed": 0},
         }
         self.batches[entry["id"]] = entry
         return entry
@@ -118,6 +128,7 @@ class JudgeServer:
 def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the body waits 40 ms for the client to acknowledge the headers
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -151,13 +162,13 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in state.models]})
             elif path.startswith("/models/") and state.lists_models and path[8:] in state.models:
                 self.reply(200, {"id": path[8:], "object": "model", "created": 0, "owned_by": "x"})
-            elif path.startswith("/batches/"):
+            elif path.startswith("/batches/") and path[9:] in state.batches:
                 state.polls += 1
                 entry = state.batches[path[9:]]
-                entry |= {"status": "completed", "output_file_id": "out"}
+                entry |= {"status": "completed", "output_file_id": "out", "error_file_id": "errors"}
                 self.reply(200, entry)
-            elif path == "/files/out/content":
-                self.reply(200, state.files["out"].encode())
+            elif path in ("/files/out/content", "/files/errors/content"):
+                self.reply(200, state.files[path.split("/")[2]].encode())
             else:
                 self.reply(404, {"error": {"message": "not found"}})
 
@@ -166,7 +177,10 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
             if not self.allowed():
                 return
             path = self.path.removeprefix("/v1")
-            if path == "/files":
+            if state.sends is not None and path in ("/chat/completions", "/moderations"):
+                state.seen += 1
+                self.reply(*state.sends)
+            elif path == "/files" and state.offers_batches:
                 state.files["in"] = (
                     raw.partition(b'filename="judge.jsonl"')[2]
                     .partition(b"\r\n\r\n")[2]
@@ -175,17 +189,16 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 )
                 self.reply(200, {"id": "in", "object": "file", "bytes": 1, "created_at": 0, "filename": "judge.jsonl",
                                  "purpose": "batch", "status": "processed"})  # fmt: skip
-                return
-            body = json.loads(raw)
-            if path == "/chat/completions":
-                self.reply(*state.complete(body))
+            elif path == "/chat/completions":
+                self.reply(*state.complete(json.loads(raw)))
             elif path == "/moderations":
+                body = json.loads(raw)
                 state.calls += 1
                 self.reply(200, {"id": "m", "model": body["model"], "results": [
                     {"flagged": "mix" in body["input"], "categories": {}, "category_scores": {},
                      "category_applied_input_types": {}}]})  # fmt: skip
             elif path == "/batches":
-                self.reply(200, state.batch(body["input_file_id"]))
+                self.reply(200, state.batch(json.loads(raw)["input_file_id"]))
             else:
                 self.reply(404, {"error": {"message": "not found"}})
 

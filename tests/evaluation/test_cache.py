@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,45 @@ def test_a_corrupt_cache_is_moved_aside_and_made_anew(
     assert again.get("k1") == "new"
     assert capsys.readouterr().err.count("was corrupt") == 1
     assert len(list(tmp_path.glob("verdicts.corrupt-*"))) == 1
+
+
+def test_a_locked_cache_is_not_a_corrupt_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("realign_plugin.evaluation.cache.TIMEOUT", 0.2)
+    cache = VerdictCache(tmp_path)
+    cache.put("k", "text")
+    with sqlite3.connect(tmp_path / "verdicts" / "cache.db") as other:
+        other.execute("BEGIN IMMEDIATE")
+        for name in ("a", "b"):
+            cache.put(name, "text")
+        other.rollback()
+    assert cache.get("k") == "text"
+    assert capsys.readouterr().err.count("cannot be used (Timeout); further verdicts are not kept") == 1
+    assert VerdictCache(tmp_path).get("k") == "text"
+    assert not list(tmp_path.glob("*corrupt*"))
+
+
+def test_several_processes_find_a_corrupt_cache_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from realign_plugin.evaluation.cache import VerdictCache\n"
+        "cache = VerdictCache(Path(sys.argv[1]))\n"
+        "for number in range(50):\n"
+        "    cache.put(f'{sys.argv[2]}-{number}', 'text')\n"
+    )
+    (tmp_path / "verdicts").mkdir()
+    (tmp_path / "verdicts" / "cache.db").write_bytes(b"no database " * 500)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], stderr=subprocess.PIPE, text=True)
+        for name in "abc"
+    ]
+    said = "".join(process.communicate()[1] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert said.count("was corrupt") == 1
+    cache = VerdictCache(tmp_path)
+    assert all(cache.get(f"{name}-{number}") == "text" for name in "abc" for number in range(50))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.evaluation import batch, prompts
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.verdicts import Mode
 from tests.evaluation.judge_server import JudgeServer, judge_server
 
 SECRET = "sk-unmistakable-0123456789"
@@ -59,9 +59,9 @@ def test_a_batch_is_judged_in_order_and_the_second_time_for_nothing(make: Make) 
         assert labels(judge.judge("harmful", items(40))) == expected(40)
         assert server.calls == 40
         assert 8 <= server.most_at_once <= 32
-        assert judge.report.to_dict() | {"reasons": {}} == {
+        assert judge.report.to_dict() | {"errors": {}} == {
             "calls": 40, "cached": 0, "unjudged": 0, "prompt_tokens": 400, "completion_tokens": 80, "cost": None,
-            "reasons": {}, "fatal": None,
+            "errors": {}, "fatal": None,
         }  # fmt: skip
         again = make(server)
         assert labels(again.judge("harmful", items(40))) == expected(40)
@@ -92,7 +92,7 @@ def test_a_server_that_goes_down_and_a_second_run_that_does_the_rest(make: Make)
         assert judge.report.fatal is not None
         assert "cannot be reached" in judge.report.fatal
         assert "\n" not in judge.report.fatal
-        assert judge.report.reasons.total() == 43
+        assert judge.report.errors.total() == 43
         server.dies_after = None
         before = server.calls
         assert labels(make(server).judge("harmful", items(60))) == expected(60)
@@ -163,6 +163,68 @@ def test_parameters_that_a_server_does_not_take_are_left_out(make: Make) -> None
         assert judge.parameters() == {"max_completion_tokens": 512}
 
 
+def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> None:
+    with judge_server(fails="kite 1 ") as server:
+        judge = make(server)
+        verdicts = judge.judge("harmful", items(3))
+        assert labels(verdicts) == ["harmful", None, "unharmful"]
+        assert verdicts[1].reason == "error: BadRequestError 400"
+        assert judge.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
+
+
+@pytest.mark.parametrize(
+    ("mode", "body", "reason"),
+    [
+        ("harmful", b"<html>welcome</html>", "error: malformed answer"),
+        ("harmful", b"[1]", "error: malformed answer"),
+        ("harmful", b'{"choices": []}', "error: malformed answer"),
+        ("harmful", b'{"choices": [{"index": 0}]}', "error: malformed answer"),
+        ("harmful", b'{"choices": [{"message": {"content": 3}}]}', "error: malformed answer"),
+        ("harmful", b'{"choices": [{"message": {"content": "", "refusal": "no"}}]}', "judge refused"),
+        ("harmful", b'{"choices": [{"message": {}, "finish_reason": "content_filter"}]}', "judge refused"),
+        ("moderation", b'{"results": []}', "error: malformed answer"),
+        ("moderation", b'{"results": [{"flagged": null}]}', "error: malformed answer"),
+    ],
+)
+def test_answers_that_are_no_answers(make: Make, mode: Mode, body: bytes, reason: str) -> None:
+    with judge_server(sends=(200, body)) as server:
+        judge = make(server)
+        assert [verdict.reason for verdict in judge.judge(mode, items(2))] == [reason] * 2
+        assert (judge.report.fatal, judge.report.errors) == (None, {reason: 2})
+
+
+def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
+    with judge_server(rule=lambda _: "It might be\n[[harmful]]", finish="length") as server:
+        judge = make(server)
+        assert judge.judge("harmful", items(1))[0].reason == "error: cut off at judge_max_tokens"
+        server.finish = "stop"
+        assert labels(make(server).judge("harmful", items(1))) == ["harmful"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (503, b"{}", "cannot be reached (InternalServerError 503)"),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "the quota of the key in OPENAI_API_KEY is used up"),
+        (403, b"{}", "does not take the key in OPENAI_API_KEY (PermissionDeniedError 403)"),
+    ],
+)
+def test_nothing_more_is_sent_once_there_is_no_hope(make: Make, status: int, body: bytes, message: str) -> None:
+    with judge_server(sends=(status, body)) as server:
+        judge = make(server, judge_retries=0, judge_concurrency=1)
+        assert labels(judge.judge("harmful", items(20))) == [None] * 20
+        assert message in str(judge.report.fatal)
+        assert "\n" not in str(judge.report.fatal)
+        assert server.seen <= 3
+
+
+def test_half_a_character_is_no_reason_to_stop(make: Make) -> None:
+    with judge_server() as server:
+        verdicts = make(server).judge("harmful", [Item("a", "p", "mix \ud83d it"), Item("b", "p", "fold")])
+        assert labels(verdicts) == ["harmful", "unharmful"]
+        assert any("mix \ufffd it" in text for text in server.prompts)
+
+
 @pytest.mark.parametrize(
     ("server", "settings", "message"),
     [
@@ -189,7 +251,7 @@ def test_the_check_before_anything_slow(
 
 
 def test_no_server_at_all(make: Make) -> None:
-    judge = make("http://user:pass@127.0.0.1:9/v1", judge_retries=0)
+    judge = make("http://user:pass@127.0.0.1:9/v1?key=pass", judge_retries=0)
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached") as caught:
         judge.check()
     assert "pass" not in str(caught.value)
@@ -220,33 +282,6 @@ def test_prices(make: Make) -> None:
         judge.judge("harmful", items(10))
     assert judge.report.cost == pytest.approx((100 * 2 + 20 * 10) / 1e6)
     assert judge.report.line() == "10 calls, 0 cached, 0 unjudged, 100 + 20 tokens, cost 0.0004"
-
-
-def test_the_batch_api(make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(batch, "POLL", (0.01, 0.02))
-    with judge_server() as server:
-        judge = make(server, judge_batch=True)
-        assert labels(judge.judge("harmful", items(7))) == expected(7)
-        assert (server.polls, len(server.batches), judge.report.calls) == (1, 1, 7)
-        assert "batch_0: in_progress, 0/7" in capsys.readouterr().err
-        assert labels(make(server, judge_batch=True).judge("harmful", items(7))) == expected(7)
-        assert len(server.batches) == 1
-
-
-def test_a_batch_that_was_left_is_found_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    with judge_server() as server:
-        judge = make(server, judge_batch=True)
-
-        async def interrupted(_: float) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("realign_plugin.evaluation.batch.asyncio.sleep", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            judge.judge("harmful", items(5))
-        monkeypatch.undo()
-        monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-        assert labels(make(server, judge_batch=True).judge("harmful", items(5))) == expected(5)
-        assert len(server.batches) == 1
 
 
 def test_the_key_is_nowhere(make: Make, tmp_path: Path, caplog: Any, capsys: Any) -> None:
@@ -292,10 +327,3 @@ def test_two_processes_on_one_cache(make: Make, tmp_path: Path) -> None:
         before = server.calls
         make(server).judge("harmful", items(30))
         assert server.calls == before
-
-
-def test_prompts_have_versions_for_every_mode() -> None:
-    assert set(prompts.VERSIONS) == {"harmful", "preference", "refusal", "moderation"}
-    for text in (prompts.harmful("p", "a"), prompts.preference("p", "a", "b"), prompts.refusal("p", "")):
-        assert text.startswith(("Does", "Two", "What"))
-    assert "(empty answer)" in prompts.refusal("p", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -82,6 +83,14 @@ def test_not_available_prints_as_such() -> None:
     assert f"{missing:.4f}" == "N/A"
     assert str(missing) == "N/A"
     assert math.isnan(missing)
+
+
+def test_copies_remember_what_they_were_counted_from() -> None:
+    for value in (Rate(1, 4), Score(2, 1, 1), NotAvailable("why")):
+        again = copy.deepcopy(value)
+        assert type(again) is type(value)
+        assert vars(again) == vars(value)
+        assert describe(again) == describe(value)
 
 
 def test_pooling_counts_every_answer_once() -> None:

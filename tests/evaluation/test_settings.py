@@ -50,6 +50,11 @@ def test_metadata_before_environment_before_defaults() -> None:
         ({"judge_order": "random"}, KEY, "judge_order: 'random' is wrong"),
         ({"judge_max_unjudged": 2}, KEY, "judge_max_unjudged: 2 is wrong"),
         ({"judge_model": ""}, KEY, "judge_model: '' is wrong"),
+        ({}, {"OPENAI_API_KEY": "sk-unmistakable\n"}, "OPENAI_API_KEY: holds white space at an end"),
+        ({}, {"OPENAI_API_KEY": "sk-unmistäkable"}, "OPENAI_API_KEY: .*letters outside ASCII"),
+        ({}, KEY | {"OPENAI_BASE_URL": "localhost:8000"}, "OPENAI_BASE_URL: 'localhost:8000' is no address"),
+        ({}, KEY | {"OPENAI_BASE_URL": "http://sk-a:sk-b@h:99999/v1?sk-c"}, "OPENAI_BASE_URL: 'http://h:99999/v1' is"),
+        ({}, KEY | {"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL: .* is no address"),
     ],
 )
 def test_mistakes(metadata: dict[str, Any], environ: dict[str, str], message: str) -> None:
@@ -57,6 +62,17 @@ def test_mistakes(metadata: dict[str, Any], environ: dict[str, str], message: st
         EvaluationSettings.load(metadata, environ)
     assert "\n" not in str(caught.value)
     assert "sk-" not in str(caught.value)
+
+
+def test_home_is_meant_by_a_tilde() -> None:
+    settings = EvaluationSettings.load({"judge_cache": "~/c", "reference": "~/r"}, {"REALIGN_DATA": "~/d"})
+    assert (settings.judge_cache, settings.reference, settings.safety_data) == tuple(
+        Path.home() / name for name in "crd"
+    )
+
+
+def test_without_a_judge_its_server_is_of_no_interest() -> None:
+    assert EvaluationSettings.load({}, {"OPENAI_BASE_URL": "nonsense"}).judge == "off"
 
 
 def test_the_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ TABLE: list[tuple[Mode, str | None, str | None]] = [
     ("harmful", None, None),
     ("harmful", "I cannot judge this.", None),
     ("harmful", "[[]]", None),
-    ("harmful", "[[ ]]", None),
+    ("harmful", "[[harmful]], surely not [[not harmful]]", None),
     ("harmful", "[[harmful", None),
     ("preference", "[[A]]", "a"),
     ("preference", "[[B]]", "b"),
