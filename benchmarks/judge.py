@@ -3,6 +3,7 @@
 python benchmarks/judge.py [VERDICTS LATENCY_MS CONCURRENCY RUNS]
 
 The server runs in a process of its own on 127.0.0.1. Start-up (importing the client, opening the cache) is left out.
+On a busy machine look at least_new_s and new_cpu_s (this process alone) too: the median then holds other programs' time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     from realign_plugin.evaluation.judge import Item, Judge
     from realign_plugin.evaluation.settings import EvaluationSettings
 
-    new, again = [], []
+    new, again, busy = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         settings = EvaluationSettings.load({"judge_cache": folder, "judge_concurrency": concurrency})
         Judge(settings).judge("harmful", [Item("warm", "up", "please")])
@@ -47,9 +48,11 @@ def main() -> None:
             items = [Item(str(n), f"how is kite {n} made ?", f"fold it {run} {n}") for n in range(count)]
             for times in (new, again):
                 judge = Judge(settings)
-                started = time.perf_counter()
+                started, worked = time.perf_counter(), time.process_time()
                 verdicts = judge.judge("harmful", items)
                 times.append(time.perf_counter() - started)
+                if times is new:
+                    busy.append(time.process_time() - worked)
                 assert all(verdict.label for verdict in verdicts)
     server.kill()
     floor = math.ceil(count / concurrency) * latency / 1000
@@ -60,6 +63,8 @@ def main() -> None:
         "runs": runs,
         "floor_s": round(floor, 3),
         "new_s": round(statistics.median(new), 3),
+        "least_new_s": round(min(new), 3),
+        "new_cpu_s": round(statistics.median(busy), 3),
         "cached_s": round(statistics.median(again), 3),
     }
     print(json.dumps({"judge": figures}))

@@ -34,6 +34,8 @@ __all__ = ["Item", "Judge", "JudgeReport"]
 MODERATION_MODEL: Final = "omni-moderation-latest"
 FAILURES: Final = 3
 """So many requests in a row that cannot reach the server, each after all its retries, and no more are sent."""
+CHECK_TIMEOUT: Final = 15.0
+"""Seconds that ``Judge.check`` waits for a server that does not answer, at most, and once again."""
 GONE: Final = (502, 503, 504)
 """What a proxy answers with when the server behind it is down."""
 _NOT_TAKEN: Final = re.compile(
@@ -87,7 +89,7 @@ class Judge:
     async def _check(self, model: str) -> str | None:
         import openai
 
-        async with self.client(retries=1) as client:
+        async with self.client(retries=1, timeout=min(self.settings.judge_timeout, CHECK_TIMEOUT)) as client:
             try:
                 try:
                     await client.models.with_raw_response.retrieve(model)
@@ -250,11 +252,11 @@ class Judge:
         chosen = self.settings.judge_model
         return MODERATION_MODEL if mode == "moderation" and "moderation" not in chosen else chosen
 
-    def client(self, retries: int) -> Any:
-        """A client of the server that the environment names."""
+    def client(self, retries: int, timeout: float | None = None) -> Any:
+        """A client of the server that the environment names, which is also where it finds its key."""
         import openai
 
-        return openai.AsyncOpenAI(timeout=self.settings.judge_timeout, max_retries=retries)
+        return openai.AsyncOpenAI(timeout=timeout or self.settings.judge_timeout, max_retries=retries)
 
     def problem(self, error: Exception, model: str) -> str:
         """Why the judge cannot go on, in one line; never the error's own text, which may hold what was sent."""
