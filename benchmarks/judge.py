@@ -3,7 +3,7 @@
 python benchmarks/judge.py [VERDICTS LATENCY_MS CONCURRENCY RUNS]
 
 The server runs in a process of its own on 127.0.0.1. Start-up (importing the client, opening the cache) is left out.
-On a busy machine look at least_new_s and new_cpu_s (this process alone) too: the median then holds other programs' time.
+On a busy machine look at least_new_s and new_cpu_s (this process alone) too: the median holds other programs' time.
 """
 
 from __future__ import annotations
