@@ -70,7 +70,7 @@ class Rate(float):
         self.count = count
         return self
 
-    def __getnewargs__(self) -> tuple[float, int]:
+    def __getnewargs__(self) -> tuple[float, int]:  # type: ignore[override]
         """What a copy in another process is made of."""
         return self.hits, self.count
 
@@ -99,7 +99,7 @@ class Score(float):
         self.wins, self.losses, self.draws = wins, losses, draws
         return self
 
-    def __getnewargs__(self) -> tuple[int, int, int]:
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
         """What a copy in another process is made of."""
         return self.wins, self.losses, self.draws
 
@@ -127,7 +127,7 @@ class NotAvailable(float):
         self.reason = reason
         return self
 
-    def __getnewargs__(self) -> tuple[str]:
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]
         """What a copy in another process is made of."""
         return (self.reason,)
 
