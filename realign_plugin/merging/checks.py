@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import torch
 from mergekit import merge_methods
-from mergekit.common import ModelReference, dtype_from_name
-from mergekit.config import ConditionalParameter, MergeConfiguration
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
 
 from realign_plugin.building import check_same_model
 from realign_plugin.checkpoints import Checkpoint, fingerprint
-from realign_plugin.errors import UserError, check_choice, check_range
-from realign_plugin.masks import MASK_KINDS
-from realign_plugin.merging.safe_updates import ADAPTERS, ROLES, check_sources
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
+from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
+from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
+from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace import tensor_shapes
 
 METHODS: Final = ("safety_subspace", "safe_lora", "safe_merge")
-RANGES: Final = {"strength": (0.0, 2.0), "threshold": (-1.0, 1.0), "weight": (0.0, 1.0)}
-GRADIENTS: Final = ("strength", "threshold", "weight")
-"""Parameters of which a list is a gradient over the layers, as everywhere in mergekit."""
+Models = dict[ModelReference, Checkpoint]
 
 
-def check_merge(config: MergeConfiguration, out: Path, cache: str | None = None) -> None:
+def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) -> None:
     """Check everything about a merge with one of our methods that can be known before it starts.
 
     Args:
         config: The configuration.
         out: Where the model is to go.
-        cache: mergekit's cache of hub models.
+        options: mergekit's options.
 
     Raises:
         UserError: With what is wrong, in one line.
@@ -42,70 +41,66 @@ def check_merge(config: MergeConfiguration, out: Path, cache: str | None = None)
         raise UserError(
             f"base_model: is not set, {method} expected the model that the adapters were trained on; set it"
         )
-    settings = list(_settings(config))
-    known = {parameter.name for parameter in merge_methods.get(method).spec.parameters}
+    known = {parameter.name: parameter for parameter in merge_methods.get(method).spec.parameters}
+    settings = list(all_settings(config))
     for name, setting in settings:
         check_choice(f"parameters of {method}", name, sorted(known))
-        _check_setting(method, name, setting)
+        check_setting(method, known[name], setting)
+    check_layers(config)
+    cache = options.transformers_cache
+    models: Models = {config.base_model: _checkpoint(config.base_model, "base_model", cache)}
+    for model, _ in listed_models(config):
+        if model not in models:
+            models[model] = _checkpoint(model, f"models ({model})", cache)
     given = {name: setting for name, setting in settings if isinstance(setting, str)}
-    base = _checkpoint(config.base_model, "base_model", cache)
-    others = {str(m): m for m, _ in _models(config) if m != config.base_model}
     if method == "safety_subspace":
-        _check_safety_subspace(config, given, settings, base, others, cache)
+        check_base = all(known[name].validate(setting) for name, setting in settings if name == "check_base")
+        modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)
     else:
-        roles = [str(p["role"]) for _, p in _models(config) if "role" in p]
-        for role in roles:
-            check_choice("role", role, ROLES)
-        check_sources(merge_methods.get(method).spec, given, roles)
-        for name in ADAPTERS:
-            if given.get(name):
-                _check_lora(name, given[name], base)
-        for text, model in others.items():
-            checkpoint = _checkpoint(model, f"models ({text})", cache)
-            check_same_model(checkpoint, base, [])
-            _check_other_shapes(config, checkpoint, base)
-    _check_disk(config, base, out)
+        modules = _check_safe_method(config, given, models)
+    check_weights(config, options, models, modules)
+    check_disk(config, models[config.base_model], out)
 
 
 def _check_safety_subspace(
-    config: MergeConfiguration,
-    given: Mapping[str, str],
-    settings: list[tuple[str, Any]],
-    base: Checkpoint,
-    others: Mapping[str, ModelReference],
-    cache: str | None,
-) -> None:
-    if "adapter" not in given:
+    config: MergeConfiguration, adapter: str | None, models: Models, check_base: bool
+) -> dict[str, list[str]]:
+    if adapter is None:
         raise UserError(
             "adapter: is not set, expected the folder of a trained safety subspace; set it under parameters"
         )
-    trained = subspace(given["adapter"])
+    trained = subspace(adapter)
     spec = trained.spec
+    base, *others = models.values()
     if spec.vector_space == "lora" and others:
         raise UserError(
-            f"models: {next(iter(others))} is listed, but {given['adapter']} is in LoRA space and needs no model but "
+            f"models: {others[0].path} is listed, but {adapter} is in LoRA space and needs no model but "
             "the base, expected base_model alone; leave the others out"
         )
     if spec.vector_space == "weight" and len(others) != len(spec.task_weights):
         raise UserError(
             f"models: {len(others)} beside the base, expected the {len(spec.task_weights)} fine-tuned models that the "
-            f"masks of {given['adapter']} (in weight space) are for, in the order of its training; list them"
+            f"masks of {adapter} (in weight space) are for, in the order of its training; list them"
         )
-    shapes = tensor_shapes(given["adapter"], spec)
+    shapes = tensor_shapes(adapter, spec)
     for module, parts in shapes.items():
         expected = (parts["B"][0], parts["A"][1]) if spec.vector_space == "lora" else parts["W"]
         found = base.shape(f"{module}.weight")
         if found != expected:
             raise UserError(
-                f"base_model: {module} has shape {found} in {base.path}, {given['adapter']} was trained for "
+                f"base_model: {module} has shape {found} in {base.path}, {adapter} was trained for "
                 f"{expected}, expected the same model; give the base that it was trained on"
             )
-    for index, (text, model) in enumerate(others.items()):
-        checkpoint = _checkpoint(model, f"models[{index}] ({text})", cache)
-        check_same_model(checkpoint, base, list(shapes))
-        _check_other_shapes(config, checkpoint, base)
-    if all(setting is not False for name, setting in settings if name == "check_base"):
-        _check_base(given["adapter"], spec.base_sha256, base, list(trained.spec.target_modules or shapes))
+    for model in others:
+        check_same_model(model, base, list(shapes))
+        check_same_shapes(config, model, base)
+    _check_not_quantised(models, shapes)
+    targets = list(spec.target_modules or shapes)
+    if check_base:
+        _check_base(adapter, spec.base_sha256, base, targets)
+    if spec.vector_space == "weight":
+        _check_order(adapter, spec, others, targets)
+    return {"adapter": list(shapes)}
 
 
 def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, modules: list[str]) -> None:
@@ -120,76 +115,54 @@ def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, mod
             )
 
 
-def _check_other_shapes(config: MergeConfiguration, model: Checkpoint, base: Checkpoint) -> None:
-    """Refuse weights of another shape, unless mergekit's tokenizer settings bring the vocabularies together."""
-    if config.tokenizer or config.tokenizer_source:
-        return
-    for name in base.names:
-        if model.find(name) is not None and model.shape(name) != base.shape(name):
+def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], modules: list[str]) -> None:
+    """Refuse the models of the training in another order: each has its own weight and, with DARE, its own drop."""
+    tasks = [source for source in spec.sources if source.get("role") == "task"]
+    recorded = [str(source.get("sha256")) for source in tasks]
+    found = [fingerprint(model.path, modules).get("weights", "") for model in models]
+    if found != recorded and sorted(found) == sorted(recorded):
+        order = ", ".join(str(models[found.index(value)].path) for value in recorded)
+        raise UserError(
+            f"models: {', '.join(str(model.path) for model in models)} are in another order than when {adapter} was "
+            f"trained, expected {order}; list them so"
+        )
+
+
+def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], models: Models) -> dict[str, list[str]]:
+    base, *others = models.values()
+    if any(name == "role" for name, _ in shared_settings(config)):
+        raise UserError("role: is given for all models at once, expected one for each; put it under each of models")
+    roles = [str(p["role"]) for model, p in listed_models(config) if "role" in p and model != config.base_model]
+    for model, parameters in listed_models(config):
+        if model != config.base_model and "role" not in parameters:
             raise UserError(
-                f"{model.what}: {name} has shape {model.shape(name)}, {base.shape(name)} in the base {base.path}, "
-                "expected the same; where only the vocabulary was resized, add `tokenizer: {source: base}`"
+                f"models: {model} has no role, so that {config.merge_method} would ignore it, expected role: "
+                "unaligned, fine_tuned or safe under its parameters; add one, or leave the model out"
             )
+    check_sources(merge_methods.get(config.merge_method).spec, given, roles)
+    adapters = {name: lora(given[name], name) for name in ADAPTERS if given.get(name)}
+    for name, adapter in adapters.items():
+        for module, pair in adapter.factors.items():
+            expected, found = (pair["B"].shape[0], pair["A"].shape[1]), base.shape(f"{module}.weight")
+            if found != expected:
+                raise UserError(
+                    f"{name}: {module} was trained for a weight of shape {expected}, {found} in the base {base.path}, "
+                    "expected the same; give the base that the adapter was trained on"
+                )
+    check_modules(adapters)
+    modules = {name: list(adapter.factors) for name, adapter in adapters.items()}
+    for model in others:
+        check_same_model(model, base, [])
+        check_same_shapes(config, model, base)
+    for changed in modules.values():
+        _check_not_quantised(models, changed)
+    return modules
 
 
-def _check_lora(name: str, path: str, base: Checkpoint) -> None:
-    for module, pair in lora(path, name).factors.items():
-        expected, found = (pair["B"].shape[0], pair["A"].shape[1]), base.shape(f"{module}.weight")
-        if found != expected:
-            raise UserError(
-                f"{name}: {module} was trained for a weight of shape {expected}, {found} in the base {base.path}, "
-                "expected the same; give the base that the adapter was trained on"
-            )
-
-
-def _check_setting(method: str, name: str, setting: Any) -> None:
-    """Refuse values out of range, and lists that mergekit would silently take for a gradient over the layers."""
-    values = [setting]
-    if isinstance(setting, ConditionalParameter):
-        values = [setting.value]
-    elif isinstance(setting, list) and setting and all(isinstance(part, ConditionalParameter) for part in setting):
-        values = [part.value for part in setting]
-    conditional = values != [setting]
-    if conditional and name in ("adapter", "check_base", *ADAPTERS):
-        raise UserError(f"{name}: is given by filter, expected one value for the whole model; give a single one")
-    for value in values:
-        if isinstance(value, list) and name not in GRADIENTS:
-            raise UserError(
-                f"{name}: {value!r} is a list, which mergekit would spread over the layers, expected one value; give "
-                "one (several task adapters are fused when the subspace is trained)"
-            )
-        for part in value if isinstance(value, list) else [value]:
-            if name == "mask":
-                check_choice("mask", part, MASK_KINDS)
-            elif name == "threshold" and method == "safety_subspace":
-                check_range(name, part, 0.0, 1.0, low_open=True)
-            elif name in RANGES:
-                check_range(name, part, *RANGES[name])
-
-
-def _models(config: MergeConfiguration) -> Iterator[tuple[ModelReference, Mapping[str, Any]]]:
-    """All models that are listed, with their own parameters."""
-    for model in config.models or []:
-        yield model.model, model.parameters or {}
-    slices = [*(config.slices or [])]
-    for module in (config.modules or {}).values():
-        slices += module.slices or []
-        for model in module.models or []:
-            yield model.model, model.parameters or {}
-    for part in slices:
-        for source in part.sources:
-            yield source.model, source.parameters or {}
-
-
-def _settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
-    """All parameter settings of the configuration, wherever they stand."""
-    yield from (config.parameters or {}).items()
-    for _, parameters in _models(config):
-        yield from parameters.items()
-    for module in (config.modules or {}).values():
-        yield from (module.parameters or {}).items()
-    for part in config.slices or []:
-        yield from (part.parameters or {}).items()
+def _check_not_quantised(models: Models, modules: Iterable[str]) -> None:
+    for model in models.values():
+        for module in modules:
+            model.dtype(f"{module}.weight")
 
 
 def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoint:
@@ -207,23 +180,3 @@ def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoi
             f"{what}: {model} cannot be found ({type(error).__name__}), expected a folder or a model of the "
             "hub; check it"
         ) from error
-
-
-def _check_disk(config: MergeConfiguration, base: Checkpoint, out: Path) -> None:
-    """Refuse a merge for whose output there is no room."""
-    written = dtype_from_name(config.out_dtype or config.dtype)
-    needed = 0
-    for name in base.names:
-        count = 1
-        for size in base.shape(name):
-            count *= size
-        needed += count * (torch.finfo(written).bits // 8 if written else base.element_size(name))
-    folder = out.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise UserError(
-            f"{out}: {free / 2**30:.1f} GiB are free, the merged model needs {needed / 2**30:.1f} GiB, expected room "
-            "for it; free some, or write elsewhere"
-        )

@@ -1,12 +1,16 @@
-"""One rounding, to the dtype that is written."""
+"""One rounding, to the dtype that is written, and no NaN in it."""
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from mergekit.merge_methods.base import TensorGroup
 from torch import Tensor
+
+from realign_plugin.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,3 +42,28 @@ def updated(base: Tensor, update: Tensor) -> Tensor:
 def written_dtype(base: Tensor) -> torch.dtype:
     """The dtype that a merged tensor is rounded to."""
     return _output or base.dtype
+
+
+def require_finite(group: TensorGroup, merged: Tensor) -> Tensor:
+    """The merged tensor, once it is known to hold finite numbers alone.
+
+    Args:
+        group: What it was made of.
+        merged: The merged tensor.
+
+    Raises:
+        UserError: With the tensor, and the model that NaN or infinite numbers come from.
+    """
+    # A sum shows NaN and infinite numbers at a fiftieth of what isfinite costs; it may overflow by itself.
+    if math.isfinite(float(merged.sum())) or bool(torch.isfinite(merged).all()):
+        return merged
+    for entry in group.entries:
+        if not torch.isfinite(entry.tensor).all():
+            raise UserError(
+                f"models: {group.metadata.name} of {entry.id} holds NaN or infinite numbers, expected finite ones; "
+                "use an earlier checkpoint"
+            )
+    raise UserError(
+        f"{group.metadata.name}: merging gives numbers that {str(merged.dtype).removeprefix('torch.')} cannot hold, "
+        "expected finite ones; set out_dtype: float32"
+    )

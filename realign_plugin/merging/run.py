@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +15,11 @@ from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError
 from realign_plugin.merging import reporting, sources
+from realign_plugin.merging.aside import written_aside
 from realign_plugin.merging.checks import METHODS, check_merge
 from realign_plugin.merging.rounding import output_dtype
 
 LOG = logging.getLogger(__name__)
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 
 
 class MergeMistake(click.ClickException):  # type: ignore[misc]
@@ -58,8 +56,8 @@ def run_merge(
     with _one_line():
         sources.forget()
         reporting.clear()
-        check_merge(merge_config, Path(out_path), options.transformers_cache)
-        with _aside(Path(out_path)) as work, output_dtype(dtype_from_name(merge_config.out_dtype)):
+        check_merge(merge_config, Path(out_path), options)
+        with written_aside(Path(out_path)) as work, output_dtype(dtype_from_name(merge_config.out_dtype)):
             result = original(merge_config, str(work), options=options, config_source=config_source)
             line = reporting.write(work, merge_config.merge_method)
         sources.forget()
@@ -87,60 +85,3 @@ def _user_error(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A folder beside the target, of the same name, that takes its place when the block ends well.
-
-    A model that was there before stays whole until then. Files of it that are no weights and that the new one does not
-    have are kept. What killed merges left behind is removed.
-    """
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target}: is a file, expected a folder to write to; give another path")
-    _clean_up(target)
-    nest = target.parent / f".{target.name}.{os.getpid()}.merge"
-    work, old = nest / target.name, target.parent / f".{target.name}.before"
-    try:
-        work.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from error
-    try:
-        yield work
-        if target.exists():
-            target.rename(old)
-        work.rename(target)
-        if old.exists():
-            weights = {file for pattern in WEIGHTS for file in old.glob(pattern)}
-            for file in old.iterdir():
-                if file not in weights and not (target / file.name).exists():
-                    file.rename(target / file.name)
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(nest, ignore_errors=True)
-
-
-def _clean_up(target: Path) -> None:
-    """Remove what dead merges left, and put back a model that one of them had moved away."""
-    old = target.parent / f".{target.name}.before"
-    if old.exists():
-        if target.exists():
-            shutil.rmtree(old)
-        else:
-            old.rename(target)
-    for nest in target.parent.glob(f".{target.name}.*.merge"):
-        number = nest.name.removesuffix(".merge").rpartition(".")[2]
-        if number.isdigit() and not _alive(int(number)):
-            shutil.rmtree(nest, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

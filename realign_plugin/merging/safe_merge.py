@@ -21,7 +21,7 @@ from torch import Tensor
 
 from realign_plugin.merging.alignment import cosine, project
 from realign_plugin.merging.reporting import ModuleReport, add
-from realign_plugin.merging.rounding import updated
+from realign_plugin.merging.rounding import require_finite, updated
 from realign_plugin.merging.safe_updates import as_fine_tuned, find_updates, shared_parameters
 
 THRESHOLD = 0.35
@@ -61,4 +61,5 @@ class SafeMergeMerge(GroupMergeMethod):  # type: ignore[misc]
                 update = weight * update
                 if found.safe is not None:
                     update = update + (1.0 - weight) * found.safe.dense()
-        return updated(base, update if found.aligned is None else update + found.aligned.dense())
+        whole = update if found.aligned is None else update + found.aligned.dense()
+        return require_finite(group, updated(base, whole))

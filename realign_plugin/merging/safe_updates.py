@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from mergekit.merge_methods.base import MergeMethodSpec, ParameterScope, ParameterSpec, TensorGroup
 from torch import Tensor
 
@@ -37,14 +38,14 @@ class Updates:
     safe: Update | None
 
 
-def lora_update(adapter: LoraAdapter, module: str) -> Update | None:
-    """What a LoRA adapter adds to a module's weight; None where it does not touch it."""
+def lora_update(adapter: LoraAdapter, module: str, device: torch.device) -> Update | None:
+    """What a LoRA adapter adds to a module's weight, on a device; None where it does not touch it."""
     pair = adapter.factors.get(module)
     if pair is None:
         return None
     rank = pair["A"].shape[0]
     scale = adapter.alphas[module] / (rank**0.5 if adapter.config.get("use_rslora") else rank)
-    return Update(pair["B"].float() * scale, pair["A"].float())
+    return Update(pair["B"].to(device).float() * scale, pair["A"].to(device).float())
 
 
 def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates | None:
@@ -64,20 +65,20 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
     task = adapters.get("task_adapter")
     if task is not None:
         module = module_of(group.metadata.name, tuple(task.factors))
-        tuned = lora_update(task, module) if module is not None else None
+        tuned = lora_update(task, module, base.device) if module is not None else None
     else:
         name = group.metadata.name or ""
         module = name.removesuffix(".weight") if name.endswith(".weight") and base.dim() == 2 else None
         tuned = Update(roles["fine_tuned"].float() - base.float()) if "fine_tuned" in roles and module else None
     if module is None or tuned is None:
         return None
-    aligned = lora_update(adapters["aligned_adapter"], module) if "aligned_adapter" in adapters else None
+    aligned = lora_update(adapters["aligned_adapter"], module, base.device) if "aligned_adapter" in adapters else None
     if aligned is not None:
         tuned = difference(tuned, aligned)
     alignment = aligned
     if "unaligned" in roles:
         alignment = Update(base.float() - roles["unaligned"].float())
-    safe = lora_update(adapters["safe_adapter"], module) if "safe_adapter" in adapters else None
+    safe = lora_update(adapters["safe_adapter"], module, base.device) if "safe_adapter" in adapters else None
     if "safe" in roles:
         safe = Update(roles["safe"].float() - base.float())
     if safe is not None and aligned is not None:
@@ -129,12 +130,37 @@ def check_sources(spec: MergeMethodSpec, given: Mapping[str, Any], roles: list[s
             f"{spec.name}: neither task_adapter nor a model with role: fine_tuned is given, expected one; give the "
             "fine-tuned model's LoRA adapter, or list the fine-tuned model under models"
         )
-    if given.get("task_adapter") and "fine_tuned" in roles:
-        raise UserError(
-            f"{spec.name}: task_adapter and a model with role: fine_tuned are both given, expected one; leave one out"
-        )
-    if given.get("aligned_adapter") and "unaligned" in roles:
-        raise UserError(
-            f"{spec.name}: aligned_adapter and a model with role: unaligned are both given, expected one: with "
-            "aligned_adapter the base model is the unaligned one; leave one out"
-        )
+    for one, two, why in (
+        ("task_adapter", "fine_tuned", ""),
+        ("aligned_adapter", "unaligned", ": with aligned_adapter the base model is the unaligned one"),
+        ("safe_adapter", "safe", ""),
+    ):
+        if given.get(one) and two in roles:
+            raise UserError(
+                f"{spec.name}: {one} and a model with role: {two} are both given, expected one{why}; leave one out"
+            )
+    for role in roles:
+        if roles.count(role) > 1:
+            raise UserError(
+                f"models: {roles.count(role)} have role: {role}, expected one of each; leave the others out"
+            )
+
+
+def check_modules(adapters: Mapping[str, LoraAdapter]) -> None:
+    """Refuse adapters over an unaligned base that lack modules of the aligned one: alignment would be undone there.
+
+    Args:
+        adapters: The adapters that are given, by their parameters.
+
+    Raises:
+        UserError: With the module.
+    """
+    aligned = adapters.get("aligned_adapter")
+    for name, adapter in adapters.items():
+        lost = [module for module in aligned.factors if module not in adapter.factors] if aligned else []
+        if lost:
+            raise UserError(
+                f"{name}: {lost[0]} is missing in {adapter.path}, aligned_adapter has it, expected an adapter that "
+                "was trained from the aligned one; give that, or merge the aligned adapter into the base first and "
+                "list the model before alignment with role: unaligned"
+            )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from realign_plugin.building import keep_vectors
 from realign_plugin.masks import mask_factor
-from realign_plugin.merging.rounding import updated, written_dtype
+from realign_plugin.merging.rounding import require_finite, updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
 from realign_plugin.subspace import SafetySubspace, mask_of
 
@@ -59,17 +59,19 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
         if module is None:
             return base
         chosen = {name: parameters[name] for name in ("mask", "threshold", "seed", "strength")}
+        tasks = [entry.tensor for entry in group.non_base]
         if trained.spec.vector_space == "lora":
             factors = trained.effective_module(module, **chosen)
             product = factors["B"].to(base.device) @ factors["A"].to(base.device)
-            return updated(base, product.mul_(trained.spec.scaling(module)))
-        tasks = [entry.tensor for entry in group.non_base]
-        if trained.spec.fusion_method in BY_ROWS:
-            return merge_by_rows(trained, module, base, tasks, **chosen)
-        vectors = [task.float().sub_(base) for task in tasks]
-        kept = keep_vectors(trained.spec, f"{module}.W", vectors)
-        del vectors
-        return updated(base, trained.effective_module(module, **chosen, deltas={"W": kept})["W"])
+            merged = updated(base, product.mul_(trained.spec.scaling(module)))
+        elif trained.spec.fusion_method in BY_ROWS:
+            merged = merge_by_rows(trained, module, base, tasks, **chosen)
+        else:
+            # On the CPU, where the draws are made: the same result on every device.
+            kept = keep_vectors(trained.spec, f"{module}.W", [task.float().sub_(base).cpu() for task in tasks])
+            update = trained.effective_module(module, **chosen, deltas={"W": kept})["W"]
+            merged = updated(base, update.to(base.device))
+        return require_finite(group, merged)
 
 
 def merge_by_rows(

@@ -49,7 +49,9 @@ def module_of(tensor: str | None, modules: tuple[str, ...]) -> str | None:
     """
     if tensor is None or not tensor.endswith(".weight"):
         return None
-    return _by_plain_name(modules).get(without_wrappers(tensor.removesuffix(".weight")))
+    name = tensor.removesuffix(".weight")
+    known = _by_plain_name(modules)
+    return known.get(name) or known.get(without_wrappers(name))
 
 
 def _stamp(path: str) -> int:
@@ -69,4 +71,10 @@ def _lora(path: str, what: str, stamp: int) -> LoraAdapter:
 
 @lru_cache(maxsize=8)
 def _by_plain_name(modules: tuple[str, ...]) -> dict[str, str]:
-    return {without_wrappers(module): module for module in modules}
+    """Modules by their names, and by their plain names where those are unique."""
+    plain: dict[str, list[str]] = {}
+    for module in modules:
+        plain.setdefault(without_wrappers(module), []).append(module)
+    return {name: alike[0] for name, alike in plain.items() if len(alike) == 1} | {
+        module: module for module in modules
+    }

@@ -28,6 +28,7 @@ def place(yard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models.mkdir()
     for name, source in {
         "base": "base", "aligned": "base", "aligned-lora": "aligned", "finetuned-lora": "task1", "safe-lora": "task2",
+        "finetuned-2-lora": "task2",
         "finetuned-1": "full1", "finetuned-2": "full2",
     }.items():  # fmt: skip
         shutil.copytree(home / source, models / name)

@@ -147,6 +147,7 @@ def test_full_models_with_roles(yard: Path, merge: Merge, tmp_path: Path) -> Non
 def test_what_the_methods_need(yard: Path, merge: Merge, tmp_path: Path, method: str) -> None:
     home = yard / "fp32"
     task, aligned = home / "task1", home / "aligned"
+    lesser = make_lora(home / "base", tmp_path / "lesser", target_modules=["q_proj"])
     cases: list[tuple[dict[str, Any], str]] = [
         (configuration(method, home / "base", task_adapter=task), "compares updates with what alignment changed"),
         (configuration(method, home / "base", aligned_adapter=aligned), "neither task_adapter nor a model with role"),
@@ -164,7 +165,7 @@ def test_what_the_methods_need(yard: Path, merge: Merge, tmp_path: Path, method:
         ),
         (
             configuration(method, home / "base", [role(home / "full1", "unalined")], task_adapter=task),
-            "role: 'unalined' is unknown, expected one of unaligned, fine_tuned, safe; did you mean 'unaligned'?",
+            "role: 'unalined' is unknown, expected one of unaligned, fine_tuned",
         ),
         (
             configuration(method, home / "base", aligned_adapter=aligned, task_adapter=[str(task), str(task)]),
@@ -173,6 +174,29 @@ def test_what_the_methods_need(yard: Path, merge: Merge, tmp_path: Path, method:
         (
             configuration(method, home / "base", aligned_adapter=aligned, task_adapter=task, threshold=2),
             "threshold: 2",
+        ),
+        (
+            configuration(
+                method, home / "base", [{"model": str(home / "full1")}], aligned_adapter=aligned, task_adapter=task
+            ),
+            f"full1 has no role, so that {method} would ignore it",
+        ),
+        (
+            configuration(
+                method,
+                home / "base",
+                [role(home / "full1", "unaligned"), role(home / "full2", "unaligned")],
+                task_adapter=task,
+            ),
+            "models: 2 have role: unaligned",
+        ),
+        (
+            configuration(method, home / "base", [role(home / "full1", "unaligned")], task_adapter=task, role="safe"),
+            "role: is given for all models at once" if method == "safe_merge" else "role: 'safe' is unknown",
+        ),
+        (
+            configuration(method, home / "base", aligned_adapter=aligned, task_adapter=lesser),
+            "self_attn.v_proj is missing in",
         ),
     ]
     for config, message in cases:

@@ -1,0 +1,109 @@
+"""Checks of weights by the headers of their files: all there, of the same shape, and room for them on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from mergekit.architecture import ConfiguredModelArchitecture, get_architecture_info
+from mergekit.architecture.conversion import can_convert_checkpoint_keys
+from mergekit.common import ModelReference, dtype_from_name
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
+
+from realign_plugin.checkpoints import Checkpoint
+from realign_plugin.errors import UserError
+from realign_plugin.merging.sources import module_of
+
+
+def check_weights(
+    config: MergeConfiguration,
+    options: MergeOptions,
+    models: Mapping[ModelReference, Checkpoint],
+    modules: Mapping[str, Iterable[str]],
+) -> None:
+    """Refuse models without a weight that mergekit will ask for, and adapters that it would leave out.
+
+    Args:
+        config: The configuration.
+        options: mergekit's options.
+        models: All models, the base first.
+        modules: For each adapter, by the name of its parameter, the modules that it changes.
+
+    Raises:
+        UserError: With the weight or the module.
+    """
+    try:
+        architecture = get_architecture_info(config, options)
+    except RuntimeError as error:
+        raise UserError(
+            f"models: {error} (their config.json name different architectures), expected models of one architecture"
+        ) from error
+    for model, checkpoint in models.items():
+        settings = model.config(trust_remote_code=options.trust_remote_code)
+        weights = ConfiguredModelArchitecture(info=architecture, config=settings).all_weights()
+        names = set(checkpoint.names)
+        for weight in weights:
+            if weight.optional or names.intersection(
+                (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
+            ):
+                continue
+            if not can_convert_checkpoint_keys(settings.model_type, names, weight.name):
+                raise UserError(
+                    f"{checkpoint.what}: {checkpoint.path} lacks {weight.name}, expected a whole "
+                    f"{settings.model_type} model; copy the folder again"
+                )
+        if checkpoint is not next(iter(models.values())):
+            continue
+        for parameter, changed in modules.items():
+            known = tuple(changed)
+            reached = {module_of(weight.name, known) for weight in weights}
+            lost = [module for module in known if module not in reached]
+            if lost:
+                raise UserError(
+                    f"{parameter}: mergekit writes no weight for its module {lost[0]}, so that it would be left out "
+                    f"of {checkpoint.path}, expected modules of this architecture; merge it with `llamafactory-cli "
+                    "export` or PEFT"
+                )
+
+
+def check_same_shapes(config: MergeConfiguration, model: Checkpoint, base: Checkpoint) -> None:
+    """Refuse weights of another shape, unless mergekit's tokenizer settings bring the vocabularies together.
+
+    Raises:
+        UserError: With the weight and both shapes.
+    """
+    if config.tokenizer or config.tokenizer_source:
+        return
+    for name in base.names:
+        if model.find(name) is not None and model.shape(name) != base.shape(name):
+            raise UserError(
+                f"{model.what}: {name} has shape {model.shape(name)}, {base.shape(name)} in the base {base.path}, "
+                "expected the same; where only the vocabulary was resized, add `tokenizer: {source: base}`"
+            )
+
+
+def check_disk(config: MergeConfiguration, base: Checkpoint, out: Path) -> None:
+    """Refuse a merge for whose output there is no room.
+
+    Raises:
+        UserError: With what is free and what is needed.
+    """
+    written = dtype_from_name(config.out_dtype or config.dtype)
+    needed = 0
+    for name in base.names:
+        count = 1
+        for size in base.shape(name):
+            count *= size
+        needed += count * (torch.finfo(written).bits // 8 if written else base.element_size(name))
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{out}: {free / 2**30:.1f} GiB are free, the merged model needs {needed / 2**30:.1f} GiB, expected room "
+            "for it; free some, or write elsewhere"
+        )
