@@ -18,7 +18,8 @@ from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight,
 from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec, module_spec
-from realign_plugin.subspace import LazyFactors, SafetySubspace
+from realign_plugin.subspace import SafetySubspace
+from realign_plugin.tensor_files import LazyFactors
 
 
 def from_adapters(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from realign_plugin.errors import UserError
+from realign_plugin.tensor_files import open_tensors
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SAMPLED_TENSORS: Final = 8
@@ -58,13 +58,8 @@ class Checkpoint:
         self.what = what
         self._readers: dict[str, Any] = {}
         for file in self._files():
-            try:
-                reader = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise UserError(
-                    f"{what}: {file} is corrupt ({error}), expected a safetensors file; copy it again"
-                ) from error
-            self._readers.update((name, reader) for name in list(reader.keys()))  # type: ignore[no-untyped-call]
+            reader = open_tensors(file, what)
+            self._readers.update((name, reader) for name in list(reader.keys()))
         self.names = list(self._readers)
         self._plain: dict[str, list[str]] = {}
         for name in self.names:

@@ -46,7 +46,8 @@ def export(
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
 ) -> None:
     """Write a plain LoRA adapter that any LoRA consumer loads."""
-    from realign_plugin.subspace import SafetySubspace, torch_dtype
+    from realign_plugin.subspace import SafetySubspace
+    from realign_plugin.tensor_files import torch_dtype
 
     number_type = torch_dtype(dtype)
     subspace = SafetySubspace.load(adapter)

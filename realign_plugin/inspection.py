@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from realign_plugin.errors import UserError
+from realign_plugin.effective import effective_tensor
 from realign_plugin.lora_adapters import natural_key
+from realign_plugin.plotting import pyplot_for, save_figure
 from realign_plugin.spec import check_mask
-from realign_plugin.subspace import SafetySubspace, effective_tensor
+from realign_plugin.subspace import SafetySubspace
 
 
 @dataclass(frozen=True)
@@ -126,17 +127,7 @@ def draw_heat_map(rows: list[ModuleRow], path: Path) -> None:
     Raises:
         UserError: If matplotlib is missing, or the folder cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "--plot: matplotlib is not installed, expected it for plots; pip install matplotlib"
-        ) from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--plot: {path} does not end in .png, expected a PNG file; rename it")
+    plt = pyplot_for(path)
     layers = sorted({place(row.module)[0] for row in rows})
     names = list(dict.fromkeys(place(row.module)[1] for row in rows))
     grid = torch.full((len(layers), len(names)), float("nan"))
@@ -155,10 +146,4 @@ def draw_heat_map(rows: list[ModuleRow], path: Path) -> None:
     axes.set(xlabel="module", ylabel="layer")
     axes.set_title("share of elements that the mask keeps", fontsize=10)
     figure.colorbar(image, ax=axes, format="{x:.0%}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"--plot: {path} cannot be written ({error.strerror}), expected a writable folder") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)

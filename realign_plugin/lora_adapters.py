@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from realign_plugin.atomic import sha256
 from realign_plugin.errors import UserError
+from realign_plugin.tensor_files import read_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -168,38 +167,6 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
     alphas = {m: float(_pattern_value(patterns, m, config.get("lora_alpha", 8))) for m in factors}
     ordered = {module: factors[module] for module in sorted(factors, key=natural_key)}
     return LoraAdapter(path, config, ordered, alphas)
-
-
-def read_tensors(file: Path, what: str) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file, refusing numbers that are not finite.
-
-    Raises:
-        UserError: If the file is corrupt, or a tensor holds NaN or infinite numbers (the tensor is named).
-    """
-    tensors: dict[str, Tensor] = {}
-    try:
-        with safe_open(file, framework="pt") as reader:
-            for name in reader.keys():  # noqa: SIM118 - safe_open is no mapping
-                tensors[name] = reader.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{what}: {file} is corrupt ({error}), expected a safetensors file; copy or save it again"
-        ) from error
-    for name, tensor in tensors.items():
-        check_finite(tensor, name, file, what)
-    return tensors
-
-
-def check_finite(tensor: Tensor, name: str, file: Path, what: str) -> None:
-    """Refuse a tensor with NaN or infinite numbers.
-
-    Raises:
-        UserError: With the tensor's name and its file.
-    """
-    if not torch.isfinite(tensor).all():
-        raise UserError(
-            f"{what}: {name} in {file} holds NaN or infinite numbers, expected finite ones; use an earlier checkpoint"
-        )
 
 
 def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_what: str) -> None:

@@ -2,115 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from realign_plugin.atomic import atomic_folder, write_json
+from realign_plugin.effective import effective_tensor
 from realign_plugin.errors import UserError
-from realign_plugin.fusion import is_linear, ties_select
-from realign_plugin.lora_adapters import (
-    CONFIG_NAME,
-    MODEL_PREFIX,
-    WEIGHTS_NAME,
-    check_finite,
-    natural_key,
-    read_adapter_config,
-)
-from realign_plugin.masks import apply_mask, inference_mask, tensor_seed
+from realign_plugin.lora_adapters import CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
-
-PEFT_TYPE: Final = "SAFETY_SUBSPACE"
-PREFIX: Final = "safety_subspace_"
-
-
-class LazyFactors(Mapping[str, Mapping[str, Tensor]]):
-    """Tensors of each module, read or computed when they are asked for and not kept."""
-
-    def __init__(self, modules: Iterable[str], read: Callable[[str], Mapping[str, Tensor]]) -> None:
-        """Name the modules and the function that gives the tensors of one."""
-        self._modules = dict.fromkeys(modules)
-        self._read = read
-
-    def __getitem__(self, module: str) -> Mapping[str, Tensor]:
-        """Read the tensors of one module."""
-        if module not in self._modules:
-            raise KeyError(module)
-        return self._read(module)
-
-    def __iter__(self) -> Iterator[str]:
-        """Go through the modules."""
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        """How many modules there are."""
-        return len(self._modules)
-
-
-Tensors = Mapping[str, Mapping[str, Tensor]]
-"""``{module: {"A": [r, in], "B": [out, r]}}`` in LoRA space, ``{module: {"W": [out, in]}}`` in weight space."""
-
-
-def select_for(spec: SubspaceSpec) -> Any:
-    """The selection that a fusion makes of masked task vectors, for ``masks.masked_add``; None where it is linear."""
-    if is_linear(spec.fusion_method):  # type: ignore[arg-type]
-        return None
-    return partial(ties_select, weights=spec.task_weights, density=spec.ties_density)
-
-
-def mask_of(
-    spec: SubspaceSpec, name: str, logits: Tensor, kind: str | None, threshold: float | None, seed: int | None
-) -> Tensor:
-    """The deterministic mask of one tensor; what is None is the spec's."""
-    return inference_mask(
-        logits,
-        kind or spec.mask,  # type: ignore[arg-type]
-        threshold=spec.mask_threshold if threshold is None else threshold,
-        seed=tensor_seed(spec.mask_seed if seed is None else seed, name),
-        temperature=spec.mask_temperature,
-    )
-
-
-def effective_tensor(
-    spec: SubspaceSpec,
-    name: str,
-    logits: Tensor,
-    aligned: Tensor | None,
-    deltas: Tensor,
-    *,
-    mask: str | Tensor | None = None,
-    threshold: float | None = None,
-    seed: int | None = None,
-    strength: float = 1.0,
-) -> Tensor:
-    """One effective tensor: theta_safe + strength * fuse(lambda * (m * delta)) / mean(m) (SOMF, equation 4).
-
-    Args:
-        spec: Fusion and mask settings.
-        name: The tensor's name, ``module.A``, ``module.B`` or ``module.W``; with the seed it seeds the draw.
-        logits: Logits of the tensor.
-        aligned: theta_safe ``[rows, columns]``, or None for zeros.
-        deltas: Kept task vectors, ``[kept, rows, columns]``.
-        mask: Kind of the mask, or a mask itself; None takes the spec's.
-        threshold: Threshold of the binary mask; None takes the spec's.
-        seed: Seed of a drawn mask; None takes the spec's.
-        strength: The dial between the aligned model (0) and the realigned one (1).
-
-    Returns:
-        fp32 tensor ``[rows, columns]``.
-    """
-    if not isinstance(mask, Tensor):
-        mask = mask_of(spec, name, logits, mask, threshold, seed)
-    select = select_for(spec)
-    delta = deltas[0] if select is None else select(deltas, mask)
-    return apply_mask(aligned, delta, mask, rescale=spec.mask_rescale, strength=strength)
+from realign_plugin.subspace_files import PEFT_TYPE, PREFIX, check_tensors, read_spec
+from realign_plugin.tensor_files import LazyFactors, Tensors, check_finite, open_tensors
 
 
 class SafetySubspace:
@@ -273,32 +181,18 @@ class SafetySubspace:
             UserError: If it is missing, corrupt, or no safety subspace.
         """
         path = Path(path)
-        config = read_adapter_config(path, "adapter")
-        if config.get("peft_type") != PEFT_TYPE:
-            raise UserError(
-                f"adapter: {path} has peft_type {config.get('peft_type')!r}, expected {PEFT_TYPE!r}; "
-                "give the output folder of a mask_dpo run"
-            )
-        names = {field.name for field in fields(SubspaceSpec)}
-        spec = SubspaceSpec(**{key: value for key, value in config.items() if key in names})
-        spec.check()
+        spec, base_model = read_spec(path)
         file = path / WEIGHTS_NAME
         if not file.is_file():
             raise UserError(f"adapter: {file} does not exist, expected the subspace's tensors; copy the whole folder")
-        try:
-            reader = safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"adapter: {file} is corrupt ({error}), expected a safetensors file; copy the folder again"
-            ) from error
-        modules = _check_tensors(spec, file, reader)
+        reader = open_tensors(file, "adapter")
+        modules = check_tensors(spec, file, reader)
 
         def read(kind: str, module: str, number: int | None = None) -> dict[str, Tensor]:
             found = {}
             for factor in spec.factors:
                 name = f"{MODEL_PREFIX}{module}.{PREFIX}{kind}_{factor}"
-                whole: Any = reader  # untyped
-                tensor = whole.get_tensor(name) if number is None else whole.get_slice(name)[number]
+                tensor = reader.get_tensor(name) if number is None else reader.get_slice(name)[number]
                 check_finite(tensor, name, file, "adapter")
                 found[factor] = tensor
             return found
@@ -311,7 +205,7 @@ class SafetySubspace:
         if not lazy:
             logits, aligned = dict(logits), dict(aligned)
             deltas = [dict(vector) for vector in deltas]
-        return cls(spec, logits, aligned, deltas, config.get("base_model_name_or_path"))
+        return cls(spec, logits, aligned, deltas, base_model)
 
     def to_lora(
         self,
@@ -366,64 +260,6 @@ class SafetySubspace:
             save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
             write_json(work / CONFIG_NAME, config)
         return path
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """A torch dtype by its short name: fp32, fp16 or bf16.
-
-    Raises:
-        UserError: If the name is unknown.
-    """
-    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    if name not in known:
-        raise UserError(f"dtype: {name!r} is unknown, expected one of {', '.join(known)}")
-    return known[name]
-
-
-def tensor_shapes(path: str | Path, spec: SubspaceSpec) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Shapes of what a saved subspace masks, from the header of its file alone.
-
-    Args:
-        path: Folder of the subspace.
-        spec: Its description.
-
-    Returns:
-        ``{module: {factor: (rows, columns)}}``.
-    """
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-    with safe_open(Path(path) / WEIGHTS_NAME, framework="pt") as reader:
-        for name in reader.keys():  # noqa: SIM118 - safe_open is no mapping
-            stem, _, part = name.rpartition(f".{PREFIX}")
-            kind, _, factor = part.partition("_")
-            if kind == "deltas":
-                module = stem.removeprefix(MODEL_PREFIX)
-                shapes.setdefault(module, {})[factor] = tuple(reader.get_slice(name).get_shape()[1:])
-    return dict(sorted(shapes.items(), key=lambda item: natural_key(item[0])))
-
-
-def _check_tensors(spec: SubspaceSpec, file: Path, reader: Any) -> list[str]:
-    """The modules that a subspace's file holds, in natural order, once every tensor is known to be there."""
-    names = set(reader.keys())
-    stems = sorted({name.rpartition(f".{PREFIX}")[0] for name in names}, key=natural_key)
-    modules = [stem.removeprefix(MODEL_PREFIX) for stem in stems]
-    kinds = ("logits", "deltas", "aligned") if spec.has_aligned else ("logits", "deltas")
-    for stem, module in zip(stems, modules, strict=True):
-        for factor in spec.factors:
-            lost = [kind for kind in kinds if f"{stem}.{PREFIX}{kind}_{factor}" not in names]
-            if lost:
-                raise UserError(
-                    f"adapter: {file} lacks {stem}.{PREFIX}{lost[0]}_{factor}, expected it for every target module; "
-                    "copy the whole folder again"
-                )
-            kept = reader.get_slice(f"{stem}.{PREFIX}deltas_{factor}").get_shape()[0]
-            if kept != spec.kept_deltas:
-                raise UserError(
-                    f"adapter: {file} holds {kept} task vectors for {module}, {CONFIG_NAME} says {spec.kept_deltas}; "
-                    "the two files belong to different runs"
-                )
-    if not modules:
-        raise UserError(f"adapter: {file} holds no tensor, expected a safety subspace; copy the whole folder again")
-    return modules
 
 
 def _peft_fields(peft_type: str, base_model: str | None) -> dict[str, Any]:

@@ -51,3 +51,12 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"b": 2}
     assert [p.name for p in file.parent.iterdir()] == ["x.json"]
     assert sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    write_json(file, {"b": 1})
+    with pytest.raises(TypeError):
+        write_json(file, {"b": object()})
+    assert json.loads(file.read_text()) == {"b": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.building import transfer
 from realign_plugin.checkpoints import Checkpoint
-from realign_plugin.subspace import LazyFactors
+from realign_plugin.tensor_files import LazyFactors
 from tests import reference
 from tests.conftest import make_lora, with_random_logits
 

@@ -13,6 +13,7 @@ from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
 from realign_plugin.evaluation.metrics import Z95, difference
+from realign_plugin.plotting import pyplot_for, save_figure
 
 SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
 SKILL: Final = ("exact_match,flexible-extract", "pass@1,create_test", "acc,none", "exact_match,none", "f1,none")
@@ -240,13 +241,7 @@ def draw(comparison: dict[str, Any], path: Path) -> None:
             "--plot: no model has both a safety task and a skill task in its results, expected both; evaluate with "
             "--tasks safety,realign_downstream"
         )
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--plot: {path} does not end in .png, expected a PNG file; rename it")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot_for(path)
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for name, x, y in points:
         axes.plot(x, y, "o", markersize=8)
@@ -255,13 +250,7 @@ def draw(comparison: dict[str, Any], path: Path) -> None:
     axes.set_xlim(-0.03, 1.03)
     axes.margins(y=0.2)
     axes.grid(alpha=0.3)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"--plot: {path} cannot be written ({error.strerror}), expected a writable folder") from error
-    finally:
-        plt.close(figure)
+    save_figure(figure, path)
 
 
 def write(comparison: dict[str, Any], out: Path) -> list[Path]:

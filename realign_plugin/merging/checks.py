@@ -19,7 +19,7 @@ from realign_plugin.merging.settings import all_settings, check_layers, check_se
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace import tensor_shapes
+from realign_plugin.subspace_files import tensor_shapes
 
 METHODS: Final = ("safety_subspace", "safe_lora", "safe_merge")
 Models = dict[ModelReference, Checkpoint]

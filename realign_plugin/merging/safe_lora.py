@@ -11,10 +11,7 @@ from typing import Any
 from mergekit.merge_methods.base import BasePolicy, GroupMergeMethod, InputContract, MergeMethodSpec, TensorGroup
 from torch import Tensor
 
-from realign_plugin.merging.alignment import cosine, project
-from realign_plugin.merging.reporting import ModuleReport, add
-from realign_plugin.merging.rounding import require_finite, updated
-from realign_plugin.merging.safe_updates import as_fine_tuned, find_updates, shared_parameters
+from realign_plugin.merging.safe_updates import merge_deviating, shared_parameters
 
 THRESHOLD = 0.35
 
@@ -31,19 +28,5 @@ class SafeLoraMerge(GroupMergeMethod):  # type: ignore[misc]
     )
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
-        """Merge one tensor; what is no matrix of a module stays as it was fine-tuned."""
-        base: Tensor = group.base.tensor
-        found = find_updates(group, parameters)
-        if found is None:
-            return as_fine_tuned(group, parameters)
-        threshold, tuned = parameters["threshold"], found.tuned
-        if found.alignment is None or found.alignment.norm() == 0:
-            add(ModuleReport(found.module, None, threshold, False, "no alignment vector"))
-        else:
-            projection = project(found.alignment, tuned)
-            angle = cosine(tuned, projection)
-            add(ModuleReport(found.module, angle, threshold, angle < threshold))
-            tuned = projection if angle < threshold else tuned
-        update = tuned.dense()
-        whole = update if found.aligned is None else update + found.aligned.dense()
-        return require_finite(group, updated(base, whole))
+        """Merge one tensor: an update that deviates is replaced by its projection."""
+        return merge_deviating(group, parameters, lambda updates, projection: projection.dense())

@@ -19,10 +19,8 @@ from mergekit.merge_methods.base import (
 )
 from torch import Tensor
 
-from realign_plugin.merging.alignment import cosine, project
-from realign_plugin.merging.reporting import ModuleReport, add
-from realign_plugin.merging.rounding import require_finite, updated
-from realign_plugin.merging.safe_updates import as_fine_tuned, find_updates, shared_parameters
+from realign_plugin.merging.alignment import Update
+from realign_plugin.merging.safe_updates import Updates, merge_deviating, shared_parameters
 
 THRESHOLD = 0.35
 WEIGHT = 0.5
@@ -44,22 +42,11 @@ class SafeMergeMerge(GroupMergeMethod):  # type: ignore[misc]
     )
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
-        """Merge one tensor; what is no matrix of a module stays as it was fine-tuned."""
-        base: Tensor = group.base.tensor
-        found = find_updates(group, parameters)
-        if found is None:
-            return as_fine_tuned(group, parameters)
-        threshold, weight = parameters["threshold"], parameters["weight"]
-        update = found.tuned.dense()
-        if found.alignment is None or found.alignment.norm() == 0:
-            add(ModuleReport(found.module, None, threshold, False, "no alignment vector"))
-        else:
-            angle = cosine(found.tuned, project(found.alignment, found.tuned))
-            deviates = angle < threshold
-            add(ModuleReport(found.module, angle, threshold, deviates))
-            if deviates:
-                update = weight * update
-                if found.safe is not None:
-                    update = update + (1.0 - weight) * found.safe.dense()
-        whole = update if found.aligned is None else update + found.aligned.dense()
-        return require_finite(group, updated(base, whole))
+        """Merge one tensor: an update that deviates is averaged with the safe model's."""
+        weight: float = parameters["weight"]
+
+        def averaged(updates: Updates, projection: Update) -> Tensor:
+            update = weight * updates.tuned.dense()
+            return update if updates.safe is None else update + (1.0 - weight) * updates.safe.dense()
+
+        return merge_deviating(group, parameters, averaged)

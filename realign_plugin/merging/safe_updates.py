@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import LoraAdapter
-from realign_plugin.merging.alignment import Update, difference
+from realign_plugin.merging.alignment import Update, cosine, difference, project
+from realign_plugin.merging.reporting import ModuleReport, add
+from realign_plugin.merging.rounding import require_finite, updated
 from realign_plugin.merging.sources import lora, module_of
 
 ROLES: Final = ("unaligned", "fine_tuned", "safe")
@@ -94,6 +96,42 @@ def as_fine_tuned(group: TensorGroup, parameters: Mapping[str, Any]) -> Tensor:
             return tuned
     base: Tensor = group.base.tensor
     return base
+
+
+def merge_deviating(
+    group: TensorGroup, parameters: Mapping[str, Any], correct: Callable[[Updates, Update], Tensor]
+) -> Tensor:
+    """One merged tensor: an update that deviates from the alignment subspace is corrected, another is kept.
+
+    An update deviates where its cosine with its projection on the subspace is under ``threshold``. What is no matrix
+    of a module stays as it was fine-tuned.
+
+    Args:
+        group: The tensor in the base model and in the models that are listed.
+        parameters: The method's parameters.
+        correct: Gives the update, from the aligned model, that replaces one that deviates, from the module's updates
+            and the projection; fp32 ``[out, in]``.
+
+    Raises:
+        UserError: If the merged tensor is not finite.
+    """
+    found = find_updates(group, parameters)
+    if found is None:
+        return as_fine_tuned(group, parameters)
+    threshold: float = parameters["threshold"]
+    update = None
+    if found.alignment is None or found.alignment.norm() == 0:
+        add(ModuleReport(found.module, None, threshold, False, "no alignment vector"))
+    else:
+        projection = project(found.alignment, found.tuned)
+        angle = cosine(found.tuned, projection)
+        add(ModuleReport(found.module, angle, threshold, angle < threshold))
+        if angle < threshold:
+            update = correct(found, projection)
+    if update is None:
+        update = found.tuned.dense()
+    whole = update if found.aligned is None else update + found.aligned.dense()
+    return require_finite(group, updated(group.base.tensor, whole))
 
 
 def shared_parameters(threshold: float, *extra: ParameterSpec) -> tuple[ParameterSpec, ...]:

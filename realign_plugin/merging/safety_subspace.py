@@ -18,10 +18,11 @@ from mergekit.merge_methods.base import (
 from torch import Tensor
 
 from realign_plugin.building import keep_vectors
+from realign_plugin.effective import mask_of
 from realign_plugin.masks import mask_factor
 from realign_plugin.merging.rounding import require_finite, updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
-from realign_plugin.subspace import SafetySubspace, mask_of
+from realign_plugin.subspace import SafetySubspace
 
 SHARED: Final = ParameterScope.SHARED
 BY_ROWS: Final = ("task_arithmetic", "average")

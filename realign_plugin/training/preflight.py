@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors import safe_open
-
 from realign_plugin.building import from_adapters, from_models, task_weights
 from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
-from realign_plugin.subspace import PEFT_TYPE, SafetySubspace
+from realign_plugin.subspace import SafetySubspace
+from realign_plugin.subspace_files import PEFT_TYPE
+from realign_plugin.tensor_files import open_tensors
 
 STAGE: Final = "mask_dpo"
 TYPE: Final = "safety_subspace"
@@ -224,22 +224,22 @@ def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
         subspace: The subspace to be trained on it.
 
     Raises:
-        UserError: If a target module has another shape in the model.
+        UserError: If a file is corrupt, or a target module has another shape in the model.
     """
     for file in sorted(Path(path).glob("*.safetensors")) if path else ():
-        with safe_open(file, framework="pt") as reader:
-            names = set(reader.keys())
-            for module, pair in subspace.deltas[0].items():
-                if f"{module}.weight" not in names:
-                    continue
-                shape = tuple(reader.get_slice(f"{module}.weight").get_shape())
-                expected = (pair["B"].shape[0], pair["A"].shape[1])
-                if len(shape) == 2 and shape != expected and not is_quantised_model(path):
-                    raise UserError(
-                        f"model_name_or_path: {module} has shape {shape} in {path}, the adapters were trained for "
-                        f"{expected}; "
-                        "give the base model that they were trained on"
-                    )
+        reader = open_tensors(file, "model_name_or_path")
+        names = set(reader.keys())
+        for module, pair in subspace.deltas[0].items():
+            if f"{module}.weight" not in names:
+                continue
+            shape = tuple(reader.get_slice(f"{module}.weight").get_shape())
+            expected = (pair["B"].shape[0], pair["A"].shape[1])
+            if len(shape) == 2 and shape != expected and not is_quantised_model(path):
+                raise UserError(
+                    f"model_name_or_path: {module} has shape {shape} in {path}, the adapters were trained for "
+                    f"{expected}; "
+                    "give the base model that they were trained on"
+                )
 
 
 def is_subspace(path: str | Path) -> bool:

@@ -12,10 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn import functional
 
+from realign_plugin.effective import effective_tensor, select_for
 from realign_plugin.errors import UserError
 from realign_plugin.masks import logits_shape, masked_add
 from realign_plugin.spec import FACTORS, SubspaceSpec
-from realign_plugin.subspace import PREFIX, effective_tensor, select_for
+from realign_plugin.subspace_files import PREFIX
 
 Reference = Literal["init", "aligned"]
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))

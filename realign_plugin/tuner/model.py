@@ -15,7 +15,8 @@ from realign_plugin.building import replace_spec
 from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import MODEL_PREFIX, Factors
 from realign_plugin.spec import check_mask
-from realign_plugin.subspace import PREFIX, SafetySubspace
+from realign_plugin.subspace import SafetySubspace
+from realign_plugin.subspace_files import PREFIX
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
 

@@ -161,6 +161,10 @@ def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tm
         UserError, match=r"q_proj has shape \(48, 48\) in .*wide, the adapters were trained for \(32, 32\)"
     ):
         preflight.check_base_model(str(tmp_path / "wide"), subspace)
+    file = tmp_path / "wide" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"^model_name_or_path: .*model.safetensors is corrupt"):
+        preflight.check_base_model(str(tmp_path / "wide"), subspace)
 
 
 def test_commands_of_other_stages_are_left_alone() -> None:

@@ -1,0 +1,64 @@
+"""Pictures: matplotlib without a display, and PNG files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+
+DPI: Final = 150
+
+
+def pyplot_for(path: Path) -> Any:
+    """``matplotlib.pyplot``, set to draw without a display, once it is known that a picture can go to a path.
+
+    Args:
+        path: PNG that will be written.
+
+    Raises:
+        UserError: If the path is no PNG's, or matplotlib is missing.
+    """
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--plot: {path} does not end in .png, expected a PNG file; rename it")
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError(
+            "--plot: matplotlib is not installed, expected it for plots; pip install matplotlib"
+        ) from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure under a temporary name, rename it, and close the figure.
+
+    Args:
+        figure: matplotlib's figure.
+        path: PNG to write; its folder is made if it is missing.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    import matplotlib.pyplot as plt
+
+    work = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            figure.savefig(file, dpi=DPI, format="png")
+        os.chmod(work, 0o644)
+        os.replace(work, path)
+        work = None
+    except OSError as error:
+        raise UserError(f"--plot: {path} cannot be written ({error.strerror}), expected a writable folder") from error
+    finally:
+        if work is not None:
+            Path(work).unlink(missing_ok=True)
+        plt.close(figure)
