@@ -1,0 +1,35 @@
+"""How far the reading of a source is, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from realign_plugin.data.hub import HubRows
+from realign_plugin.data.reading import FileRows
+
+EVERY: Final = 500
+"""Rows between two updates."""
+
+
+def shown(rows: FileRows | HubRows, title: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a source, with a bar on stderr where that is a terminal.
+
+    Args:
+        rows: The source's rows.
+        title: What stands before the bar.
+    """
+    if not sys.stderr.isatty():
+        yield from rows
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[read]:,} rows"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=rows.size, read=0)
+        for count, item in enumerate(rows, 1):
+            yield item
+            if count % EVERY == 0:
+                bar.update(task, completed=rows.position, read=count)
