@@ -1,0 +1,100 @@
+"""The judge's card: who judged, in which way, and what it could not judge, over all results of a run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class JudgeCard:
+    """One judge, as it was set up; results that were judged alike share a card.
+
+    Attributes:
+        judge: ``off``, or the kind of judge.
+        model: Its model.
+        mode: What it was asked.
+        order: How answers were paired.
+        prompts: Versions of its prompts.
+        results: How many results files it judged.
+        calls: Requests that were answered.
+        cached: Verdicts that came from the cache.
+        unjudged: Answers without a verdict.
+        tokens: Tokens sent and received.
+        cost: In the currency of the prices, where they were given.
+        errors: Why answers stayed unjudged, and how many of them.
+        failures: Lines that say why judging broke off.
+    """
+
+    judge: str
+    model: str | None = None
+    mode: str | None = None
+    order: str | None = None
+    prompts: dict[str, Any] = field(default_factory=dict)
+    results: int = 0
+    calls: int = 0
+    cached: int = 0
+    unjudged: int = 0
+    tokens: int = 0
+    cost: float | None = None
+    errors: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def off(self) -> bool:
+        """Whether there was no judge, and refusals were told by their phrases."""
+        return self.judge == "off"
+
+    def add(self, report: Mapping[str, Any]) -> None:
+        """Count in one results file's report.
+
+        Args:
+            report: lm-eval's ``realign.judge.report``; numbers that are missing count as none.
+        """
+        self.results += 1
+        self.calls += _count(report.get("calls"))
+        self.cached += _count(report.get("cached"))
+        self.unjudged += _count(report.get("unjudged"))
+        self.tokens += _count(report.get("prompt_tokens")) + _count(report.get("completion_tokens"))
+        if isinstance(report.get("cost"), (int, float)):
+            self.cost = (self.cost or 0.0) + report["cost"]
+        errors = report.get("errors")
+        for reason, count in (errors if isinstance(errors, dict) else {}).items():
+            self.errors[str(reason)] += _count(count)
+        if report.get("fatal") and str(report["fatal"]) not in self.failures:
+            self.failures.append(str(report["fatal"]))
+
+
+def judge_cards(judges: Mapping[str, Mapping[str, Any]]) -> list[JudgeCard]:
+    """A card for each way of judging.
+
+    Args:
+        judges: lm-eval's ``realign.judge`` records, by results file.
+    """
+    cards: dict[str, JudgeCard] = {}
+    for record in judges.values():
+        settings = {key: record.get(key) for key in ("judge", "model", "mode", "order", "prompts")}
+        card = cards.setdefault(
+            json.dumps(settings, sort_keys=True),
+            JudgeCard(
+                str(settings["judge"] or "unknown"),
+                _name(settings["model"]),
+                _name(settings["mode"]),
+                _name(settings["order"]),
+                settings["prompts"] if isinstance(settings["prompts"], dict) else {},
+            ),
+        )
+        report = record.get("report")
+        card.add(report if isinstance(report, dict) else record)
+    return sorted(cards.values(), key=lambda card: (card.off, -card.results))
+
+
+def _name(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0

@@ -1,0 +1,168 @@
+"""Reads the run folder of a study: what must be there, and what may be missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from realign_plugin.errors import UserError
+from realign_plugin.report.records import Command, DataCard, Study, Table
+
+R = TypeVar("R", bound=BaseModel)
+
+
+@dataclass
+class Run:
+    """A run folder.
+
+    Attributes:
+        folder: Where it is.
+        study: ``study.json``.
+        tables: The tables that are there, in the study's order.
+        missing_tables: Names of those that are not.
+        commands: In the order in which they were run.
+        cards: Data cards, by file name.
+        judges: lm-eval's ``realign.judge`` records, by the results file's path within the run folder.
+    """
+
+    folder: Path
+    study: Study
+    tables: list[Table] = field(default_factory=list)
+    missing_tables: list[str] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    cards: list[DataCard] = field(default_factory=list)
+    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Table | None:
+        """The study's first table; None where it is missing: an ablation must not take its place."""
+        first = self.study.tables[0] if self.study.tables else None
+        return self.tables[0] if self.tables and first not in self.missing_tables else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; subspaces and trainings are read later, one at a time.
+
+    Args:
+        folder: What ``realign study`` wrote to.
+
+    Raises:
+        UserError: If it is no run folder, or a file in it is broken; what is merely missing is left out.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"RUN: {folder} {what}, expected the folder that `realign study` wrote; check the path")
+    if not (folder / "study.json").is_file():
+        raise UserError(
+            f"RUN: {folder} holds no study.json, expected the folder of a study; `realign study` writes it"
+        )
+    study = _record(Study, _json(folder / "study.json"), folder / "study.json")
+    run = Run(folder, study)
+    for name in study.tables:
+        path = folder / "tables" / f"{name}.json"
+        if path.is_file():
+            run.tables.append(_record(Table, _json(path), path))
+        else:
+            run.missing_tables.append(name)
+    commands = folder / "commands.jsonl"
+    if commands.is_file():
+        lines, _ = read_lines(commands)
+        run.commands = [_record(Command, line, commands) for line in lines]
+    run.cards = [_record(DataCard, _json(path), path) for path in sorted((folder / "data").glob("*.card.json"))]
+    for path in _newest_results(folder):
+        found = _json(path)
+        known = found.get("realign") if isinstance(found, dict) else None
+        judge = known.get("judge") if isinstance(known, dict) else None
+        if isinstance(judge, dict):
+            run.judges[path.relative_to(folder).as_posix()] = judge
+    return run
+
+
+def _newest_results(folder: Path) -> Iterable[Path]:
+    """Of each folder of results the newest file: lm-eval keeps those of earlier runs beside it."""
+    newest: dict[Path, Path] = {}
+    for path in sorted((folder / "results").rglob("results_*.json")):
+        newest[path.parent] = path
+    return newest.values()
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Objects of a JSON-lines file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The objects, and whether the last line was cut off, as a killed run leaves it; that line is left out.
+
+    Raises:
+        UserError: If another line is broken, or the file cannot be read.
+    """
+    text = _text(path)
+    found: list[dict[str, Any]] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return found, True
+            raise UserError(
+                f"{path}: line {number} is no JSON ({error}), expected an object a line; mend or delete the line"
+            ) from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: line {number} is {line[:40]!r}, expected an object; mend or delete the line")
+        found.append(value)
+    return found, False
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: If it cannot be read, or holds something else.
+    """
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds {type(value).__name__}, expected a JSON object; run its step again")
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no UTF-8 (byte {error.start}), expected JSON; run its step again") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: is no JSON ({error}), expected a whole file; run its step again") from error
+
+
+def _record(kind: type[R], value: Any, path: Path) -> R:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        given = "" if first["type"] == "missing" else f" is {str(first['input'])[:60]!r}"
+        raise UserError(
+            f"{path}: {place}{given}, expected: {first['msg']}; run the step that writes it again"
+        ) from error
