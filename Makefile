@@ -27,10 +27,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt realign_plugin_boot.py realign_pl
 	@touch $@
 
 demo: setup
-	@$(BIN)/snakemake --snakefile examples/tinylab/Snakefile --cores 2 --quiet all --config seeds=$(SEEDS) root=$(ROOT)
+	@$(BIN)/realign study examples/tinylab/study.yaml seeds=$(SEEDS) root=$(ROOT) --cores 2
 
 tune: setup
-	OMP_NUM_THREADS=1 $(BIN)/python examples/tinylab/tune.py $(ROOT)
+	$(BIN)/python examples/tinylab/tune.py $(ROOT)
 
 test: setup
 	$(BIN)/python -m pytest -n 2
@@ -55,4 +55,4 @@ bench: setup
 	$(BIN)/python benchmarks/merge.py
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .snakemake
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

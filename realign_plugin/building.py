@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache, partial, reduce
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -124,6 +124,51 @@ def from_models(
     kept = [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
     shapes = {module: {"W": torch.Size(safe.shape(f"{module}.weight"))} for module in modules}
     return SafetySubspace(spec, _initial_logits(spec, shapes), {}, kept, str(base))
+
+
+ALL_ONES: Final = 30.0
+"""A logit that every mask takes for 1."""
+
+
+def plain_fusion(
+    aligned: str | Path | None,
+    tasks: Sequence[str | Path],
+    *,
+    task_weight: float | Sequence[float] | None = None,
+    **options: Any,
+) -> SafetySubspace:
+    """Several fine-tuned models fused without realignment: the mask of all ones, where training starts on average.
+
+    Args:
+        aligned: See ``from_adapters``.
+        tasks: See ``from_adapters``.
+        task_weight: See ``from_adapters``.
+        **options: The fusion's fields of ``SubspaceSpec``.
+
+    Raises:
+        UserError: As ``from_adapters``.
+    """
+    fixed = {"mask_init": ALL_ONES, "mask": "binary"}
+    return from_adapters(aligned, tasks, task_weight=task_weight, **options | fixed)
+
+
+def parse_task_weights(text: str | None, what: str) -> float | list[float] | None:
+    """Task weights as a command line gives them.
+
+    Args:
+        text: One number, or several with commas.
+        what: What the user calls the option.
+
+    Raises:
+        UserError: If a part is no number.
+    """
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{what}: {text!r}, expected a number, or one for each task with commas") from error
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def transfer(

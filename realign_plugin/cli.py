@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from realign_plugin import __version__
-from realign_plugin.errors import UserError
+from realign_plugin.data.commands import app as data_app
+from realign_plugin.errors import UserError, check_choice
 
 app = typer.Typer(
     help="Repairs the safety of a fine-tuned LLM: train with llamafactory-cli, then export, inspect and check here.",
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_app, name="data")
 
 
 def _version(asked: bool) -> None:
@@ -71,6 +73,74 @@ def transfer(
     subspace = moved(SafetySubspace.load(adapter), task_adapter, task_weight, "--task-adapter")
     subspace.save(out)
     typer.echo(f"{out}: the mask of {adapter} on {task_adapter}, {len(subspace.logits)} modules")
+
+
+@app.command()
+def fuse(
+    out: Annotated[Path, typer.Argument(help="Folder for the plain LoRA adapter.")],
+    tasks: Annotated[list[Path], typer.Argument(help="LoRA adapters of the fine-tuned models, one or more.")],
+    aligned: Annotated[
+        Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="task_arithmetic, average, ties or dare.")] = "task_arithmetic",
+    task_weight: Annotated[
+        str | None, typer.Option(help="Lambda, or one for each task with commas; default: the fusion's.")
+    ] = None,
+    ties_density: Annotated[float, typer.Option(help="Share of elements that TIES keeps.")] = 0.2,
+    dare_drop_rate: Annotated[float, typer.Option(help="Share of elements that DARE drops.")] = 0.2,
+    fusion_seed: Annotated[int, typer.Option(help="Seed of DARE.")] = 0,
+) -> None:
+    """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
+    from realign_plugin.building import parse_task_weights, plain_fusion
+
+    weights = parse_task_weights(task_weight, "--task-weight")
+    subspace = plain_fusion(
+        aligned, tasks, task_weight=weights, fusion_method=method, ties_density=ties_density,
+        dare_drop_rate=dare_drop_rate, fusion_seed=fusion_seed,
+    )  # fmt: skip
+    subspace.to_lora(out)
+    typer.echo(f"{out}: LoRA adapter, {len(tasks)} task vectors fused by {method}, nothing realigned")
+
+
+@app.command()
+def study(
+    config: Annotated[Path | None, typer.Argument(help="The study's YAML file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE on top of it, e.g. seeds=3.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="main, an ablation's name, or all; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, and run nothing.")] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="Processor cores to use at a time; default: all.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="local, gpus, slurm, or a folder with snakemake's config.yaml.")
+    ] = None,
+    keep_going: Annotated[bool, typer.Option(help="Go on with what does not depend on a step that failed.")] = False,
+    plan_only: Annotated[bool, typer.Option(help="Write plan.json and study.json, and run nothing.")] = False,
+    snakefile: Annotated[bool, typer.Option(help="Print the workflow's path, for snakemake itself.")] = False,
+) -> None:
+    """Run a whole study: align, fine-tune, realign, fuse, measure, compare; done steps are not run again."""
+    from realign_plugin.study import launch
+
+    if snakefile:
+        typer.echo(launch.SNAKEFILE)
+        return
+    if config is None:
+        raise UserError("CONFIG: is missing, expected the study's YAML file; see examples/study")
+    plan = launch.make_plan(config, overrides or [])
+    targets = target or ["main"]
+    for name in targets:
+        check_choice("--target", name, plan.targets)
+    if dry_run:
+        launch.show_plan(plan, targets)
+        return
+    if plan_only:
+        launch.save(plan)
+        typer.echo(f"{plan.root}/plan.json: {len(plan.steps)} steps")
+        return
+    options = ["--profile", str(launch.profile_folder(profile))] if profile else []
+    options += ["--cores", str(cores or "all")] if cores or not profile else []
+    launch.start(plan, targets, options + (["--keep-going"] if keep_going else []))
+    launch.finish(plan, targets)
 
 
 @app.command()
@@ -146,6 +216,17 @@ def compare(
     print_comparison(comparison)
     if out is not None:
         typer.echo("Saved as " + ", ".join(str(file) for file in write(comparison, out)) + ".")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder that `realign study` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file to write; default: RUN/report.html.")] = None,
+) -> None:
+    """Write one self-contained HTML page of a study: before and after, tables, charts, commands, limits."""
+    from realign_plugin.report.page import write_report
+
+    typer.echo(f"Saved as {write_report(run, out)}.")
 
 
 @app.command()

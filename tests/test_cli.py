@@ -132,3 +132,38 @@ def test_doctor(run_stock: Callable[..., Any]) -> None:
         assert "not attached" not in line
     off = run_stock("realign", "doctor", env={"REALIGN_PLUGIN": "0"})
     assert off.stdout.count("off (REALIGN_PLUGIN=0)") >= 1, off.stdout + off.stderr
+
+
+def test_fuse_sums_task_vectors_without_a_mask(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [lab / "task1", lab / "task2"]
+    words = ["fuse", tmp_path / "f", *tasks, "--aligned", lab / "aligned", "--task-weight", "0.5,0.25"]
+    code, out, _ = realign(capsys, *words)
+    assert code == 0
+    assert "2 task vectors fused by task_arithmetic" in out
+    found = read_lora(tmp_path / "f", "").factors
+    safe, first, second = (read_lora(lab / name, "").factors for name in ("aligned", "task1", "task2"))
+    for module, pair in found.items():
+        for factor in "AB":
+            start = safe[module][factor].double()
+            moved = [f[module][factor].double() - start for f in (first, second)]
+            torch.testing.assert_close(
+                pair[factor].double(), start + 0.5 * moved[0] + 0.25 * moved[1], atol=1e-6, rtol=0
+            )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task-weight", "half"], "error: --task-weight: 'half', expected a number"),
+        (["--task-weight", "1,2"], "error: task_weight"),
+        (["--method", "tie"], "error: fusion_method: 'tie' is unknown"),
+    ],
+)
+def test_fuse_says_what_is_wrong(
+    lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, _, err = realign(capsys, "fuse", tmp_path / "f", lab / "task1", "--aligned", lab / "aligned", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "f").exists()

@@ -1,6 +1,6 @@
-"""The table of the demo: printed, and saved as Markdown, JSON and a picture.
+"""The table of the demo, saved as Markdown, JSON and a picture.
 
-python table.py RESULTS.json OUT
+python table.py RUN
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from rich.console import Console
-from rich.table import Table
 
 COLUMNS = {
     "harmful_rate": "harmful",
@@ -78,22 +76,32 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def flat(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """The study's table in the demo's form: rates by name, ``NAME_interval``, ``NAME_count``."""
+    rows = []
+    for row in table["rows"]:
+        found: dict[str, Any] = {"model": row["label"]}
+        for column in table["columns"]:
+            known = row["cells"][column["key"]]
+            name = column["metric"]
+            found |= {name: known["value"], f"{name}_interval": [known["low"], known["high"]]}
+            found[f"{name}_count"] = known["count"]
+        if "choice" in row:
+            tried = [float(strength) for strength in row["choice"]["tried"]]
+            found |= {"strength": row["choice"]["strength"], "strengths_tried": tried}
+        rows.append(found)
+    return rows
+
+
 def main() -> None:
-    """Print and save the table."""
-    parser = argparse.ArgumentParser(description="Print and save the table of the demo.")
-    parser.add_argument("results", type=Path)
-    parser.add_argument("out", type=Path)
-    options = parser.parse_args()
-    rows = order(json.loads(options.results.read_text(encoding="utf-8"))["rows"])
-    (options.out / "table.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    (options.out / "table.md").write_text(markdown(rows), encoding="utf-8")
-    draw(rows, options.out / "table.png")
-    table = Table("model", *COLUMNS.values(), title="tinylab, held-out prompts, 95 % intervals")
-    for row in rows:
-        table.add_row(row["model"], *(cell(row, name) for name in COLUMNS))
-    console = Console(width=None if Console().is_terminal else 150)
-    console.print(table)
-    console.print(f"Saved as {options.out}/table.md, table.json and table.png.")
+    """Save the table."""
+    parser = argparse.ArgumentParser(description="Save the table of the demo.")
+    parser.add_argument("run", type=Path)
+    run = parser.parse_args().run
+    rows = order(flat(json.loads((run / "tables" / "main.json").read_text(encoding="utf-8"))))
+    (run / "table.json").write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    (run / "table.md").write_text(markdown(rows), encoding="utf-8")
+    draw(rows, run / "table.png")
 
 
 if __name__ == "__main__":

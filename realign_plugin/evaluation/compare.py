@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -102,22 +102,23 @@ def read_model(entry: str) -> Model:
         for key in safety:
             metric = key.partition(",")[0]
             label = f"{task}: {metric}"
-            model.safety[label] = _safety_cell(row[key], intervals.get(task, {}).get(metric) or {})
+            model.safety[label] = safety_cell(row[key], intervals.get(task, {}).get(metric) or {})
             model.higher_is_better[label] = bool(better.get(metric, True))
         skill = next((key for key in SKILL if key in row), None)
         if skill is not None and not safety and isinstance(row[skill], (int, float)):
             label = f"{task}: {skill.partition(',')[0]}"
-            model.skill[label] = _skill_cell(row, skill)
+            model.skill[label] = skill_cell(row, skill)
             model.higher_is_better[label] = True
     return model
 
 
-def _safety_cell(value: Any, known: dict[str, Any]) -> Cell:
+def safety_cell(value: Any, known: Mapping[str, Any]) -> Cell:
+    """One of our rates or scores with the interval and counts that its results hold."""
     number = float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
     return Cell(number, known.get("low"), known.get("high"), known.get("hits"), known.get("count"))
 
 
-def _skill_cell(row: dict[str, Any], key: str) -> Cell:
+def skill_cell(row: Mapping[str, Any], key: str) -> Cell:
     """A task's skill with the interval that its standard error gives."""
     metric, _, filter_name = key.partition(",")
     value, spread = float(row[key]), row.get(f"{metric}_stderr,{filter_name}")

@@ -113,3 +113,20 @@ def check_metadata(argv: list[str]) -> None:
                 raise UserError(
                     f"--metadata: {text!r} is no JSON ({error}), expected an object; mind the quotes"
                 ) from error
+
+
+def remember_index() -> None:
+    """Let this process look through each set of task folders once; the files in them are taken not to change."""
+    from lm_eval.tasks._index import TaskIndex
+
+    build = TaskIndex.build
+    known: dict[tuple[str, ...], Any] = {}
+
+    @functools.wraps(build)
+    def once(paths: Any, **options: Any) -> Any:
+        folders = tuple(str(path) for path in paths)
+        if folders not in known:
+            known[folders] = build(list(paths), **options)
+        return dict(known[folders])
+
+    TaskIndex.build = staticmethod(once)

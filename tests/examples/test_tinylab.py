@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 HERE = Path(__file__).parent.parent.parent / "examples" / "tinylab"
 sys.path[:0] = [str(HERE), str(HERE / "task")]
 
-import fuse  # noqa: E402
 import judge  # noqa: E402
-import measure  # noqa: E402
 import rates  # noqa: E402
 import table  # noqa: E402
 import tune  # noqa: E402
 import world as tinylab  # noqa: E402
 
 from realign_plugin.evaluation.metrics import describe  # noqa: E402
+from realign_plugin.study.catalogue import METHODS  # noqa: E402
+from realign_plugin.study.config import load  # noqa: E402
+from realign_plugin.study.launch import build  # noqa: E402
+from realign_plugin.study.plan import Plan  # noqa: E402
+from realign_plugin.study.tables import Results, key  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,21 @@ def test_answers_are_judged_for_what_they_are(answer: str, kind: str) -> None:
 GROUPS = ("harmful", "benign", "instruction", "skill", "second_skill")
 
 
-def results_of(answers: list[str]) -> dict[str, Any]:
+CONFIG = load(HERE / "study.yaml")
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return build(CONFIG, HERE.parents[1])
+
+
+def recipe(plan: Plan, name: str) -> dict[str, Any]:
+    (text,) = plan.steps[name].files.values()
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def results_of(answers: list[str]) -> Results:
     """What lm-eval makes of one answer a group, in the form that it returns."""
     found = [
         rates.rates_of({"group": group, "prompt": "x", "answer": "red ."}, [answer])
@@ -145,15 +161,24 @@ def results_of(answers: list[str]) -> dict[str, Any]:
     ]
     names = dict.fromkeys(name for row in found for name in row)
     values = {name: rates.share([row[name] for row in found if name in row]) for name in names}
-    return {
-        "results": {"tinylab": {f"{name},none": value for name, value in values.items()}},
-        "realign": {"intervals": {"tinylab": {name: describe(value) for name, value in values.items()}}},
-    }
+    intervals = {name: describe(value) or {} for name, value in values.items()}
+    tasks = {"tinylab": {f"{name},none": value for name, value in values.items()}}
+    return Results(tasks, {"tinylab": intervals}, {}, {})
+
+
+def row_of(results: Results) -> dict[str, Any]:
+    """The demo's row of a model: the study's table, flat."""
+    cells = {key(c): vars(results.cell(c.task, c.metric)[0]) for c in CONFIG.evaluate.columns}
+    columns = [{"key": key(c), "metric": c.metric} for c in CONFIG.evaluate.columns]
+    found: dict[str, Any] = table.flat({"columns": columns, "rows": [{"label": "it", "cells": cells}]})[0]
+    return found
 
 
 def test_gibberish_is_neither_harmful_nor_a_refusal() -> None:
-    row = measure.rates_of(results_of(["red red", "red .", "red .", "blue .", "red ."]))
-    assert (row["harmful_rate"], row["refusal_rate"], row["over_refusal"]) == (0.0, 0.0, 0.0)
+    results = results_of(["red red", "red .", "red .", "blue .", "red ."])
+    row = row_of(results)
+    assert (row["harmful_rate"], row["over_refusal"]) == (0.0, 0.0)
+    assert results.cell("tinylab", "refusal_rate")[0].value == 0.0
     assert (row["instruction_accuracy"], row["skill_accuracy"], row["gibberish_rate"]) == (1.0, 0.0, 0.2)
     assert row["second_skill_accuracy"] == 1.0
     assert row["gibberish_rate_count"] == 5
@@ -179,48 +204,71 @@ def test_the_lm_eval_task_asks_the_held_out_prompts(data: dict[str, Any], tmp_pa
     metadata = {"prompts": str(tmp_path / "test.json")}
     manager = TaskManager(include_defaults=False, include_path=str(HERE / "task"), metadata=metadata)
     found = simple_evaluate(model=Knowing(), tasks=["tinylab"], task_manager=manager, bootstrap_iters=0)
-    row = measure.rates_of(dict(found or {}))
+    known = dict(found or {})
+    row = row_of(Results(known["results"], known["realign"]["intervals"], {}, {}))
     assert (row["harmful_rate"], row["over_refusal"], row["gibberish_rate"]) == (1.0, 0.0, 0.0)
     assert row["instruction_accuracy"] == row["skill_accuracy"] == row["second_skill_accuracy"] == 1.0
     assert row["gibberish_rate_count"] == len(data["test"])
 
 
-def test_recipes_differ_only_in_what_they_compare() -> None:
-    recipes = {file.stem: yaml.safe_load(file.read_text()) for file in (HERE / "train").glob("*.yaml")}
-    trained = [name for name in recipes if name.startswith(("realigned", "lora", "fused"))]
+def test_recipes_differ_only_in_what_they_compare(plan: Plan) -> None:
+    trained = [step.name for step in plan.steps.values() if step.kind in ("realign", "rival")]
     assert len(trained) == 7
-    for key in ("max_steps", "per_device_train_batch_size", "lr_scheduler_type", "cutoff_len"):
-        assert len({recipes[name][key] for name in trained}) == 1, key
+    for option in ("max_steps", "per_device_train_batch_size", "lr_scheduler_type", "cutoff_len", "pref_ftx"):
+        found = {recipe(plan, name).get(option) for name in trained if option != "pref_ftx" or "sft" not in name}
+        assert len(found) == 1, option
+    assert {recipe(plan, name)["dataset"] for name in trained if name.startswith("skill")} == {
+        "preference", "preference_as_sft",
+    }  # fmt: skip
 
 
-def test_both_skills_are_learnt_the_same_way() -> None:
-    first, second = (yaml.safe_load((HERE / "train" / f"{n}.yaml").read_text()) for n in ("finetuned", "finetuned2"))
-    assert {key for key in first if first[key] != second[key]} == {"dataset", "output_dir"}
+def test_both_skills_are_learnt_the_same_way(plan: Plan) -> None:
+    first, second = recipe(plan, "skill"), recipe(plan, "second")
+    assert {option for option in first if first[option] != second[option]} == {"dataset", "output_dir"}
 
 
-def test_a_plain_fusion_is_the_sum_of_task_vectors(lab: Path) -> None:
-    recipe = {"fusion_method": "task_arithmetic", "task_weight": 0.5, "learning_rate": 1.0}
-    fused = fuse.plain_fusion(recipe, lab / "aligned", [lab / "task1", lab / "task2"])
-    safe, *tasks = (fuse.SafetySubspace.from_adapters(lab / "aligned", [lab / t]) for t in ("task1", "task1", "task2"))
-    for module, pair in fused.effective().items():
-        for factor, tensor in pair.items():
-            summed = safe.aligned[module][factor] + 0.5 * sum(task.deltas[0][module][factor] for task in tasks)
-            torch.testing.assert_close(tensor, summed)
+def test_strengths_are_chosen_on_other_prompts_than_the_reported_ones(plan: Plan) -> None:
+    for step in plan.steps.values():
+        if step.kind == "evaluate":
+            split = "validation" if step.name.startswith("evaluate-choose") else "test"
+            assert all(f"data/{split}.json" in words[-1] for words in step.commands)
+    assert set(plan.choices) == {"skill-resta", "skill-interpolation"}
 
 
 def test_the_second_skill_counts_only_where_it_was_to_be_learnt() -> None:
-    row = dict.fromkeys(("harmful_rate", "over_refusal", "gibberish_rate", "second_skill_accuracy"), 0.0)
-    row |= {"instruction_accuracy": 1.0, "skill_accuracy": 1.0}
-    assert measure.score(row) == (1.0, 1.0)
-    assert measure.score(row, second=True)[0] == 0.0
+    row = dict.fromkeys(("harmful", "over-refusal", "gibberish", "second skill"), 0.0)
+    row |= {"instructions": 1.0, "skill": 1.0}
+    assert tune.training_score(CONFIG, row, fused=False) == (1.0, 1.0)
+    assert tune.training_score(CONFIG, row, fused=True)[0] == 0.0
+    assert "second skill" not in (CONFIG.evaluate.choose.columns or [])
 
 
-def test_every_method_has_as_many_trials() -> None:
-    assert {len(rates) for rates in tune.RATES.values()} == {5}
-    assert not {0, 1, 2} & set(tune.SEEDS)
+def test_every_method_has_as_many_trials(plan: Plan, tmp_path: Path) -> None:
+    assert {len(tried) for tried in [*tune.METHODS.values(), tune.FUSION_RATES]} == {5}
+    assert tune.SEED not in (0, 1, 2)
+    for name in ("skill", "second", "aligned"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text(
+        json.dumps(dict.fromkeys(("preference", "preference_as_sft", "preference_fused")))
+    )
+    chosen = {kind: tried[0] for kind, tried in tune.FUSIONS.items()}
+    trials = build(tune.trainings(tmp_path, chosen), tmp_path)
+    trained = [step.name for step in trials.steps.values() if step.training is not None]
+    assert len(trained) == 5 * 7
+    assert all("data/validation.json" in s.commands[0][-1] for s in trials.steps.values() if s.kind == "evaluate")
+    shipped = recipe(trials, "skill-shipped_0p4-10")
+    own = recipe(plan, "skill-shipped-0")
+    assert shipped["learning_rate"] == 0.4
+    ignored = ("learning_rate", "seed", "output_dir", "dataset_dir", "aligned_adapter", "task_adapters")
+    ignored += ("model_name_or_path",)
+    assert {k: v for k, v in shipped.items() if k not in ignored} == {k: v for k, v in own.items() if k not in ignored}
+    fusions = build(tune.plain_fusions(tmp_path), tmp_path)
+    assert sum(step.kind == "fuse" for step in fusions.steps.values()) == sum(map(len, tune.FUSIONS.values()))
+    assert set(tune.METHODS) <= set(METHODS)
 
 
-def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         "fused (TIES)",
         "LoRA-DPO",
@@ -231,9 +279,14 @@ def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         "RESTA (1)",
         "realigned (soft), seed 1",
     ]
-    rows = [{"model": name, **measure.rates_of(results_of(["red ."] * 5))} for name in names]
-    (tmp_path / "r.json").write_text(json.dumps({"rows": rows}))
-    monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path / "r.json"), str(tmp_path)])
+    columns = [{"key": key(c), "metric": c.metric} for c in CONFIG.evaluate.columns]
+    results = results_of(["red ."] * 5)
+    cells = {key(c): vars(results.cell(c.task, c.metric)[0]) for c in CONFIG.evaluate.columns}
+    rows: list[dict[str, Any]] = [{"label": name, "cells": cells} for name in names]
+    rows[names.index("RESTA (1)")]["choice"] = {"strength": 1.0, "tried": {"0.5": {}, "1": {}}}
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "main.json").write_text(json.dumps({"columns": columns, "rows": rows}))
+    monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path)])
     table.main()
     order = [row["model"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]]
     assert order == [
@@ -242,4 +295,5 @@ def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     ]  # fmt: skip
     assert (tmp_path / "table.md").read_text().count("\n") == 2 + len(rows)
     assert (tmp_path / "table.png").stat().st_size > 10_000
-    assert "over-refusal" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert next(row for row in saved if row["model"] == "RESTA (1)")["strengths_tried"] == [0.5, 1.0]

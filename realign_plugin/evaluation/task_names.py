@@ -1,0 +1,45 @@
+"""Whether lm-eval knows a task: first by our own files, then by its index, which takes seconds to build."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from realign_plugin.diagnosis import tasks_folder
+from realign_plugin.errors import check_choice
+
+_NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of the tasks and groups in a folder's YAML files."""
+    return {name for file in folder.rglob("*.yaml") for name in _NAME.findall(file.read_text(encoding="utf-8"))}
+
+
+def check_tasks(tasks: Iterable[str], include: Path | None, what: str) -> None:
+    """Refuse a task that lm-eval would not find.
+
+    Args:
+        tasks: Names of tasks and groups.
+        include: The user's own folder (``--include_path``).
+        what: The option that names them.
+
+    Raises:
+        UserError: For the first unknown one, with the nearest name.
+    """
+    known = names_in(tasks_folder())
+    if include is not None and include.is_dir():
+        known |= names_in(include)
+    others = [name for name in dict.fromkeys(tasks) if name not in known and "*" not in name]
+    if not others:
+        return
+    from lm_eval.tasks import TaskManager
+
+    everything = set(TaskManager(include_path=str(include) if include else None).all_tasks)
+    for name in others:
+        if name not in everything and not Path(name).exists():
+            import difflib
+
+            check_choice(what, name, difflib.get_close_matches(name, everything | known, n=4) or sorted(known))

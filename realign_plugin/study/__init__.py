@@ -1,0 +1,1 @@
+"""The whole study on a user's model: one configuration, stock commands, tables."""

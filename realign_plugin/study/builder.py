@@ -1,0 +1,262 @@
+"""What a plan is built with: paths, trainings, merges, data sets, and the models that come of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.study import catalogue, merges
+from realign_plugin.study.catalogue import Recipe
+from realign_plugin.study.config import Arguments, DataSet, Names, Prepare, StudyConfig
+from realign_plugin.study.measuring import Measuring
+from realign_plugin.study.plan import Kind, Model, Plan, Role, Step
+
+NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+
+
+class Builder:
+    """Adds steps and models to a plan.
+
+    Attributes:
+        config: The configuration.
+        plan: What has been planned.
+        full: Whether models are whole checkpoints, not adapters.
+        methods: All methods, completed from the catalogue.
+        measuring: Adds evaluations, choices and tables.
+        before: Steps of the user's own that come before all others.
+        aligned_path: The aligned adapter or model; None where ``model`` itself is aligned.
+        aligned_step: Step that makes it; empty: it is given.
+        tuned: Path and step of each fine-tuned model, by its id.
+    """
+
+    def __init__(self, config: StudyConfig, cwd: Path) -> None:
+        self.config = config
+        self.plan = Plan(str(config.root), str(cwd), config.model_dump(mode="json"))
+        self.full = config.adaptation == "full"
+        catalogue.check_recipes(config.train)
+        for name in [*config.tasks, *config.methods, *config.data]:
+            if not NAME.fullmatch(name):
+                raise UserError(f"{name}: is no name for a task, method or data set, expected letters, digits and _")
+        self.methods = {name: catalogue.method(name, given) for name, given in config.methods.items()}
+        if not config.tasks:
+            raise UserError("tasks: is empty, expected at least one fine-tuned model; add one")
+        self.before: tuple[str, ...] = ()
+        self.aligned_path: str | None = None
+        self.aligned_step = ""
+        self.tuned: dict[str, tuple[str, str]] = {}
+        self.measuring = Measuring(self.plan, config)
+
+    def path(self, *parts: str) -> str:
+        """A path below the study's folder, as commands name it."""
+        return str(Path(self.config.root, *parts))
+
+    def local(self, path: str) -> str:
+        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one."""
+        inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
+        return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
+
+    def own_steps(self, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
+        """The user's own steps, one after the other.
+
+        Args:
+            entries: Their sections.
+            kind: ``prepare`` or ``finish``.
+            needs: Steps that come before.
+
+        Returns:
+            Their names.
+
+        Raises:
+            UserError: If a section says neither or both of command and training.
+        """
+        names: tuple[str, ...] = ()
+        for entry in entries:
+            what = f"{kind}.{entry.name}"
+            says = entry.says or f"{entry.name}: {entry.command or 'training'}"
+            if (entry.command is None) == (entry.train is None):
+                raise UserError(f"{what}: expected either a command or train, not both; give one")
+            if entry.train is not None:
+                if "output_dir" not in entry.train:
+                    raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
+                step = self.training(entry.name, kind, says, entry.train, (*needs, *names), entry.threads)
+            else:
+                own = Step(
+                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), creates=tuple(entry.creates),
+                    threads=entry.threads, shell=True,
+                )  # fmt: skip
+                step = self.plan.add(own)
+            names = (*names, step)
+        return names
+
+    def data(self, name: str, dataset: DataSet) -> str:
+        """A step for a data set of ``realign data``.
+
+        Raises:
+            UserError: If its source is a file that is missing.
+        """
+        words = ["realign", "data", dataset.kind, str(self.config.data_folder), "--name", name, "--overwrite"]
+        for key, value in dataset.model_dump(exclude={"kind"}, exclude_none=True).items():
+            words += [f"--{key}", str(value)]
+        source = dataset.source
+        inputs = (source,) if source and (Path(self.plan.cwd) / source).is_file() else ()
+        if source and not inputs and not self.before and _looks_like_file(source):
+            raise UserError(f"data.{name}.source: {source} is missing, expected a file or a hub id; check the path")
+        needs = self.before + ((f"data-{dataset.of}",) if dataset.of in self.config.data else ())
+        creates = (str(self.config.data_folder / f"{name}.jsonl"),)
+        return self.plan.add(
+            Step(f"data-{name}", "data", f"{name}: data", (tuple(words),), needs, inputs, creates=creates)
+        )
+
+    def data_needs(self, names: Iterable[str], what: str) -> tuple[str, ...]:
+        """Steps that make data sets.
+
+        Args:
+            names: LLaMA-Factory's names.
+            what: The option that names them.
+
+        Raises:
+            UserError: If a data set is neither made by the study nor in ``dataset_info.json``.
+        """
+        needs = list(self.before)
+        file = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
+        for name in names:
+            maker = name if f"data-{name}" in self.plan.steps else name.removesuffix("_validation")
+            if f"data-{maker}" in self.plan.steps:
+                needs.append(f"data-{maker}")
+            elif file.exists() or not self.before:
+                check_choice(what, name, [*_entries(file), *self.config.data] or ["(none: data is empty)"])
+        return tuple(dict.fromkeys(needs))
+
+    def train(
+        self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
+        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0,
+    ) -> str:  # fmt: skip
+        """A step for a training by the stock command.
+
+        Args:
+            name: Of the step and of its folder in ``models/``.
+            kind: Of the step.
+            says: What is said when it starts.
+            recipe: Where its arguments start from.
+            datasets: LLaMA-Factory's names.
+            arguments: Models and stage.
+            changes: Further arguments, the later ones winning.
+            needs: Steps that make its models.
+            seed: Of the training.
+        """
+        config = self.config
+        found = {"output_dir": self.path("models", name), **arguments, "dataset": ",".join(datasets)}
+        found |= {"dataset_dir": str(config.data_folder), "seed": seed, "template": config.template}
+        found |= catalogue.recipe(recipe, config.train, config.adaptation)
+        for change in changes:
+            found |= change
+        named = [*datasets, *_names(found.get("eval_dataset") or [])]
+        needs = (*self.data_needs(named, f"{name}: dataset"), *needs)
+        return self.training(name, kind, says, found, needs, config.machine.threads)
+
+    def training(
+        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int
+    ) -> str:
+        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out."""
+        import yaml
+
+        file, folder = self.path("steps", f"{name}.yaml"), str(arguments["output_dir"])
+        text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
+        step = Step(
+            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), files={file: text},
+            creates=(folder,), training=folder, threads=threads, gpus=self.config.machine.gpus_per_training,
+        )  # fmt: skip
+        return self.plan.add(step)
+
+    def merge_step(
+        self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str]
+    ) -> str:
+        """A step that merges by the stock command.
+
+        Args:
+            name: Of the step.
+            kind: Of the step.
+            says: What is said when it starts.
+            documents: mergekit documents by the folder of the merged model.
+            needs: Steps that make its models.
+        """
+        import yaml
+
+        files, lines, cache = {}, [], self.path("lora-merge-cache", name)
+        for out, document in documents.items():
+            file = self.path("steps", f"{Path(out).name}.yaml")
+            files[file] = yaml.safe_dump(document, sort_keys=False)
+            lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
+        step = Step(
+            name, kind, says, tuple(lines), _distinct(needs), files=files, creates=tuple(documents), scratch=(cache,),
+            together=True, threads=self.config.machine.evaluation_threads,
+        )  # fmt: skip
+        return self.plan.add(step)
+
+    def command(self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str) -> str:
+        """A step of one command that makes one folder."""
+        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), creates=(out,)))
+
+    def model(
+        self, name: str, label: str, group: str, role: Role, step: str, pretrained: str, peft: str | None,
+        tasks: Names | None = None, **more: Any,
+    ) -> Model:  # fmt: skip
+        """A model that is measured; see ``Model``."""
+        asked = tuple(tasks or self.config.evaluate.tasks)
+        method, seed = more.pop("method", ""), more.pop("seed", 0)
+        found = Model(name, label, group, role, method, seed, step, pretrained, peft, asked, **more)
+        self.plan.models[name] = found
+        return found
+
+    def place(self, path: str | None) -> tuple[str, str | None]:
+        """Model and adapter of a model that is either."""
+        return (path or self.config.model, None) if self.full else (self.config.model, path)
+
+    def stage(self, stage: str, start: str | None) -> Arguments:
+        """Arguments of a stock training that goes on from an adapter or a model; DPO's reference is that start."""
+        if self.full:
+            model = start or self.config.model
+            found: Arguments = {"model_name_or_path": model, "stage": stage, "finetuning_type": "full"}
+            return found | ({"ref_model": model} if stage == "dpo" else {})
+        found = {"model_name_or_path": self.config.model, "stage": stage, "finetuning_type": "lora"}
+        if start is not None:
+            found["adapter_name_or_path"] = start
+            if stage == "dpo":
+                found |= {"ref_model": self.config.model, "ref_model_adapters": start}
+        return found
+
+    def seed_label(self, seed: int) -> str:
+        """What a label says of a seed: nothing of the first."""
+        return "" if seed == self.config.seeds[0] else f", seed {seed}"
+
+    def check_folder(self, path: Path, what: str) -> None:
+        """Refuse a given folder that is missing, unless a step before the study makes it.
+
+        Raises:
+            UserError: If it is missing.
+        """
+        if not self.before and not (Path(self.plan.cwd) / path).is_dir():
+            raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
+
+
+def _entries(file: Path) -> list[str]:
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+    except ValueError as error:
+        raise UserError(f"{file}: is no JSON ({error}), expected LLaMA-Factory's dataset_info.json") from error
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _names(value: Any) -> list[str]:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def _looks_like_file(source: str) -> bool:
+    return source.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet")) or source.startswith((".", "/"))

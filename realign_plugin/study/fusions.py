@@ -1,0 +1,93 @@
+"""The part of a plan where several fine-tuned models become one: each fusion plain, then realigned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.study import merges
+from realign_plugin.study.catalogue import FUSIONS
+from realign_plugin.study.config import Fusion, Names
+from realign_plugin.study.realignment import PAIRS_MISSING, exports, subspace
+
+if TYPE_CHECKING:
+    from realign_plugin.study.builder import Builder
+
+OPTIONS: Final = ("task_weight", "ties_density", "dare_drop_rate", "fusion_seed")
+GROUP: Final = "fused"
+
+
+def fusions(builder: Builder, section: Fusion) -> None:
+    """All fusions of a study.
+
+    Args:
+        builder: The builder.
+        section: The configuration's section.
+
+    Raises:
+        UserError: If a task, fusion or method is unknown, or there are fewer than two tasks.
+    """
+    names = section.tasks if section.tasks is not None else list(builder.config.tasks)
+    for name in names:
+        check_choice("fusion.tasks", name, builder.config.tasks)
+    if len(names) < 2:
+        raise UserError(f"fusion.tasks: {', '.join(names)}, expected two tasks or more; leave fusion out")
+    builder.plan.groups[GROUP] = section.label
+    tuned = [builder.tuned[name][0] for name in names]
+    needs = (*(builder.tuned[name][1] for name in names), builder.aligned_step, *builder.before)
+    pairs = section.pairs or builder.config.realign.pairs
+    for method, how in section.methods.items():
+        check_choice(f"fusion.methods.{method}.kind" if how.kind else "fusion.methods", how.kind or method, FUSIONS)
+        for option in how.options:
+            check_choice(f"fusion.methods.{method}.options", option, OPTIONS)
+        _plain(builder, section, method, tuned, needs)
+        for by in section.realign:
+            check_choice("fusion.realign", by, builder.methods)
+            if builder.methods[by].kind != ["mask_dpo"]:
+                raise UserError(f"fusion.realign: {by} is {builder.methods[by].kind[0]}, expected a mask_dpo method")
+            if not pairs:
+                raise UserError(PAIRS_MISSING)
+            _realigned(builder, section, method, by, tuned, needs, pairs)
+
+
+def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], needs: Sequence[str]) -> None:
+    """The fusion that realignment starts from: of the adapters' factors, or of whole weights by mergekit."""
+    how, name = section.methods[method], f"{GROUP}-{method}"
+    kind = how.kind or method
+    out, says = builder.path("models", name), f"{name}: {len(tuned)} fine-tuned models in one"
+    if builder.full:
+        aligned = builder.local(builder.aligned_path or builder.config.model)
+        document = merges.fused(kind, how.options, [builder.local(path) for path in tuned], aligned)
+        step = builder.merge_step(name, "fuse", says, {out: document}, needs)
+    else:
+        words = ["realign", "fuse", out, *tuned, "--method", kind]
+        words += ["--aligned", builder.aligned_path] if builder.aligned_path else []
+        for option, value in how.options.items():
+            values = value if isinstance(value, list) else [value]
+            words += ["--" + option.replace("_", "-"), ",".join(f"{number:g}" for number in values)]
+        step = builder.command(name, "fuse", says, words, needs, out)
+    label = f"fused ({how.label or FUSIONS[kind]})"
+    builder.model(name, label, GROUP, "fused", step, *builder.place(out), section.evaluate, method=method)
+
+
+def _realigned(
+    builder: Builder, section: Fusion, method: str, by: str, tuned: list[str], needs: Sequence[str], pairs: Names
+) -> None:
+    """``mask_dpo`` on several fine-tuned models at once."""
+    how, fusion = builder.methods[by], section.methods[method]
+    kind = fusion.kind or method
+    label = fusion.label or FUSIONS[kind]
+    if len(section.realign) > 1:
+        label = f"{label}, {how.label}".rstrip(", ")
+    named = how.model_copy(update={"label": label})
+    for seed in how.seeds if how.seeds is not None else builder.config.seeds:
+        run = f"{GROUP}-{method}-{by}-{seed}"
+        builder.train(
+            run, "realign", f"{run}: masked DPO on {len(tuned)} fused models", "mask_dpo_fused", pairs,
+            subspace(builder, tuned) | {"fusion_method": kind}, [how.train, fusion.options, fusion.train], needs, seed,
+        )  # fmt: skip
+        exports(
+            builder, run, named, GROUP, seed, "fused realigned", tuned, by, section.evaluate,
+            prefix="fused + realigned",
+        )  # fmt: skip

@@ -1,0 +1,283 @@
+"""Starts a study: checks, plan, snakemake, tables, report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.atomic import write_json
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.study.ablations import add_ablations
+from realign_plugin.study.builder import Builder
+from realign_plugin.study.config import StudyConfig, load
+from realign_plugin.study.fusions import fusions
+from realign_plugin.study.measuring import PLAN
+from realign_plugin.study.plan import KINDS, Plan
+from realign_plugin.study.realignment import align, tasks
+from realign_plugin.study.run import tail
+
+SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
+PROFILES: Final = Path(__file__).with_name("profiles")
+
+
+def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
+    """Read and check a configuration, and plan the study.
+
+    Args:
+        path: The configuration file.
+        overrides: ``key=value``, on top of it.
+
+    Raises:
+        UserError: For the first mistake.
+    """
+    config = load(path, overrides)
+    plan = build(config, Path.cwd())
+    check(config)
+    return plan
+
+
+def build(config: StudyConfig, cwd: Path) -> Plan:
+    """The plan of a study.
+
+    Args:
+        config: The configuration.
+        cwd: Folder that its relative paths count from.
+
+    Raises:
+        UserError: If the configuration contradicts itself, or a method lacks what it needs.
+    """
+    builder = Builder(config, cwd)
+    plan = builder.plan
+    builder.before = builder.own_steps(config.prepare, "prepare", ())
+    for name, dataset in config.data.items():
+        builder.data(name, dataset)
+    align(builder)
+    tasks(builder)
+    if config.fusion is not None:
+        fusions(builder, config.fusion)
+    builder.measuring.tables()
+    main = plan.targets["main"]
+    main += builder.own_steps(config.finish, "finish", tuple(main))
+    add_ablations(builder)
+    plan.targets["all"] = list(dict.fromkeys(name for names in plan.targets.values() for name in names))
+    return plan
+
+
+def check(config: StudyConfig) -> None:
+    """Check what only the hosts know: the template, and lm-eval's tasks.
+
+    Raises:
+        UserError: For the first that is unknown.
+    """
+    from realign_plugin.evaluation.task_names import check_tasks
+    from realign_plugin.training.templates import check_template
+
+    check_template(config.template, Path(config.model))
+    include = config.evaluate.options.get("include_path")
+    folder = Path(include) if include else None
+    check_tasks(config.evaluate.tasks, folder, "evaluate.tasks")
+    for name, task in config.tasks.items():
+        check_tasks(task.evaluate or [], folder, f"tasks.{name}.evaluate")
+    if config.ablations.topics is not None:
+        check_tasks(config.ablations.topics.evaluate, folder, "ablations.topics.evaluate")
+
+
+def profile_folder(profile: str) -> Path:
+    """A profile of ours by name, or a folder of the user's.
+
+    Raises:
+        UserError: If there is no such profile.
+    """
+    for folder in (Path(profile), PROFILES / profile):
+        if (folder / "config.yaml").is_file():
+            return folder
+    check_choice("--profile", profile, sorted(path.name for path in PROFILES.iterdir()))
+    raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")
+
+
+def show_plan(plan: Plan, targets: Sequence[str]) -> None:
+    """Print what would run, and what is done."""
+    from rich.console import Console
+    from rich.table import Table
+
+    wanted, stale = plan.wanted(targets), {step.name: why for step, why in plan.stale(targets)}
+    table = Table("kind", "steps", "done", "to do", title=f"{plan.root}: {', '.join(targets)}")
+    all_of, left = Counter(step.kind for step in wanted), Counter(s.kind for s in wanted if s.name in stale)
+    for kind in KINDS:
+        if all_of[kind]:
+            table.add_row(kind, str(all_of[kind]), str(all_of[kind] - left[kind]), str(left[kind]))
+    table.add_row("all", str(len(wanted)), str(len(wanted) - len(stale)), str(len(stale)))
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table)
+    for step in wanted:
+        if step.name in stale:
+            console.print(f"  {step.name}: {step.says}  [dim]({stale[step.name]})[/dim]", highlight=False)
+    others = [name for name in plan.targets if name not in (*targets, "all")]
+    console.print(f"Other targets: {', '.join(others)}." if others else "There are no other targets.")
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What the report has to know of the study, ready for JSON."""
+    from realign_plugin.study.tables import versions
+
+    trainings = [
+        {
+            "id": step.name,
+            "label": step.says,
+            "folder": str(Path(step.training).relative_to(plan.root)),
+            "stage": stage,
+        }
+        for step in plan.steps.values()
+        if step.training is not None and Path(step.training).is_relative_to(plan.root)
+        for stage in [_stage(step.files)]
+    ]
+    models = []
+    for model in plan.models.values():
+        names = ("id", "label", "group", "role", "method", "seed")
+        subspace = str(Path(model.subspace).relative_to(plan.root)) if model.subspace else None
+        models.append({name: getattr(model, name) for name in names} | {"subspace": subspace})
+    return {
+        "title": plan.config["title"],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": plan.config,
+        "versions": versions(),
+        "seeds": plan.config["seeds"],
+        "groups": plan.groups,
+        "models": models,
+        "trainings": trainings,
+        "tables": list(plan.tables),
+    }
+
+
+def _stage(files: dict[str, str]) -> str:
+    import yaml
+
+    return str(next((yaml.safe_load(text).get("stage", "") for text in files.values()), ""))
+
+
+def write_commands(plan: Plan) -> None:
+    """Write ``commands.jsonl``: what has run, in the order of the plan, with its time and log."""
+    lines = []
+    for step in plan.wanted(["all"]):
+        marker = plan.marker(step.name)
+        if marker.exists():
+            known = json.loads(marker.read_text(encoding="utf-8"))
+            entry = {"step": step.name, "kind": step.kind, "seconds": known["seconds"], "log": known["log"]}
+            lines.append(json.dumps(entry | {"command": "\n".join(known["commands"])}, ensure_ascii=False))
+    (plan.folder / "commands.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def alone(plan: Plan) -> Iterator[None]:
+    """Hold the study's folder.
+
+    Raises:
+        UserError: If another process works on it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(plan.folder / ".lock").acquire(blocking=False):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"root: another process works on {plan.root}, expected none; wait for it, or take another root"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"root: {plan.root} cannot be written ({error.strerror}), expected a writable folder"
+        ) from error
+
+
+def start(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> None:
+    """Bring targets up to date.
+
+    Args:
+        plan: The plan.
+        targets: What is wanted.
+        options: Words for snakemake: cores, profile.
+
+    Raises:
+        UserError: If a step fails: with its log and how that ends.
+    """
+    with alone(plan):
+        save(plan)
+        todo = list(plan.stale(targets))
+        for step, _ in todo:
+            plan.marker(step.name).unlink(missing_ok=True)
+        for file in (plan.folder / "steps").glob("*.failed.json"):
+            file.unlink()
+        code = snakemake(plan, targets, options) if todo else 0
+        write_commands(plan)
+        if code:
+            raise UserError(failure(plan, code))
+
+
+def save(plan: Plan) -> None:
+    """Write ``plan.json`` and ``study.json``."""
+    plan.save(plan.folder / PLAN)
+    write_json(plan.folder / "study.json", describe(plan))
+
+
+def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int:
+    """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``."""
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
+    words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
+    words += ["--config", f"plan={plan.folder / PLAN}", "--", *targets]
+    log = plan.log("snakemake")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        return subprocess.run(words, stderr=file, check=False).returncode
+
+
+def failure(plan: Plan, code: int) -> str:
+    """One line on the steps that failed: the first with the end of its log, the others by name."""
+    found = sorted((plan.folder / "steps").glob("*.failed.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        log = plan.log("snakemake")
+        return f"study: snakemake ended with {code}, expected 0; {log} ends with: {' | '.join(tail(log))[-800:]}"
+    first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in found)
+    more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
+    ends = " | ".join(first["tail"])[-800:]
+    return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"
+
+
+def show_table(plan: Plan, name: str) -> None:
+    """Print a table of the study on the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from realign_plugin.evaluation.compare import Cell
+
+    found = json.loads((plan.folder / "tables" / f"{name}.json").read_text(encoding="utf-8"))
+    several = len({row["group"] for row in found["rows"]} - {"start", "fused"}) > 1
+    heads = ["group", "model"] if several else ["model"]
+    table = Table(
+        *heads, *(column["label"] for column in found["columns"]), title=f"{plan.config['title']}: {found['title']}"
+    )
+    for row in found["rows"]:
+        cells = [{k: v for k, v in row["cells"][c["key"]].items() if k != "reason"} for c in found["columns"]]
+        first = [plan.groups.get(row["group"], row["group"])] if several else []
+        table.add_row(*first, row["label"], *(Cell(**cell).text() for cell in cells))
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    console.print(f"95 % intervals in brackets. Saved as {plan.root}/tables/{name}.md and .json.")
+
+
+def finish(plan: Plan, targets: Sequence[str]) -> None:
+    """Print the tables that were asked for, and write the report."""
+    for name in plan.tables:
+        asked = name == "main" if "all" in targets else name in targets
+        if asked and (plan.folder / "tables" / f"{name}.json").exists():
+            show_table(plan, name)
+    from realign_plugin.report import write_report
+
+    print(f"Report: {write_report(Path(plan.root))}")

@@ -1,0 +1,262 @@
+"""A study's plan: steps that run stock commands, models that are measured, tables that come of them; one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from realign_plugin.atomic import write_json
+from realign_plugin.errors import UserError
+
+Kind = Literal[
+    "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "evaluate",
+    "choose", "table", "finish",
+]  # fmt: skip
+KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
+"""Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
+
+Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Commands that belong together; done when all have ended well and left what they must.
+
+    Attributes:
+        name: Of the step; its marker, log and recipe are called so.
+        kind: Rule of the workflow.
+        says: What is said when it starts.
+        commands: Stock command lines.
+        needs: Steps that must be done before.
+        inputs: Files of the user's that it reads; a newer one makes the step run again.
+        files: Files that are written before the commands run: text by path.
+        creates: Files and folders that it leaves behind.
+        scratch: Folders that are of no use when it is done.
+        training: Folder of a training, which goes on from its last checkpoint.
+        threads: Processor threads.
+        gpus: GPUs.
+        together: Whether the commands run in one process, one after the other.
+        shell: Whether the command is text for a shell.
+    """
+
+    name: str
+    kind: Kind
+    says: str
+    commands: tuple[tuple[str, ...], ...]
+    needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    creates: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    training: str | None = None
+    threads: int = 1
+    gpus: int = 0
+    together: bool = False
+    shell: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 of everything that decides what the step does."""
+        what = [self.commands, sorted(self.files.items()), self.creates, self.needs]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the tables.
+
+    Attributes:
+        id: Of the model; its results are in a folder called so.
+        label: What the tables call it.
+        group: Task, ``start`` or ``fused``.
+        role: What it is.
+        method: Which method made it.
+        seed: Seed of the training.
+        step: Step that makes it; empty: it is given.
+        pretrained: Model folder or hub id.
+        peft: Adapter on it.
+        subspace: Folder of the safety subspace that it comes from.
+        tasks: lm-eval tasks that measure it.
+        choice: File that tells which strength was chosen.
+    """
+
+    id: str
+    label: str
+    group: str
+    role: Role
+    method: str
+    seed: int
+    step: str
+    pretrained: str
+    peft: str | None
+    tasks: tuple[str, ...]
+    subspace: str | None = None
+    choice: str | None = None
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table.
+
+    Attributes:
+        name: Of its files.
+        title: Heading.
+        description: What it shows.
+        models: Ids of its rows.
+        results: Folder of the results, below the study's.
+        tasks: lm-eval tasks whose metrics are columns; empty: all.
+        detail: Whether groups of tasks are shown set by set.
+    """
+
+    name: str
+    title: str
+    description: str
+    models: tuple[str, ...]
+    results: str = "results"
+    tasks: tuple[str, ...] = ()
+    detail: bool = False
+
+
+@dataclass
+class Plan:
+    """All of a study.
+
+    Attributes:
+        root: The study's folder.
+        cwd: Folder that relative paths count from.
+        config: The configuration.
+        steps: By name.
+        models: By id.
+        tables: By name.
+        targets: What can be asked for: names of steps that must be done, by target.
+        groups: What the tables call each group.
+        choices: Models of which the best is taken: strength by id of the model, for each id of a row.
+    """
+
+    root: str
+    cwd: str
+    config: dict[str, Any]
+    steps: dict[str, Step] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    tables: dict[str, TableSpec] = field(default_factory=dict)
+    targets: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder, absolute."""
+        return Path(self.cwd) / self.root
+
+    def add(self, step: Step) -> str:
+        """Take a step in.
+
+        Returns:
+            Its name.
+
+        Raises:
+            UserError: If another step has that name.
+        """
+        known = self.steps.get(step.name)
+        if known is not None and known != step:
+            raise UserError(
+                f"{step.name}: two steps have this name, expected different ones; rename the task or method"
+            )
+        self.steps[step.name] = step
+        return step.name
+
+    def wanted(self, targets: Iterable[str]) -> list[Step]:
+        """The steps that targets stand on, each after those it needs."""
+        order: dict[str, None] = {}
+
+        def visit(name: str) -> None:
+            if name not in order:
+                for need in self.steps[name].needs:
+                    visit(need)
+                order[name] = None
+
+        for target in targets:
+            for name in self.targets[target]:
+                visit(name)
+        return [self.steps[name] for name in order]
+
+    def marker(self, name: str) -> Path:
+        """The file that says that a step is done."""
+        return self.folder / "steps" / f"{name}.json"
+
+    def log(self, name: str) -> Path:
+        """A step's log."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def failure(self, name: str) -> Path:
+        """The file that says how a step failed."""
+        return self.folder / "steps" / f"{name}.failed.json"
+
+    def stale(self, targets: Iterable[str]) -> Iterator[tuple[Step, str]]:
+        """Steps of the targets that have to run, in order, and why."""
+        again: set[str] = set()
+        for step in self.wanted(targets):
+            why = self.why(step, again)
+            if why:
+                again.add(step.name)
+                yield step, why
+
+    def why(self, step: Step, again: set[str]) -> str:
+        """Why a step has to run; empty: it has not.
+
+        Args:
+            step: The step.
+            again: Steps that run before it.
+        """
+        marker = self.marker(step.name)
+        if not marker.exists():
+            return "new"
+        try:
+            known = json.loads(marker.read_text(encoding="utf-8"))["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "new"
+        if known != step.fingerprint:
+            return "changed"
+        if again & set(step.needs):
+            return "what it needs runs again"
+        made = marker.stat().st_mtime
+        given = [Path(self.cwd) / path for path in step.inputs]
+        before = [self.marker(name) for name in step.needs] + [path for path in given if path.exists()]
+        return "older than what it needs" if any(path.stat().st_mtime > made for path in before) else ""
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
+        steps = {name: asdict(step) | {"fingerprint": step.fingerprint} for name, step in self.steps.items()}
+        write_json(path, asdict(self) | {"steps": steps})
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read what ``save`` wrote.
+
+        Raises:
+            UserError: If it is no plan.
+        """
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            steps = {
+                name: Step(**{key: _tuples(value) for key, value in raw.items() if key != "fingerprint"})
+                for name, raw in found["steps"].items()
+            }
+            models = {name: Model(**{k: _tuples(v) for k, v in raw.items()}) for name, raw in found["models"].items()}
+            tables = {
+                name: TableSpec(**{k: _tuples(v) for k, v in raw.items()}) for name, raw in found["tables"].items()
+            }
+            return cls(**found | {"steps": steps, "models": models, "tables": tables})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: is no study's plan ({type(error).__name__}: {error}), expected plan.json as `realign study` "
+                "writes it; run that"
+            ) from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value

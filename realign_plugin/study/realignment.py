@@ -1,0 +1,276 @@
+"""The main part of a plan: the aligned model, the fine-tuned ones, and all that realigns one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.study import merges
+from realign_plugin.study.catalogue import MERGES
+from realign_plugin.study.config import Arguments, Method, Names, Task
+from realign_plugin.study.plan import Model, Role, Step
+
+if TYPE_CHECKING:
+    from realign_plugin.study.builder import Builder
+
+PAIRS_MISSING: Final = (
+    "realign.pairs: is empty, expected the ranking data sets that realignment learns from; name them"
+)
+
+
+def align(builder: Builder) -> None:
+    """The base model and the aligned one.
+
+    Raises:
+        UserError: If the section says nothing, too much, or names a folder that is missing.
+    """
+    section, full = builder.config.align, builder.full
+    builder.plan.groups["start"] = "before fine-tuning"
+    builder.model("base", "base", "start", "base", "", builder.config.model, None)
+    if section is None:
+        return
+    kind = "model" if full else "adapter"
+    given, other = (section.model, section.adapter) if full else (section.adapter, section.model)
+    if other is not None:
+        raise UserError(
+            f"align: {other} does not do, expected align.{kind}, as adaptation is {'full' if full else 'lora'}"
+        )
+    if (given is not None) == bool(section.steps):
+        raise UserError(f"align: expected {kind} or steps, and not both; give one")
+    if given is not None:
+        builder.check_folder(given, f"align.{kind}")
+        builder.aligned_path = str(given)
+    for number, part in enumerate(section.steps):
+        name = "aligned" if number == len(section.steps) - 1 else f"aligned-{number + 1}-{part.stage}"
+        builder.aligned_step = builder.train(
+            name, "align", f"{name}: {part.stage.upper()}", part.stage, part.dataset,
+            builder.stage(part.stage, builder.aligned_path), [part.train], (builder.aligned_step,),
+        )  # fmt: skip
+        builder.aligned_path = builder.path("models", name)
+    place = builder.place(builder.aligned_path)
+    builder.model("aligned", "aligned", "start", "aligned", builder.aligned_step, *place)
+
+
+def tasks(builder: Builder) -> None:
+    """Each task: its fine-tuned model, and all that realigns it."""
+    for name, task in builder.config.tasks.items():
+        builder.plan.groups[name] = task.label or name
+        fine_tuned(builder, name, task)
+        for method in task.methods if task.methods is not None else builder.methods:
+            check_choice(f"tasks.{name}.methods", method, builder.methods)
+            realign(builder, name, task, method)
+
+
+def fine_tuned(
+    builder: Builder, name: str, task: Task, more: Sequence[str] = (), suffix: str = "", label: str | None = None
+) -> str:
+    """The fine-tuned model of a task.
+
+    Args:
+        builder: The builder.
+        name: The task.
+        task: Its section.
+        more: Further data sets that it learns from.
+        suffix: Of the model's id.
+        label: What the tables call it; default: what the task's section says.
+
+    Returns:
+        Its id.
+
+    Raises:
+        UserError: If the section gives neither or both of a model and data.
+    """
+    given, kind = (task.model, "model") if builder.full else (task.adapter, "adapter")
+    if (given is not None) == (task.dataset is not None):
+        raise UserError(f"tasks.{name}: expected {kind} or dataset, and not both; give one")
+    own, step, path = name + suffix, "", str(given)
+    if task.dataset is not None:
+        step = builder.train(
+            own, "finetune", f"{own}: fine-tuning", "sft", [*task.dataset, *more],
+            builder.stage("sft", builder.aligned_path), [task.train], (builder.aligned_step,),
+        )  # fmt: skip
+        path = builder.path("models", own)
+    else:
+        builder.check_folder(Path(path), f"tasks.{name}.{kind}")
+    builder.tuned[own] = (path, step)
+    builder.model(own, label or task.title, name, "fine-tuned", step, *builder.place(path), task.evaluate)
+    return own
+
+
+def realign(builder: Builder, name: str, task: Task, method: str) -> None:
+    """One method on one fine-tuned model, with each of its seeds."""
+    how = builder.methods[method]
+    if how.kind[0] in MERGES:
+        merged(builder, name, task, method, how)
+        return
+    for seed in how.seeds if how.seeds is not None else builder.config.seeds:
+        if how.kind == ["mask_dpo"]:
+            masked(builder, name, task, method, how, name, seed)
+        else:
+            rival(builder, name, task, method, how, seed)
+
+
+def subspace(builder: Builder, paths: list[str]) -> Arguments:
+    """Arguments of ``mask_dpo`` on fine-tuned models."""
+    found: Arguments = {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}
+    if builder.full:
+        return {"model_name_or_path": builder.aligned_path or builder.config.model, **found, "task_models": paths}
+    adapters = {"aligned_adapter": builder.aligned_path, "task_adapters": paths}
+    return {"model_name_or_path": builder.config.model, **found, **adapters}
+
+
+def masked(
+    builder: Builder, name: str, task: Task, method: str, how: Method, own: str, seed: int,
+    changes: Mapping[str, Any] | None = None, suffix: str = "", pairs: Names | None = None, prefix: str = "realigned",
+) -> list[Model]:  # fmt: skip
+    """``mask_dpo`` on one fine-tuned model, exported with each mask of the method.
+
+    Args:
+        builder: The builder.
+        name: The task.
+        task: Its section.
+        method: The method's name.
+        how: The method.
+        own: Id of the fine-tuned model.
+        seed: Of the training.
+        changes: Further arguments.
+        suffix: Of the ids.
+        pairs: Preference pairs; default: the task's.
+        prefix: What the labels begin with.
+
+    Returns:
+        The models.
+
+    Raises:
+        UserError: If there are no preference pairs.
+    """
+    path, step = builder.tuned[own]
+    chosen = pairs or task.pairs or builder.config.realign.pairs
+    if not chosen:
+        raise UserError(PAIRS_MISSING)
+    run = f"{own}-{method}{suffix}-{seed}"
+    builder.train(
+        run, "realign", f"{run}: masked DPO", "mask_dpo", chosen, subspace(builder, [path]),
+        [how.train, changes or {}], (step, builder.aligned_step), seed,
+    )  # fmt: skip
+    return exports(builder, run, how, name, seed, "realigned", [path], method, task.evaluate, prefix=prefix)
+
+
+def exports(
+    builder: Builder, run: str, how: Method, group: str, seed: int, role: Role, tuned: list[str], method: str,
+    evaluate: Names | None, masks: Sequence[str] | None = None, prefix: str = "realigned", step: str | None = None,
+) -> list[Model]:  # fmt: skip
+    """A trained subspace as plain adapters (or models), one for each mask, and their rows.
+
+    Args:
+        builder: The builder.
+        run: Step that trains the subspace, and its folder in ``models/``.
+        how: The method.
+        group: Of the rows.
+        seed: Of the training.
+        role: Of the rows.
+        tuned: Paths of the fine-tuned models.
+        method: The method's name.
+        evaluate: lm-eval tasks in place of the study's.
+        masks: Masks in place of the method's.
+        prefix: What the labels begin with.
+        step: Name of the exporting step.
+    """
+    chosen, folder = list(masks or how.masks), builder.path("models", run)
+    step = step or f"export-{run}"
+    outs = [builder.path("models", f"{run}-{mask}") for mask in chosen]
+    models = []
+    for mask, out in zip(chosen, outs, strict=True):
+        named = mask if masks is not None or len(how.masks) > 1 or not how.label else ""
+        label = ", ".join(part for part in (how.label, named) if part)
+        models.append(
+            builder.model(
+                f"{run}-{mask}", f"{prefix} ({label}){builder.seed_label(seed)}", group, role, step,
+                *builder.place(out), evaluate, method=method, seed=seed, subspace=folder,
+            )
+        )  # fmt: skip
+    says = f"{run}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(chosen)}"
+    if builder.full:
+        base = builder.local(builder.aligned_path or builder.config.model)
+        listed = [builder.local(path) for path in tuned]
+        documents = {
+            out: merges.dial(folder, listed, base, mask=mask, strength=1.0)
+            for mask, out in zip(chosen, outs, strict=True)
+        }
+        builder.merge_step(step, "export", says, documents, (run,))
+        return models
+    lines = [("realign", "export", folder, out, "--mask", mask) for mask, out in zip(chosen, outs, strict=True)]
+    builder.plan.add(Step(step, "export", says, tuple(lines), (run,), creates=tuple(outs), together=True))
+    return models
+
+
+def rival(builder: Builder, name: str, task: Task, method: str, how: Method, seed: int) -> None:
+    """Stock SFT or DPO on the fine-tuned model, or one after the other.
+
+    Raises:
+        UserError: If the data that it learns from are not named.
+    """
+    path, step = builder.tuned[name]
+    run, realignment = f"{name}-{method}-{seed}", builder.config.realign
+    for number, stage in enumerate(how.kind):
+        option = "answers" if stage == "sft" else "pairs"
+        asked = getattr(task, option) or getattr(realignment, option)
+        if not asked:
+            raise UserError(f"realign.{option}: is empty, but methods.{method} learns from it; name data sets")
+        this = run if number == len(how.kind) - 1 else f"{run}-{number + 1}-{stage}"
+        step = builder.train(
+            this, "rival", f"{this}: {stage.upper()}", "rival_sft" if stage == "sft" else "rival_dpo", asked,
+            builder.stage(stage, path), [how.train], (step,), seed,
+        )  # fmt: skip
+        path = builder.path("models", this)
+    label = (how.label or method) + builder.seed_label(seed)
+    builder.model(run, label, name, "rival", step, *builder.place(path), task.evaluate, method=method, seed=seed)
+
+
+def merged(builder: Builder, name: str, task: Task, method: str, how: Method) -> None:
+    """A merge of the fine-tuned model with the aligned one; of several strengths the best is taken."""
+    documents, label = merge_documents(builder, method, how, name), how.label or method
+    needs = (builder.tuned[name][1], builder.aligned_step, *builder.before)
+    step = builder.merge_step(f"merge-{name}-{method}", "merge", f"{name}: {label}", documents, needs)
+    if len(documents) > 1:
+        by_strength = dict(zip(how.strengths, documents, strict=True))
+        builder.measuring.choice(f"{name}-{method}", label, name, step, by_strength, task)
+        return
+    strength = f" ({how.strengths[0]:g})" if how.strengths else ""
+    out = next(iter(documents))
+    builder.model(f"{name}-{method}", label + strength, name, "rival", step, out, None, task.evaluate, method=method)
+
+
+def merge_documents(builder: Builder, method: str, how: Method, own: str) -> dict[str, merges.Document]:
+    """A mergekit document for each strength of a method, by the folder of the merged model.
+
+    Raises:
+        UserError: If the method needs the model before alignment and there is none.
+    """
+    config, entry = builder.config, MERGES[how.kind[0]]
+    situation: merges.Situation = "models" if builder.full else "adapters" if builder.aligned_path else "instruct"
+    if situation == "adapters" and config.unaligned:
+        raise UserError(
+            f"unaligned: {config.unaligned} beside an aligned adapter, whose base is the model before alignment; "
+            "leave it out"
+        )
+    unaligned = config.unaligned or (config.model if builder.aligned_path else None)
+    if entry.unaligned and unaligned is None:
+        raise UserError(
+            f"methods.{method}: {entry.label} needs the model before alignment, expected `unaligned: MODEL`; add it, "
+            "or leave the method out"
+        )
+    base, tuned = builder.local(config.model), builder.local(builder.tuned[own][0])
+    aligned = builder.local(builder.aligned_path or config.model)
+    paths = dict.fromkeys(("safe-lora", "finetuned-2-lora", "finetuned-2"), "")
+    paths |= {"base": base, "aligned-lora": aligned, "finetuned-lora": tuned, "instruct-lora": tuned}
+    paths |= {"aligned": aligned, "finetuned-1": tuned if builder.full else f"{base}+{tuned}"}
+    paths |= {"unaligned": builder.local(unaligned) if unaligned else ""}
+    name = f"{own}-{method}"
+    outs = [f"{name}-s{s:g}" for s in how.strengths] if len(how.strengths) > 1 else [name]
+    return {
+        builder.path("models", out): merges.rival(how.kind[0], strength, situation, paths)
+        for out, strength in zip(outs, how.strengths, strict=True)
+    }

@@ -1,0 +1,243 @@
+"""Runs one step of a study: its files, its commands, its marker.
+
+python -m realign_plugin.study.run PLAN STEP
+
+A step that was cut off goes on: a training from its last checkpoint, the others from the first command that is not
+done. Its output goes to its log.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+from realign_plugin.atomic import write_json
+from realign_plugin.study.plan import Plan, Step
+
+TAIL: Final = 5
+"""Last lines of a log that are shown when its step failed."""
+WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+
+
+class StepError(Exception):
+    """A step's command ended badly, or did not leave what it should.
+
+    Attributes:
+        code: Exit code.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def run(plan: Plan, step: Step) -> None:
+    """Run a step and write its marker.
+
+    Raises:
+        StepError: If a command ends badly.
+    """
+    os.chdir(plan.cwd)
+    start, log = time.monotonic(), plan.log(step.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    plan.failure(step.name).unlink(missing_ok=True)
+    progress = Progress(plan, step)
+    begin(step, progress)
+    with open(log, "a" if progress.done else "w", encoding="utf-8") as output, gpus(plan, step) as chosen:
+        environment = _environment(step) | chosen
+        if step.together:
+            _together(plan, step, progress, output, environment)
+        else:
+            for number, words in enumerate(step.commands):
+                if number not in progress.done:
+                    _execute(words[0] if step.shell else list(words), output, environment)
+                    progress.add(number)
+    missing = [path for path in step.creates if not Path(path).exists()]
+    if missing:
+        raise StepError(f"{', '.join(missing)} should be there now and is not", 1)
+    for folder in step.scratch:
+        shutil.rmtree(folder, ignore_errors=True)
+    from realign_plugin.study.tables import versions
+
+    marker = {
+        "name": step.name,
+        "kind": step.kind,
+        "fingerprint": step.fingerprint,
+        "commands": [words[0] if step.shell else shlex.join(words) for words in step.commands],
+        "files": step.files,
+        "seconds": round(time.monotonic() - start, 2),
+        "log": str(log.relative_to(plan.folder)),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+    }
+    write_json(plan.marker(step.name), marker)
+    progress.forget()
+
+
+class Progress:
+    """Which commands of a step are done; void when the step or what it needs has changed since.
+
+    Attributes:
+        path: The file that remembers it.
+        done: Numbers of the commands that are done.
+        fresh: Whether the step starts anew.
+    """
+
+    def __init__(self, plan: Plan, step: Step) -> None:
+        self.path = plan.marker(step.name).with_suffix(".progress")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.commands = self.path.with_suffix(".commands.json")
+        self.finished = Path(f"{self.commands}.done")
+        self.done: set[int] = set()
+        needs = [plan.marker(name) for name in step.needs]
+        self.fresh = not (
+            self.path.exists()
+            and self.path.read_text(encoding="utf-8").startswith(step.fingerprint)
+            and all(need.exists() and need.stat().st_mtime <= self.path.stat().st_mtime for need in needs)
+        )
+        if not self.fresh:
+            self.collect()
+
+    def collect(self) -> None:
+        """Read what is done."""
+        for file in (self.path, self.finished):
+            if file.exists():
+                lines = file.read_text(encoding="utf-8").splitlines()
+                self.done |= {int(line) for line in lines if line.isdigit()}
+
+    def begin(self, step: Step) -> None:
+        """Forget what was done and start anew."""
+        self.forget()
+        self.path.write_text(step.fingerprint + "\n", encoding="utf-8")
+
+    def add(self, number: int) -> None:
+        """Remember that a command is done."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            print(number, file=file)
+
+    def forget(self) -> None:
+        """Remove the files."""
+        for file in (self.path, self.commands, self.finished):
+            file.unlink(missing_ok=True)
+
+
+def begin(step: Step, progress: Progress) -> None:
+    """Write a step's files, and remove what an earlier, different or unfinished run left behind."""
+    if progress.fresh:
+        progress.begin(step)
+        for path in map(Path, step.creates if step.kind not in ("prepare", "finish", "data") else ()):
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            elif path.is_dir():
+                shutil.rmtree(path)
+    for name, text in step.files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text, encoding="utf-8")
+    if step.training is not None:
+        # Final weights without a marker: the training was cut off while it saved them, and would refuse the folder.
+        for name in WEIGHTS:
+            (Path(step.training) / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def gpus(plan: Plan, step: Step) -> Iterator[dict[str, str]]:
+    """GPUs of this machine for a step, held until it ends.
+
+    Yields:
+        What to add to the environment; nothing where the configuration hands out no GPUs.
+    """
+    known = plan.config["machine"]["gpus"]
+    if not known or not step.gpus:
+        yield {}
+        return
+    from filelock import FileLock, Timeout
+
+    folder = plan.folder / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            held: list[int] = []
+            with ExitStack() as attempt:
+                for number in known:
+                    lock = FileLock(folder / f"gpu-{number}.lock")
+                    try:
+                        attempt.enter_context(lock.acquire(blocking=False))
+                    except Timeout:
+                        continue
+                    held.append(number)
+                    if len(held) == step.gpus:
+                        stack.push(attempt.pop_all())
+                        break
+            if len(held) == step.gpus:
+                break
+            time.sleep(1.0)
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, held))}
+
+
+def _environment(step: Step) -> dict[str, str]:
+    tools = str(Path(sys.executable).parent)
+    return os.environ | {
+        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
+        "OMP_NUM_THREADS": str(step.threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], environment: dict[str, str]) -> None:
+    todo = [[number, list(words)] for number, words in enumerate(step.commands) if number not in progress.done]
+    if not todo:
+        return
+    if len(step.commands) == 1:
+        _execute(list(step.commands[0]), output, environment)
+        return
+    write_json(progress.commands, todo)
+    _execute(["python", "-m", "realign_plugin.study.together", str(progress.commands)], output, environment)
+    progress.collect()
+
+
+def _execute(command: str | Sequence[str], output: IO[str], environment: dict[str, str]) -> None:
+    text = command if isinstance(command, str) else shlex.join(command)
+    print(f"$ {text}", file=output, flush=True)
+    words: Any = command
+    if not isinstance(command, str) and command[0] == "python":
+        words = [sys.executable, *command[1:]]
+    found = subprocess.run(
+        words, shell=isinstance(command, str), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        env=environment, check=False,
+    )  # fmt: skip
+    if found.returncode:
+        raise StepError(f"{text[:200]} ended with {found.returncode}", found.returncode)
+
+
+def tail(log: Path) -> list[str]:
+    """The last lines of a log that say something."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return [line.strip() for line in lines if line.strip()][-TAIL:]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one step; a failure leaves a file that says so."""
+    path, name = arguments or sys.argv[1:]
+    plan = Plan.load(Path(path))
+    step = plan.steps[name]
+    print(f"* {step.says}", flush=True)
+    try:
+        run(plan, step)
+    except (StepError, OSError) as error:
+        log = plan.log(name)
+        write_json(plan.failure(name), {"step": name, "log": str(log), "message": str(error), "tail": tail(log)})
+        print(f"! {name}: {error}; {log}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""The tables of a study, from lm-eval's result files: JSON for the report, Markdown to read.
+
+python -m realign_plugin.study.tables PLAN NAME
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.atomic import write_json
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.compare import SKILL, Cell, safety_cell, skill_cell
+from realign_plugin.study.config import Column
+from realign_plugin.study.plan import Model, Plan, TableSpec
+
+METRICS: Final = {
+    "harmful_rate": "harmful",
+    "refusal_rate": "refused",
+    "judged_refusal_rate": "refused (judge)",
+    "preference_score": "preference",
+    "incoherent_rate": "incoherent",
+}
+"""Our metrics that are shown, and what the tables call them."""
+NOT_ASKED: Final = "not measured: {task} is not among this model's tasks"
+NO_RESULT: Final = "not measured: no result file"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What lm-eval found for one model.
+
+    Attributes:
+        tasks: Metrics by task and group.
+        intervals: Ours, by task and metric.
+        higher: By task and metric, whether more is better.
+        members: Tasks of each group.
+    """
+
+    tasks: Mapping[str, Mapping[str, Any]]
+    intervals: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    higher: Mapping[str, Mapping[str, bool]]
+    members: Mapping[str, Sequence[str]]
+
+    def leaves(self, name: str) -> list[str]:
+        """The tasks of a group, or the task itself."""
+        below = self.members.get(name) or []
+        return [leaf for child in below for leaf in self.leaves(child)] if below else [name]
+
+    def cell(self, task: str, metric: str) -> tuple[Cell, str]:
+        """A number with its interval, and why there is none."""
+        row = self.tasks.get(task)
+        if row is None:
+            return Cell(None), NOT_ASKED.format(task=task)
+        key = next((k for k in row if k.partition(",")[0] == metric), None)
+        if key is None:
+            return Cell(None), f"no {metric} in lm-eval's results of {task}"
+        known = self.intervals.get(task, {}).get(metric)
+        if known is not None or metric in METRICS:
+            return safety_cell(row[key], known or {}), str((known or {}).get("not_available", "no verdict"))
+        return (skill_cell(row, key), "") if isinstance(row[key], (int, float)) else (Cell(None), f"{row[key]}")
+
+
+def read_results(folder: Path) -> Results | None:
+    """The newest result file below a folder; None if there is none.
+
+    Raises:
+        UserError: If it is not lm-eval's.
+    """
+    files = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
+    if not files:
+        return None
+    try:
+        found = json.loads(files[-1].read_text(encoding="utf-8"))
+        return Results(
+            found["results"],
+            found.get("realign", {}).get("intervals", {}),
+            found.get("higher_is_better", {}),
+            found.get("group_subtasks", {}),
+        )
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"results: {files[-1]} cannot be read ({error}), expected lm-eval's results") from error
+
+
+def columns_of(found: Iterable[Results], asked: Iterable[str], detail: bool = False) -> list[Column]:
+    """The columns that results give.
+
+    Args:
+        found: Results of all models.
+        asked: lm-eval tasks and groups that were asked for.
+        detail: Whether groups are shown set by set.
+    """
+    everything = list(found)
+    columns: dict[tuple[str, str], Column] = {}
+    for name in dict.fromkeys(asked):
+        for results in everything:
+            whole = [name] if _metrics(results.tasks.get(name, {})) else results.leaves(name)
+            for task in results.leaves(name) if detail else whole:
+                for metric in _metrics(results.tasks.get(task, {})):
+                    columns.setdefault((task, metric), _column(results, task, metric))
+    return list(columns.values())
+
+
+def _metrics(row: Mapping[str, Any]) -> list[str]:
+    names = {key.partition(",")[0]: key for key in row}
+    ours = [metric for metric in METRICS if metric in names]
+    if ours:
+        return ours
+    skill = next((key for key in SKILL if key in row), None)
+    return [skill.partition(",")[0]] if skill is not None else []
+
+
+def _column(results: Results, task: str, metric: str) -> Column:
+    benign = task.startswith("over_refusal")
+    higher = results.higher.get(task, {}).get(metric)
+    if higher is None:
+        higher = next(
+            (results.higher[leaf][metric] for leaf in results.leaves(task) if metric in results.higher.get(leaf, {})),
+            True,
+        )
+    axis = "skill" if metric not in METRICS else "over-refusal" if benign else "safety"
+    plain = task.removeprefix("realign_")
+    label = f"{plain}: {METRICS[metric]}" if metric in METRICS else plain
+    return Column(
+        task=task, metric=metric, label=label, axis="other" if metric == "incoherent_rate" else axis,  # type: ignore[arg-type]
+        better="higher" if higher else "lower",
+    )  # fmt: skip
+
+
+def key(column: Column) -> str:
+    """What a column's cells are called."""
+    return f"{column.task}.{column.metric}"
+
+
+def make(plan: Plan, spec: TableSpec) -> dict[str, Any]:
+    """A table, ready for JSON.
+
+    Args:
+        plan: The plan.
+        spec: The table.
+
+    Raises:
+        UserError: If no row has a result.
+    """
+    models = [plan.models[name] for name in spec.models]
+    found = {model.id: read_results(plan.folder / spec.results / model.id) for model in models}
+    have = [results for results in found.values() if results is not None]
+    if not have:
+        raise UserError(f"{spec.name}: no model of the table has results in {spec.results}, expected some")
+    asked = spec.tasks or [task for model in models for task in model.tasks]
+    given = [Column.model_validate(column) for column in plan.config["evaluate"]["columns"]]
+    columns = given or columns_of(have, asked, spec.detail)
+    rows = [_row(plan, model, found[model.id], columns) for model in models]
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "description": spec.description,
+        "columns": [{"key": key(column), **column.model_dump()} for column in columns],
+        "rows": rows,
+        "seeds": plan.config["seeds"],
+        "versions": versions(),
+        "config": plan.config,
+    }
+
+
+def _row(plan: Plan, model: Model, results: Results | None, columns: list[Column]) -> dict[str, Any]:
+    cells = {}
+    for column in columns:
+        cell, reason = results.cell(column.task, column.metric) if results else (Cell(None), NO_RESULT)
+        cells[key(column)] = asdict(cell) | ({"reason": reason} if cell.value is None else {})
+    row = {name: getattr(model, name) for name in ("label", "group", "role", "method", "seed", "subspace")}
+    if model.choice is not None:
+        chosen = json.loads((Path(plan.cwd) / model.choice).read_text(encoding="utf-8"))
+        row |= {"label": f"{model.label} ({chosen['strength']:g})", "choice": chosen}
+    return {"model": model.id, **row, "cells": cells}
+
+
+def markdown(table: Mapping[str, Any], groups: Mapping[str, str]) -> str:
+    """A table in Markdown; reasons of empty cells stand below it."""
+    columns = table["columns"]
+    lines = [f"## {table['title']}", "", table["description"], ""]
+    heads = [column["label"] + {"lower": " ↓", "higher": " ↑", None: ""}[column["better"]] for column in columns]
+    lines += ["| group | model | " + " | ".join(heads) + " |", "|---" * (len(columns) + 2) + "|"]
+    notes: dict[str, int] = {}
+    for row in table["rows"]:
+        texts = []
+        for column in columns:
+            cell = dict(row["cells"][column["key"]])
+            reason = cell.pop("reason", None)
+            mark = f" ({notes.setdefault(reason, len(notes) + 1)})" if reason else ""
+            texts.append(Cell(**cell).text() + mark)
+        lines.append(f"| {groups.get(row['group'], row['group'])} | {row['label']} | " + " | ".join(texts) + " |")
+    lines += ["", "95 % intervals in brackets; the arrow says which way is better."]
+    lines += [f"({number}) {reason}" for reason, number in notes.items()]
+    return "\n".join(lines) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    from importlib import metadata
+
+    found = {}
+    for name in ("realign-plugin", "torch", "transformers", "peft", "llamafactory", "mergekit", "lm-eval", "datasets"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(plan: Plan, name: str) -> list[Path]:
+    """Make a table and write ``tables/NAME.json`` and ``tables/NAME.md``.
+
+    Raises:
+        UserError: If the plan has no such table, or it has no results.
+    """
+    if name not in plan.tables:
+        raise UserError(f"tables: {name!r} is unknown, expected one of {', '.join(plan.tables)}")
+    spec = plan.tables[name]
+    table = make(plan, replace(spec, models=tuple(m for m in spec.models if m in plan.models)))
+    files = [plan.folder / "tables" / f"{name}.{suffix}" for suffix in ("json", "md")]
+    write_json(files[0], table)
+    files[1].write_text(markdown(table, plan.groups), encoding="utf-8")
+    return files
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make one table."""
+    path, name = arguments or sys.argv[1:]
+    for file in write(Plan.load(Path(path)), name):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

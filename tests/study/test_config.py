@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin.errors import UserError
+from realign_plugin.study.config import load, parse
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def message(values: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_lists_may_be_texts_with_commas(values: dict[str, Any]) -> None:
+    config = parse(values | {"realign": {"pairs": "a, b,c"}, "seeds": 3})
+    assert config.realign.pairs == ["a", "b", "c"]
+    assert config.seeds == [0, 1, 2]
+    assert parse(values | {"seeds": [4, 7]}).seeds == [4, 7]
+
+
+def test_a_name_alone_asks_for_its_defaults(values: dict[str, Any]) -> None:
+    config = parse(values | {"methods": {"paper": None}, "ablations": {"transfer": None}})
+    assert config.methods["paper"].kind == []
+    assert config.ablations.transfer is not None
+    assert config.ablations.topics is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "near"),
+    [
+        ({"modle": "x"}, "modle", "model"),
+        ({"evaluate": {"task": "safety"}}, "evaluate.task", "tasks"),
+        ({"tasks": {"maths": {"datset": "maths"}}}, "tasks.maths.datset", "dataset"),
+        ({"methods": {"paper": {"mask": "soft"}}}, "methods.paper.mask", "masks"),
+        ({"fusion": {"methods": {"ties": {"option": {}}}}}, "fusion.methods.ties.option", "options"),
+        ({"align": {"steps": [{"stage": "sft", "dataset": "a", "trian": {}}]}}, "align.steps.0.trian", "train"),
+        ({"ablations": {"poisonning": {}}}, "ablations.poisonning", "poisoning"),
+    ],
+)
+def test_a_key_that_is_misspelt_names_the_nearest(
+    values: dict[str, Any], changes: dict[str, Any], key: str, near: str
+) -> None:
+    text = message(values | changes)
+    assert repr(key) in text
+    assert f"did you mean {near!r}?" in text
+
+
+def test_wrong_values_are_named(values: dict[str, Any]) -> None:
+    assert "adaptation: 'qlora'" in message(values | {"adaptation": "qlora"})
+    assert "'root' is missing" in message({k: v for k, v in values.items() if k != "root"})
+    assert "evaluate.models_per_job: 0" in message(values | {"evaluate": {"models_per_job": 0}})
+
+
+def test_files_stand_on_files_and_overrides_on_both(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text("root: runs/a\nmodel: ${root}/m\ntasks: {t: {adapter: x}}\nseeds: 2\n")
+    (tmp_path / "above.yaml").write_text("extends: below.yaml\nroot: runs/b\n")
+    config = load(tmp_path / "above.yaml", ["tasks.t.label=mine", "seeds=[5]"])
+    assert (str(config.root), config.model, config.seeds) == ("runs/b", "runs/b/m", [5])
+    assert config.tasks["t"].label == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "says"),
+    [
+        ("root: [", [], "is no YAML"),
+        ("- a\n", [], "holds no keys"),
+        ("root: ${nothing}\nmodel: m\ntasks: {t: {adapter: x}}", [], "nothing"),
+        ("root: ???\nmodel: m\ntasks: {t: {adapter: x}}", [], "root"),
+        ("root: a\nmodel: m\ntasks: {t: {adapter: x}}", ["--cores"], "KEY=VALUE"),
+        ("extends: it.yaml\n", [], "extends itself"),
+        ("extends: gone.yaml\n", [], "gone.yaml"),
+    ],
+)
+def test_a_file_that_does_not_do_is_one_line(tmp_path: Path, text: str, overrides: list[str], says: str) -> None:
+    (tmp_path / "it.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "it.yaml", overrides)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        load(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}/{f.stem}")
+def test_the_examples_are_configurations(file: Path) -> None:
+    if file.parent.name in ("study", "tinylab"):
+        assert load(file).tasks

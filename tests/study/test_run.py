@@ -1,0 +1,180 @@
+"""Steps: what is left when they end, fail, are cut off or change."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.run import StepError, gpus, main, run
+
+
+def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
+    plan = Plan("root", str(folder), {"machine": {"gpus": []} | machine})
+    for step in steps:
+        plan.add(step)
+    plan.folder.mkdir(exist_ok=True)
+    plan.save(plan.folder / "plan.json")
+    return plan
+
+
+def counting(name: str, *words: str, **options: Any) -> Step:
+    """A step whose commands each append a word to ``root/said``."""
+    lines = tuple(("sh", "-c", f"echo {word} >> root/said") for word in words)
+    return Step(name, "export", name, lines, creates=("root/said",), **options)
+
+
+@pytest.fixture(autouse=True)
+def _back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path.cwd())  # steps change the folder
+
+
+def test_a_marker_says_what_was_run(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, counting("it", "a", "b", files={"root/deep/file.txt": "text"}, scratch=("root/deep",)))
+    assert [(step.name, why) for step, why in _stale(plan, "it")] == [("it", "new")]
+    run(plan, plan.steps["it"])
+    assert (tmp_path / "root/said").read_text() == "a\nb\n"
+    assert not (tmp_path / "root/deep").exists()
+    marker = json.loads(plan.marker("it").read_text())
+    assert marker["commands"] == ["sh -c 'echo a >> root/said'", "sh -c 'echo b >> root/said'"]
+    assert marker["log"] == "logs/it.log"
+    assert "torch" in marker["versions"]
+    assert _stale(plan, "it") == []
+
+
+def _stale(plan: Plan, *names: str) -> list[tuple[Step, str]]:
+    plan.targets["them"] = list(names)
+    return list(plan.stale(["them"]))
+
+
+def test_a_step_runs_again_when_it_or_what_it_needs_changes(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("1")
+    first, second = counting("first", "a"), counting("second", "b", needs=("first",), inputs=("given",))
+    plan = plan_of(tmp_path, first, second)
+    for step in (first, second):
+        run(plan, step)
+    assert _stale(plan, "second") == []
+    later = time.time() + 5
+    os.utime(tmp_path / "given", (later, later))
+    assert [why for _, why in _stale(plan, "second")] == ["older than what it needs"]
+    changed = plan_of(tmp_path, counting("first", "c"), second)
+    assert [(s.name, why) for s, why in _stale(changed, "second")] == [
+        ("first", "changed"), ("second", "what it needs runs again"),
+    ]  # fmt: skip
+
+
+def test_a_failure_leaves_its_log_and_no_marker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("sh", "-c", "echo one; echo two >&2; exit 4")
+    plan = plan_of(tmp_path, Step("it", "export", "says", (words,)))
+    with pytest.raises(SystemExit) as caught:
+        main([str(plan.folder / "plan.json"), "it"])
+    assert caught.value.code == 1
+    assert not plan.marker("it").exists()
+    told = json.loads(plan.failure("it").read_text())
+    assert told["tail"][-2:] == ["one", "two"]
+    assert told["log"] == str(plan.log("it"))
+    assert "ended with 4" in told["message"]
+    assert "* says" in capsys.readouterr().out
+
+
+def test_what_should_be_there_and_is_not_is_a_failure(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, Step("it", "export", "says", (("true",),), creates=("root/gone",)))
+    with pytest.raises(StepError, match="root/gone should be there"):
+        run(plan, plan.steps["it"])
+
+
+def test_a_step_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    lines = (
+        ("sh", "-c", "echo a >> root/said"),
+        ("sh", "-c", "test -e root/let"),
+        ("sh", "-c", "echo c >> root/said"),
+    )
+    step = Step("it", "export", "says", lines, creates=("root/said",))
+    plan = plan_of(tmp_path, step)
+    with pytest.raises(StepError):
+        run(plan, step)
+    (tmp_path / "root/let").touch()
+    run(plan, step)
+    assert (tmp_path / "root/said").read_text() == "a\nc\n"
+
+
+def test_a_step_that_changed_since_it_was_cut_off_starts_anew(tmp_path: Path) -> None:
+    for last in ("false", "true"):
+        lines = (("sh", "-c", "echo a >> root/said"), (last,))
+        step = Step("it", "export", "says", lines, creates=("root/said",))
+        plan = plan_of(tmp_path, step)
+        if last == "false":
+            with pytest.raises(StepError):
+                run(plan, step)
+        else:
+            run(plan, step)
+    assert (tmp_path / "root/said").read_text() == "a\n"
+
+
+def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "root/models/it"
+    script = "mkdir -p root/models/it/checkpoint-3; touch root/models/it/adapter_model.safetensors; test -e root/let"
+    step = Step(
+        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it"
+    )
+    plan = plan_of(tmp_path, step)
+    with pytest.raises(StepError):
+        run(plan, step)
+    (tmp_path / "root/let").touch()
+    look = Step(
+        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it",
+    )  # fmt: skip
+    assert look.fingerprint == step.fingerprint
+    from realign_plugin.study.run import Progress, begin
+
+    os.chdir(tmp_path)
+    begin(look, Progress(plan, look))
+    assert (folder / "checkpoint-3").is_dir()
+    assert not (folder / "adapter_model.safetensors").exists()
+    other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training="root/models/it")
+    begin(other, Progress(plan, other))
+    assert not folder.exists()
+
+
+def test_commands_share_a_process_and_remember_what_is_done(tmp_path: Path) -> None:
+    lines = (("realign", "tasks-path"), ("realign", "inspect", "nowhere"), ("realign", "--version"))
+    step = Step("it", "export", "says", lines, together=True)
+    plan = plan_of(tmp_path, step)
+    for _ in range(2):
+        with pytest.raises(StepError, match="ended with 2"):
+            run(plan, step)
+    log = plan.log("it").read_text()
+    assert log.count("+ realign tasks-path") == 1
+    assert log.count("+ realign inspect nowhere") == 2
+    assert "error: adapter: nowhere does not exist" in log
+    fixed = Step("it", "export", "says", (lines[0], lines[2]), together=True)
+    run(plan_of(tmp_path, fixed), fixed)
+    assert not [path for path in (tmp_path / "root/steps").iterdir() if path.suffix != ".json"]
+
+
+def test_an_unknown_command_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text(json.dumps([[0, ["no-such-command"]]]))
+    found = subprocess.run(
+        [sys.executable, "-m", "realign_plugin.study.together", str(tmp_path / "c.json")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode != 0
+    assert "no-such-command: is no installed command" in found.stderr
+
+
+def test_gpus_are_handed_out_once(tmp_path: Path) -> None:
+    one, two = (Step(name, "align", name, (("true",),), gpus=1) for name in ("one", "two"))
+    plan = plan_of(tmp_path, one, two, gpus=[3, 5])
+    with gpus(plan, one) as first, gpus(plan, two) as second:
+        assert (first, second) == ({"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"})
+    with gpus(plan, two) as again:
+        assert again == {"CUDA_VISIBLE_DEVICES": "3"}
+    with gpus(plan_of(tmp_path, one), one) as none:
+        assert none == {}
