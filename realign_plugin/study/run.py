@@ -51,7 +51,7 @@ def run(plan: Plan, step: Step) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     plan.failure(step.name).unlink(missing_ok=True)
     progress = Progress(plan, step)
-    begin(step, progress)
+    begin(plan, step, progress)
     with open(log, "a" if progress.done else "w", encoding="utf-8") as output, gpus(plan, step) as chosen:
         environment = _environment(step) | chosen
         if step.together:
@@ -130,11 +130,12 @@ class Progress:
             file.unlink(missing_ok=True)
 
 
-def begin(step: Step, progress: Progress) -> None:
-    """Write a step's files, and remove what an earlier, different or unfinished run left behind."""
+def begin(plan: Plan, step: Step, progress: Progress) -> None:
+    """Write a step's files, and remove what an earlier, different or unfinished run left in the study's folder."""
+    ours = [path for path in map(Path, step.creates) if _inside(plan, path)]
     if progress.fresh:
         progress.begin(step)
-        for path in map(Path, step.creates if step.kind not in ("prepare", "finish", "data") else ()):
+        for path in ours if step.training is not None or step.kind not in ("prepare", "finish", "data") else ():
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.is_dir():
@@ -142,10 +143,16 @@ def begin(step: Step, progress: Progress) -> None:
     for name, text in step.files.items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text, encoding="utf-8")
-    if step.training is not None:
+    if step.training is not None and _inside(plan, Path(step.training)):
         # Final weights without a marker: the training was cut off while it saved them, and would refuse the folder.
         for name in WEIGHTS:
             (Path(step.training) / name).unlink(missing_ok=True)
+
+
+def _inside(plan: Plan, path: Path) -> bool:
+    """Whether a path is in the study's folder, below it: what is elsewhere is the user's and never removed."""
+    whole = Path(os.path.abspath(path))
+    return whole != plan.folder and whole.is_relative_to(os.path.abspath(plan.folder))
 
 
 @contextmanager

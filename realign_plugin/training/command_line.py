@@ -17,6 +17,7 @@ from realign_plugin.training.preflight import (
     check_training,
     split_paths,
 )
+from realign_plugin.training.processes import HOST_OPTIONS, check_processes
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path"):
+    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
         kind: Any = str
         default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
         if isinstance(default, bool):
@@ -67,6 +68,7 @@ def check_command(argv: Sequence[str]) -> None:
     if options.get("stage") != STAGE and options.get("finetuning_type") != TYPE:
         return
     check_options(options)
+    check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from realign_plugin.errors import UserError
-from realign_plugin.training import command_line, preflight
+from realign_plugin.training import command_line, preflight, processes
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +114,7 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     options = finetuning_args.options() | finetuning_args.real_names
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
+    processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
     for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
         if getattr(model_args, name, False):
             raise UserError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from accelerate.utils import DistributedType
@@ -17,6 +17,9 @@ from realign_plugin.atomic import atomic_folder
 from realign_plugin.masks import keep_penalty, scheduled_noise
 from realign_plugin.statistics import mask_statistics
 from realign_plugin.training.reference_cache import ReferenceCache
+from realign_plugin.tuner.sharding import even_shards
+
+SHARDING: Final = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
@@ -42,15 +45,29 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
         self._references = ReferenceCache() if self._may_remember(model) else None
 
     def _may_remember(self, model: Any) -> bool:
-        """Whether reference log probabilities may be remembered: the reference is fixed, and no process waits for it.
+        """Whether reference log probabilities may be remembered: the reference is a fixed model.
 
-        Where parameters are sharded, or buffers are broadcast, every process has to take part in every forward pass.
+        Where buffers are broadcast, every process has to take part in every forward pass.
         """
         fixed = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        return fixed and (self.args.world_size == 1 or not self.args.ddp_broadcast_buffers)
+
+    def _all_know(self, known: bool) -> bool:
+        """Whether no process needs the reference's forward pass; where parameters are sharded all have to join it."""
         kind = self.accelerator.distributed_type
-        alone = kind == DistributedType.NO or self.args.world_size == 1
-        plain = kind in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-        return fixed and (alone or (plain and not self.args.ddp_broadcast_buffers))
+        if kind not in SHARDING or self.args.world_size == 1:
+            return known
+        votes = self.accelerator.reduce(torch.tensor(float(known), device=self.accelerator.device))
+        return bool(votes == self.args.world_size)
+
+    @property
+    def _is_fsdp(self) -> bool:
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Let FSDP2 split task vectors evenly."""
+        with even_shards() if self._is_fsdp else nullcontext():
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _tuner(self, model: Any) -> Any:
         return self.accelerator.unwrap_model(model).base_model
@@ -80,9 +97,9 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
             result: tuple[Tensor | None, Tensor | None] = super().compute_reference_log_probs(model, batch)
             return result
         keys = None if self._references is None else self._references.keys(batch)
-        if self._references is not None and keys is not None:
-            known = self._references.get(keys, batch["input_ids"].device)
-            if known is not None:
+        if self._references is not None:
+            known = None if keys is None else self._references.get(keys, batch["input_ids"].device)
+            if self._all_know(known is not None) and known is not None:
                 chosen, rejected = known.chunk(2)
                 return chosen, rejected
         with torch.no_grad(), self._as_reference(model):
@@ -108,6 +125,47 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
             for name, value in mask_statistics(self._tuner(self.model)).items():
                 logs[f"{prefix}mask/{name}"] = value
         super().log(logs, *args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter; where it is sharded it is gathered, and the base model is not.
+
+        The host would gather the whole model, leave frozen tensors out (ZeRO-3), or save none (FSDP's sharded state).
+        """
+        if self.accelerator.distributed_type not in SHARDING:
+            super().save_model(output_dir, _internal_call)
+            return
+        state = self._tuner(self.model).whole_state_dict(keep=self.args.should_save)
+        if self.args.should_save:
+            self._save(output_dir, state)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Go on from a checkpoint; FSDP's processes read the saved adapter, however many wrote it."""
+        if not self._is_fsdp:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        self._tuner(self.model if model is None else model).load_whole(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; also FSDP2's sharded optimiser state, of which accelerate 1.11 loads nothing."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        shards = Path(checkpoint or "") / "optimizer_0"
+        if checkpoint is None or not self._is_fsdp or not shards.is_dir():
+            return
+        from torch.distributed.checkpoint import state_dict, state_dict_loader
+
+        state = state_dict.get_optimizer_state_dict(self.model, self.optimizer)
+        state_dict_loader.load({"optimizer": state}, checkpoint_id=str(shards))
+        state_dict.set_optimizer_state_dict(self.model, self.optimizer, state)
+
+    def _load_best_model(self) -> None:
+        """Take the best checkpoint's adapter."""
+        if not self._is_fsdp:
+            super()._load_best_model()
+            return
+        self._tuner(self.model).load_whole(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save under a temporary name, then rename: a kill or a full disk leaves the last good files."""

@@ -17,6 +17,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.masks import logits_shape, masked_add
 from realign_plugin.spec import FACTORS, SubspaceSpec
 from realign_plugin.subspace_files import PREFIX
+from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 
 Reference = Literal["init", "aligned"]
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
@@ -93,12 +94,15 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
     def parts(self, adapter: str, factor: str) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor."""
-        aligned = getattr(self, f"safety_subspace_aligned_{factor}")
+        """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor.
+
+        Whole tensors even where they are sharded: outside forward, all processes have to call this then.
+        """
+        aligned = getattr(self, f"safety_subspace_aligned_{factor}").get(adapter)
         return (
-            getattr(self, f"safety_subspace_logits_{factor}")[adapter],
-            aligned.get(adapter),
-            getattr(self, f"safety_subspace_deltas_{factor}")[adapter],
+            whole(getattr(self, f"safety_subspace_logits_{factor}")[adapter]),
+            None if aligned is None else whole(aligned),
+            whole(getattr(self, f"safety_subspace_deltas_{factor}")[adapter]),
         )
 
     def effective(self, adapter: str, factor: str) -> Tensor:
@@ -152,8 +156,11 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     def _kept(
         self, adapter: str, what: str, sources: tuple[Tensor | None, ...], compute: Callable[[], Tensor]
     ) -> Tensor:
-        """A value computed once for these tensors and this mask."""
+        """A value computed once for these tensors and this mask; every time where versions do not tell of changes."""
         spec = self.specs[adapter]
+        if any(t is not None and may_be_swapped(self, t) for t in sources):
+            with torch.no_grad():
+                return compute()
         versions = tuple((t.data_ptr(), t._version) for t in sources if t is not None)
         state = (spec.mask, spec.mask_threshold, spec.mask_seed, versions)
         key = (adapter, what, self.reference)
@@ -189,11 +196,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
             tensors: Values by what follows the tuner's prefix, e.g. ``logits_A``.
         """
         for name, value in tensors.items():
-            parameter = getattr(self, f"{PREFIX}{name}")[adapter]
-            if parameter.is_meta:
-                parameter.data = value.clone()
-            else:
-                parameter.data.copy_(value)
+            write_whole(getattr(self, f"{PREFIX}{name}")[adapter], value)
 
 
 class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
@@ -218,6 +221,15 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         SafetySubspaceLayer.__init__(self, base_layer, module_name)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, spec, inference_mode=inference_mode)
+
+    def train(self, mode: bool = True) -> SafetySubspaceLinear:
+        """Switch between training and inference; what was kept of the logits is forgotten.
+
+        DeepSpeed writes updated parameters behind their version counters.
+        """
+        self._cache = {key: value for key, value in self._cache.items() if key[2] is not None}
+        super().train(mode)
+        return self
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base output + the update of each active adapter: scaling * B A x, or the masked task vector times x."""

@@ -5,20 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from realign_plugin.building import replace_spec
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import MODEL_PREFIX, Factors
+from realign_plugin.lora_adapters import MODEL_PREFIX, WEIGHTS_NAME, Factors
 from realign_plugin.spec import check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PREFIX
+from realign_plugin.tensor_files import open_tensors
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
+from realign_plugin.tuner.sharding import whole
 
 
 class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
@@ -70,13 +74,57 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 yield module
 
     def logits(self, adapter_name: str = "default") -> list[Tensor]:
-        """All logits of an adapter, A and B (or W) of each module in turn."""
+        """All logits of an adapter, A and B (or W) of each module in turn; whole even where they are sharded."""
         return [
-            getattr(layer, name)[adapter_name]
+            whole(getattr(layer, name)[adapter_name])
             for layer in self.layers()
             for name in layer.adapter_layer_names
             if adapter_name in getattr(layer, name)
         ]
+
+    def whole_state_dict(self, adapter_name: str = "default", keep: bool = True) -> dict[str, Tensor]:
+        """What is saved of an adapter, on the CPU, gathered from all processes where it is sharded.
+
+        Args:
+            adapter_name: The adapter.
+            keep: Whether this process wants the tensors; all have to call this, one has to hold them.
+
+        Returns:
+            Tensors by their names in the PEFT model, in their own dtypes; empty unless ``keep``.
+        """
+        state: dict[str, Tensor] = {}
+        for layer in self.layers():
+            if adapter_name not in layer.specs:
+                continue
+            spec = layer.specs[adapter_name]
+            for factor in spec.factors:
+                for kind, tensor in zip(
+                    ("logits", "aligned", "deltas"), layer.parts(adapter_name, factor), strict=True
+                ):
+                    if tensor is None or not keep:
+                        continue
+                    # FSDP2 raises a bf16 model to fp32 for mixed precision.
+                    dtype = torch.float32 if kind == "logits" else getattr(torch, spec.vector_dtype)
+                    name = f"{MODEL_PREFIX}{layer.module_name}.{PREFIX}{kind}_{factor}.{adapter_name}"
+                    state[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
+        return state
+
+    def load_whole(self, folder: str | Path, adapter_name: str = "default") -> None:
+        """Read a saved adapter into parameters that may be sharded, each process its part.
+
+        Args:
+            folder: Where it was saved; every process reads it.
+            adapter_name: The adapter.
+
+        Raises:
+            UserError: If the file is missing or corrupt.
+        """
+        reader = open_tensors(Path(folder) / WEIGHTS_NAME, "checkpoint")
+        layers = {layer.module_name: layer for layer in self.layers() if adapter_name in layer.specs}
+        for name in sorted(reader.keys()):
+            module, _, part = name.removeprefix(MODEL_PREFIX).rpartition(f".{PREFIX}")
+            if module in layers:
+                layers[module].fill(adapter_name, {part: reader.get_tensor(name)})
 
     def set_noise(self, scale: float, adapter_name: str = "default") -> None:
         """Set the scale of the logistic noise that training draws with.

@@ -1,45 +1,178 @@
-"""The training files in examples/train run, with nothing replaced but paths, data, template and length."""
+"""The training files in examples/train run, with nothing replaced but paths, data, template, length and precision."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from llamafactory.hparams import parser
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import SafetySubspace
 from realign_plugin.training.preflight import check_options
 
-FILES = sorted((Path(__file__).parent.parent.parent / "examples" / "train").glob("*.yaml"))
+HERE = Path(__file__).parent
+FOLDER = HERE.parent.parent / "examples" / "train"
+FILES = sorted(FOLDER.glob("*.yaml"))
+ALONE = [FOLDER / f"{name}.yaml" for name in ("full_weights", "instruct_base", "lora_many_tasks", "lora_one_task")]
+DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed; pip install deepspeed")
+Run = Callable[..., Any]
+
+TOGETHER = {
+    # No noise: processes would draw masks of their own. Relaxed masks: a rounding error cannot flip an element.
+    "mask_noise": 0.0,
+    "mask_estimator": "relaxed",
+    "val_size": 8,
+    "max_steps": 3,
+    "eval_steps": 3,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "per_device_eval_batch_size": 4,
+    "seed": 0,
+}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_options_mean_something(file: Path) -> None:
+def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    """A file's options with the paths of the pico models, for the CPU."""
     options = yaml.safe_load(file.read_text())
-    assert check_options(options).mask == "binary"
-    assert f"examples/train/{file.name}" in file.read_text()
-
-
-@pytest.mark.parametrize("file", [f for f in FILES if "qlora" not in f.stem], ids=lambda file: file.stem)
-def test_the_file_runs(lab: Path, tmp_path: Path, file: Path) -> None:
-    options = yaml.safe_load(file.read_text())
-    paths = {
+    paths: dict[str, Any] = {
         "model_name_or_path": str(lab / "base"),
-        "task_adapters": [str(lab / f"task{i + 1}") for i in range(len(options["task_adapters"]))],
         "dataset": "pairs",
         "dataset_dir": str(lab),
-        "output_dir": str(tmp_path / "run"),
+        "output_dir": str(out),
         "val_size": 0.25,
         "max_steps": 2,
         "eval_steps": 2,
         "disable_tqdm": True,
         "use_cpu": True,
+        "bf16": False,
     }
     if "aligned_adapter" in options:
         paths["aligned_adapter"] = str(lab / "aligned")
-    options.pop("template")
-    run_exp(options | paths)
+    for kind, name in (("task_adapters", "task"), ("task_models", "full")):
+        if kind in options:
+            paths[kind] = [str(lab / f"{name}{i + 1}") for i in range(len(options[kind]))]
+    if "deepspeed" in options:
+        paths["deepspeed"] = str(FOLDER.parent.parent / options["deepspeed"])
+        paths["use_cpu"] = False  # accelerate takes it for "no DeepSpeed"
+    for name in ("template", "pure_bf16"):
+        options.pop(name, None)
+    return options | paths | changes
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_options_mean_something(file: Path) -> None:
+    assert check_options(yaml.safe_load(file.read_text())).mask == "binary"
+    command = file.read_text().split("model_name_or_path")[0]
+    assert f"examples/train/{file.name}" in command
+    for name in re.findall(r"examples/train/\S+\.(?:yaml|json)", file.read_text()):
+        assert (FOLDER.parent.parent / name).is_file(), name
+    assert f"({file.name})" in (FOLDER / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=needs_deepspeed if "deepspeed" in f.stem else ()) for f in FILES],
+    ids=lambda file: file.stem,
+)
+def test_the_stock_parser_takes_the_file(lab: Path, models: list[Path], tmp_path: Path, file: Path) -> None:
+    model_args, _, training_args, finetuning_args, _ = parser._parse_train_args(replaced(file, lab, tmp_path / "run"))
+    assert finetuning_args.real_names == {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}
+    assert finetuning_args.subspace is not None
+    assert (model_args.quantization_bit == 4) == ("qlora" in file.stem)
+    if "deepspeed" in file.stem:
+        assert training_args.hf_deepspeed_config.config["zero_optimization"]["stage"] == int(file.stem[-1])
+
+
+@pytest.mark.parametrize("file", ALONE, ids=lambda file: file.stem)
+def test_the_file_runs(lab: Path, models: list[Path], tmp_path: Path, file: Path) -> None:
+    options = replaced(file, lab, tmp_path / "run")
+    run_exp(options)
     subspace = SafetySubspace.load(tmp_path / "run")
-    assert len(subspace.spec.task_weights) == len(options["task_adapters"])
+    assert len(subspace.spec.task_weights) == len(options.get("task_adapters") or options["task_models"])
     assert bool(subspace.aligned) == ("aligned_adapter" in options)
+    assert subspace.spec.vector_space == ("weight" if "task_models" in options else "lora")
+
+
+@pytest.fixture(scope="module")
+def one_process(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """lora_one_task.yaml in this process: 4 pairs x 4 steps, as many as the other files take in two processes."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    changes = TOGETHER | {"per_device_eval_batch_size": 8}
+    run_exp(replaced(FOLDER / "lora_one_task.yaml", lab, out, **changes))
+    return out
+
+
+def logged(run: Path, key: str) -> list[float]:
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [entry[key] for entry in log if key in entry]
+
+
+def assert_same(run: Path, alone: Path) -> None:
+    """The same losses, masks and subspace as one process with the same global batch."""
+    for key in ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", "rewards/chosen"):
+        assert len(logged(alone, key)) >= 1, key
+        assert logged(run, key) == pytest.approx(logged(alone, key), rel=1e-4, abs=1e-6), key
+    found, expected = SafetySubspace.load(run), SafetySubspace.load(alone)
+    for what in ("logits", "aligned"):
+        for module, pair in getattr(expected, what).items():
+            for factor, tensor in pair.items():
+                assert (getattr(found, what)[module][factor] - tensor).abs().max() <= 1e-4, (what, module, factor)
+    assert all((found.deltas[0][m][f] == t).all() for m, pair in expected.deltas[0].items() for f, t in pair.items())
+    assert any(bool((pair["A"].abs() > 0.05).any()) for pair in found.logits.values())
+
+
+def write(options: dict[str, Any], file: Path) -> Path:
+    file.write_text(yaml.safe_dump(options))
+    return file
+
+
+def check(result: Any) -> None:
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.cli
+def test_ddp_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path) -> None:
+    file = write(replaced(FOLDER / "ddp.yaml", lab, tmp_path / "run", **TOGETHER), tmp_path / "x.yaml")
+    check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
+    assert_same(tmp_path / "run", one_process)
+
+
+@pytest.mark.cli
+def test_fsdp_is_one_process_and_goes_on_with_another_number(
+    lab: Path, tmp_path: Path, run_stock: Run, one_process: Path
+) -> None:
+    options = replaced(FOLDER / "fsdp.yaml", lab, tmp_path / "run", **TOGETHER)
+    command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml", "--main_process_port", 0]
+    last = ["-m", "llamafactory.launcher", write(options, tmp_path / "x.yaml")]
+    env = {"PYTHONPATH": str(HERE / "fsdp_on_cpu")}
+    check(run_stock(*command, *last, env=env))
+    assert_same(tmp_path / "run", one_process)
+    assert (tmp_path / "run" / "checkpoint-2" / "optimizer_0").is_dir()  # it was FSDP that ran
+    (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").unlink()  # as if killed while it was written
+    (tmp_path / "run" / "adapter_model.safetensors").unlink()
+    write(options | {"gradient_accumulation_steps": 4, "per_device_eval_batch_size": 8}, tmp_path / "x.yaml")
+    check(run_stock(*command, "--num_processes", 1, *last, env=env))
+    assert_same(tmp_path / "run", one_process)
+
+
+@pytest.mark.cli
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path, stage: int) -> None:
+    options = replaced(FOLDER / f"deepspeed_zero{stage}.yaml", lab, tmp_path / "run", **TOGETHER)
+    config = json.loads(Path(options["deepspeed"]).read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # or nothing of a pico model is split
+    (tmp_path / "zero.json").write_text(json.dumps(config))
+    file = write(options | {"deepspeed": str(tmp_path / "zero.json")}, tmp_path / "x.yaml")
+    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "DS_ACCELERATOR": "cpu"}
+    check(run_stock("llamafactory-cli", "train", file, env=env))
+    assert_same(tmp_path / "run", one_process)
+    assert list((tmp_path / "run").glob("checkpoint-2/global_step2/*optim_states.pt"))  # it was DeepSpeed that ran

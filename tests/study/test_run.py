@@ -135,11 +135,11 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
     from realign_plugin.study.run import Progress, begin
 
     os.chdir(tmp_path)
-    begin(look, Progress(plan, look))
+    begin(plan, look, Progress(plan, look))
     assert (folder / "checkpoint-3").is_dir()
     assert not (folder / "adapter_model.safetensors").exists()
     other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training="root/models/it")
-    begin(other, Progress(plan, other))
+    begin(plan, other, Progress(plan, other))
     assert not folder.exists()
 
 
@@ -178,3 +178,12 @@ def test_gpus_are_handed_out_once(tmp_path: Path) -> None:
         assert again == {"CUDA_VISIBLE_DEVICES": "3"}
     with gpus(plan_of(tmp_path, one), one) as none:
         assert none == {}
+
+
+def test_a_folder_outside_the_study_is_the_users(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.safetensors").write_text("precious")
+    step = Step("it", "prepare", "says", (("true",),), creates=("mine",), training="mine")
+    run(plan_of(tmp_path, step), step)
+    assert (mine / "model.safetensors").read_text() == "precious"

@@ -1,0 +1,69 @@
+"""What runs of several processes can do, checked before they start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+
+HOST_OPTIONS: Final = ("deepspeed", "fsdp", "fsdp_config")
+
+
+def check_processes(options: Mapping[str, Any]) -> None:
+    """Refuse what would silently go wrong, or go wrong late, with DeepSpeed or FSDP.
+
+    Args:
+        options: Our options and the host's ``deepspeed``, ``fsdp`` and ``fsdp_config``.
+
+    Raises:
+        UserError: If ZeRO-3 is to train with a keep penalty, or FSDP is the first version.
+    """
+    weight = options.get("mask_keep_weight") or 0
+    if zero_stage(options.get("deepspeed")) == 3 and isinstance(weight, (int, float)) and weight > 0:
+        # The penalty is computed outside the layers, where ZeRO-3's parameters are empty: no gradient reaches them.
+        raise UserError(
+            f"mask_keep_weight: {weight:g} has no gradient under DeepSpeed ZeRO-3, expected 0; leave it out, or use "
+            "FSDP2 or ZeRO-2 (examples/train)"
+        )
+    if fsdp_version(options) == 1:
+        raise UserError(
+            "fsdp_version: 1 flattens frozen and trained tensors into one, which masks cannot be read back from, "
+            "expected 2; set fsdp_version: 2 (examples/train/accelerate/fsdp2.yaml)"
+        )
+
+
+def fsdp_version(options: Mapping[str, Any]) -> int | None:
+    """The version of FSDP that ``accelerate launch`` (its environment) or the options ask for; None without FSDP.
+
+    Args:
+        options: The host's ``fsdp`` and ``fsdp_config`` (a path or the configuration itself), if set.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return int(os.environ.get("FSDP_VERSION") or 1)
+    if not options.get("fsdp"):
+        return None
+    config = _read(options.get("fsdp_config"))
+    return int(config.get("version") or config.get("fsdp_version") or 1)
+
+
+def zero_stage(config: Any) -> int:
+    """The ZeRO stage of a DeepSpeed configuration; 0 where there is none, or it cannot be read (the host says so).
+
+    Args:
+        config: Path of a JSON file, or its content.
+    """
+    stage = (_read(config).get("zero_optimization") or {}).get("stage", 0)
+    return stage if isinstance(stage, int) else 0
+
+
+def _read(config: Any) -> Mapping[str, Any]:
+    if isinstance(config, str):
+        try:
+            config = json.loads(Path(config).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+    return config if isinstance(config, Mapping) else {}

@@ -1,0 +1,24 @@
+"""On PYTHONPATH: lets accelerate's FSDP run on gloo and the CPU, which torch can and accelerate leaves out.
+
+Accelerate asks for FSDP only on devices of a list. For that one question processes of torchrun say that they are one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+if "LOCAL_RANK" in os.environ:
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    start = AcceleratorState.__init__
+
+    def start_as_device(self: Any, mixed_precision: str | None = None, cpu: bool = False, **options: Any) -> None:
+        PartialState(cpu)
+        shared = PartialState._shared_state
+        if shared["distributed_type"] == DistributedType.MULTI_CPU:
+            shared["distributed_type"] = DistributedType.MULTI_XPU
+        start(self, mixed_precision, cpu, **options)
+
+    AcceleratorState.__init__ = start_as_device
