@@ -120,6 +120,7 @@ def study(
 ) -> None:
     """Run a whole study: align, fine-tune, realign, fuse, measure, compare; done steps are not run again."""
     from realign_plugin.study import launch
+    from realign_plugin.study.display import show_plan
 
     if snakefile:
         typer.echo(launch.SNAKEFILE)
@@ -131,7 +132,7 @@ def study(
     for name in targets:
         check_choice("--target", name, plan.targets)
     if dry_run:
-        launch.show_plan(plan, targets)
+        show_plan(plan, targets)
         return
     if plan_only:
         launch.save(plan)

@@ -18,7 +18,8 @@ from typing import Any
 
 from realign_plugin.study import launch
 from realign_plugin.study.choose import score
-from realign_plugin.study.config import StudyConfig, load, parse
+from realign_plugin.study.config import StudyConfig
+from realign_plugin.study.loading import load, parse
 from realign_plugin.study.tables import key
 
 HERE = Path(__file__).parent

@@ -12,12 +12,14 @@ from typing import Any, Final
 from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.metrics import Z95, difference
+from realign_plugin.evaluation.metrics import Z95, difference, wilson
 from realign_plugin.plotting import pyplot_for, save_figure
 
 SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
 SKILL: Final = ("exact_match,flexible-extract", "pass@1,create_test", "acc,none", "exact_match,none", "f1,none")
 """Keys that stand for a task's skill, the first that it has."""
+RIGHT_OR_WRONG: Final = ("exact_match", "acc", "pass@1")
+"""Metrics that are a share of right answers."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,18 @@ def safety_cell(value: Any, known: Mapping[str, Any]) -> Cell:
 
 
 def skill_cell(row: Mapping[str, Any], key: str) -> Cell:
-    """A task's skill with the interval that its standard error gives."""
+    """A task's skill with its interval: Wilson's where answers are right or wrong, else from lm-eval's standard error.
+
+    Args:
+        row: lm-eval's results of the task.
+        key: ``METRIC,FILTER``.
+    """
     metric, _, filter_name = key.partition(",")
-    value, spread = float(row[key]), row.get(f"{metric}_stderr,{filter_name}")
+    value, spread, count = float(row[key]), row.get(f"{metric}_stderr,{filter_name}"), row.get("sample_len")
+    if metric in RIGHT_OR_WRONG and isinstance(count, int) and count > 0:
+        hits = round(value * count)
+        if abs(hits - value * count) < 1e-6 * count:
+            return Cell(value, *wilson(hits, count), hits, count)
     if not isinstance(spread, (int, float)):
         return Cell(value)
     return Cell(value, max(0.0, value - Z95 * spread), min(1.0, value + Z95 * spread))

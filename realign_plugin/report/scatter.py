@@ -141,7 +141,7 @@ def _draw(points: Sequence[Point], group: str, x: Axis, y: Axis, name: str) -> M
         low, high = min(ends), max(ends)
         room = max(0.03, 0.08 * (high - low))
         axes.set_xlim(-0.04, 1.04)
-        axes.set_ylim(max(-0.04, low - room), min(1.06, high + room))
+        axes.set_ylim(max(-0.04, low - room), max(0.1, min(1.06, high + room)))
         axes.set_xlabel(f"{x.label} (less is better)")
         axes.set_ylabel("skill (more is better)")
         for axis in (axes.xaxis, axes.yaxis):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,10 +15,12 @@ from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.ablations import add_ablations
 from realign_plugin.study.builder import Builder
-from realign_plugin.study.config import StudyConfig, load
+from realign_plugin.study.config import StudyConfig
+from realign_plugin.study.display import show_table
 from realign_plugin.study.fusions import fusions
+from realign_plugin.study.loading import load
 from realign_plugin.study.measuring import PLAN
-from realign_plugin.study.plan import KINDS, Plan
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.realignment import align, tasks
 from realign_plugin.study.run import tail
 
@@ -100,27 +101,6 @@ def profile_folder(profile: str) -> Path:
             return folder
     check_choice("--profile", profile, sorted(path.name for path in PROFILES.iterdir()))
     raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")
-
-
-def show_plan(plan: Plan, targets: Sequence[str]) -> None:
-    """Print what would run, and what is done."""
-    from rich.console import Console
-    from rich.table import Table
-
-    wanted, stale = plan.wanted(targets), {step.name: why for step, why in plan.stale(targets)}
-    table = Table("kind", "steps", "done", "to do", title=f"{plan.root}: {', '.join(targets)}")
-    all_of, left = Counter(step.kind for step in wanted), Counter(s.kind for s in wanted if s.name in stale)
-    for kind in KINDS:
-        if all_of[kind]:
-            table.add_row(kind, str(all_of[kind]), str(all_of[kind] - left[kind]), str(left[kind]))
-    table.add_row("all", str(len(wanted)), str(len(wanted) - len(stale)), str(len(stale)))
-    console = Console(width=None if Console().is_terminal else 140)
-    console.print(table)
-    for step in wanted:
-        if step.name in stale:
-            console.print(f"  {step.name}: {step.says}  [dim]({stale[step.name]})[/dim]", highlight=False)
-    others = [name for name in plan.targets if name not in (*targets, "all")]
-    console.print(f"Other targets: {', '.join(others)}." if others else "There are no other targets.")
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -248,28 +228,6 @@ def failure(plan: Plan, code: int) -> str:
     more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
     ends = " | ".join(first["tail"])[-800:]
     return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"
-
-
-def show_table(plan: Plan, name: str) -> None:
-    """Print a table of the study on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from realign_plugin.evaluation.compare import Cell
-
-    found = json.loads((plan.folder / "tables" / f"{name}.json").read_text(encoding="utf-8"))
-    several = len({row["group"] for row in found["rows"]} - {"start", "fused"}) > 1
-    heads = ["group", "model"] if several else ["model"]
-    table = Table(
-        *heads, *(column["label"] for column in found["columns"]), title=f"{plan.config['title']}: {found['title']}"
-    )
-    for row in found["rows"]:
-        cells = [{k: v for k, v in row["cells"][c["key"]].items() if k != "reason"} for c in found["columns"]]
-        first = [plan.groups.get(row["group"], row["group"])] if several else []
-        table.add_row(*first, row["label"], *(Cell(**cell).text() for cell in cells))
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(table)
-    console.print(f"95 % intervals in brackets. Saved as {plan.root}/tables/{name}.md and .json.")
 
 
 def finish(plan: Plan, targets: Sequence[str]) -> None:

@@ -123,7 +123,7 @@ def _column(results: Results, task: str, metric: str) -> Column:
             True,
         )
     axis = "skill" if metric not in METRICS else "over-refusal" if benign else "safety"
-    plain = task.removeprefix("realign_")
+    plain = task.removeprefix("realign_").replace("over_refusal", "over-refusal").replace("_", " ")
     label = f"{plain}: {METRICS[metric]}" if metric in METRICS else plain
     return Column(
         task=task, metric=metric, label=label, axis="other" if metric == "incoherent_rate" else axis,  # type: ignore[arg-type]

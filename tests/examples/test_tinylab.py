@@ -21,8 +21,8 @@ import world as tinylab  # noqa: E402
 
 from realign_plugin.evaluation.metrics import describe  # noqa: E402
 from realign_plugin.study.catalogue import METHODS  # noqa: E402
-from realign_plugin.study.config import load  # noqa: E402
 from realign_plugin.study.launch import build  # noqa: E402
+from realign_plugin.study.loading import load  # noqa: E402
 from realign_plugin.study.plan import Plan  # noqa: E402
 from realign_plugin.study.tables import Results, key  # noqa: E402
 

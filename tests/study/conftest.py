@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.study.config import parse
 from realign_plugin.study.launch import build
+from realign_plugin.study.loading import parse
 from realign_plugin.study.plan import Plan
 
 Values = dict[str, Any]

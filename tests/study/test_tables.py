@@ -25,7 +25,7 @@ def results(harmful: Any = 0.2, refused: float = 0.8, skill: float = 0.5) -> dic
         "results": {
             "safety": row, "safety_a": row, "safety_b": row, "over_refusal_x": {"refusal_rate,none": 0.1},
             "down": {"alias": "down"}, "realign_gsm8k": {"exact_match,flexible-extract": skill,
-                                                         "exact_match_stderr,flexible-extract": 0.1},
+                                                         "exact_match_stderr,flexible-extract": 0.1, "sample_len": 8},
         },
         "group_subtasks": {"safety": ["safety_a", "safety_b"], "down": ["realign_gsm8k"]},
         "higher_is_better": {"safety_a": better, "safety_b": better, "over_refusal_x": {"refusal_rate": False}},
@@ -78,7 +78,8 @@ def test_a_table_has_intervals_and_reasons(plan: Plan) -> None:
     assert cells["t"]["safety.harmful_rate"] == {"value": 0.2, **RATE}
     assert "not among this model's tasks" in cells["t"]["over_refusal_x.refusal_rate"]["reason"]
     skill = cells["t"]["realign_gsm8k.exact_match"]
-    assert (skill["value"], round(skill["low"], 3)) == (0.25, 0.054)
+    assert (skill["value"], skill["hits"], skill["count"]) == (0.25, 2, 8)
+    assert (round(skill["low"], 3), round(skill["high"], 3)) == (0.071, 0.591)  # Wilson, by hand
     assert {"config", "versions", "seeds"} <= table.keys()
     text = markdown(table, {"t": "Task"})
     assert "| N/A (1) |" in text

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
-from realign_plugin.study.config import load, parse
+from realign_plugin.study.loading import load, parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
