@@ -110,12 +110,16 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
 
         While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator,
         which gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that
-        was asked for, kept until a tensor changes.
+        was asked for, kept until a tensor changes; the reference of a linear fusion is one sum, and a copy of all
+        factors not worth keeping for it.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
+        select = select_for(self.specs[adapter])
         if self._draws(logits):
-            select = select_for(self.specs[adapter])
             return self._draw(adapter, logits, aligned, deltas[0] if select is None else deltas)
+        if self.reference is not None and select is None:
+            with torch.no_grad():
+                return self._fixed(adapter, factor, logits, aligned, deltas)
         sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
         return self._kept(adapter, factor, sources, lambda: self._fixed(adapter, factor, logits, aligned, deltas))
 
@@ -175,6 +179,8 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     def _fixed(self, adapter: str, factor: str, logits: Tensor, aligned: Tensor | None, deltas: Tensor) -> Tensor:
         if self.reference == "aligned":
             return torch.zeros_like(deltas[0], dtype=torch.float32) if aligned is None else aligned.float()
+        if self.reference == "init" and select_for(self.specs[adapter]) is None:  # the mask of all ones: a plain sum
+            return deltas[0].float() if aligned is None else deltas[0].float() + aligned.float()
         mask = torch.ones_like(logits) if self.reference == "init" else None
         return effective_tensor(
             self.specs[adapter], f"{self.module_name}.{factor}", logits, aligned, deltas, mask=mask
