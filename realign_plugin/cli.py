@@ -135,7 +135,7 @@ def study(
         show_plan(plan, targets)
         return
     if plan_only:
-        launch.save(plan)
+        launch.plan_only(plan)
         typer.echo(f"{plan.root}/plan.json: {len(plan.steps)} steps")
         return
     options = ["--profile", str(launch.profile_folder(profile))] if profile else []

@@ -56,6 +56,17 @@ def entry(file_name: str, *, ranking: bool, extras: set[str]) -> dict[str, Any]:
     return {"file_name": file_name} | ({"ranking": True} if ranking else {}) | {"columns": columns}
 
 
+def chosen_entry(pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of the same file whose rows are its prompts with the chosen answers, for realignment by SFT.
+
+    Args:
+        pairs: The entry of the pairs.
+    """
+    columns = {"prompt": "prompt", "response": "chosen"}
+    columns |= {name: name for name in ("system", "history") if name in pairs["columns"]}
+    return {"file_name": pairs["file_name"], "columns": columns}
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; other processes that add data sets wait.
@@ -109,7 +120,8 @@ def publish(
         info = read_info(folder)
         if not overwrite:
             _check_same(folder, staged, entries, retired, info)
-        changed = {name: value for name, value in info.items() if name not in retired} | dict(entries)
+        gone = {*retired, *(f"{name}_chosen" for name in retired)}
+        changed = {name: value for name, value in info.items() if name not in gone} | dict(entries)
         # The entries come last: until then nothing refers to the new files.
         for path in (*staged, card):
             os.replace(path, folder / path.name)

@@ -87,6 +87,8 @@ def _prepare(recipe: Recipe, rows: FileRows | HubRows, work: Path) -> Prepared:
                 staged.append(work / f"{name}.jsonl")
                 extras = half.write(staged[-1])
                 entries[name] = dataset_info.entry(f"{name}.jsonl", ranking=recipe.kind != "sft", extras=extras)
+                if half is training and recipe.kind != "sft":
+                    entries[f"{name}_chosen"] = dataset_info.chosen_entry(entries[name])
         card = cards.make(recipe, rows, tally, training, validation, staged)
     write_json(work / cards.file_name(recipe.name), card)
     earlier = cards.data_sets(recipe.folder, recipe.name)

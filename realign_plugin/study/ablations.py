@@ -86,22 +86,23 @@ def poisoning(builder: Builder, section: Poisoning) -> None:
     with _new_models(builder) as models:
         for name in tasks:
             task = builder.config.tasks[name]
-            if task.dataset is None or task.dataset[0] not in builder.config.data:
+            if task.dataset is None or len(task.dataset) > 1 or task.dataset[0] not in builder.config.data:
                 raise UserError(
-                    f"ablations.poisoning.tasks: {name} is not fine-tuned on a data set of `data`, expected one whose "
-                    "rows can be counted; add it there"
+                    f"ablations.poisoning.tasks: {name} is not fine-tuned on one data set of `data`, expected one "
+                    "whose rows can be counted; add it there"
                 )
             for share in section.shares:
                 check_range("ablations.poisoning.shares", share, 0.0, 0.9, low_open=True)
-                suffix = f"{100 * share:g}".replace(".", "p")
+                percent = f"{100 * share:g}"
+                suffix = percent.replace(".", "p")
                 poison = f"poison_{name}_{suffix}"
                 options: dict[str, Any] = {"share": share, "of": task.dataset[0], "source": section.source}
                 builder.data(poison, DataSet(kind="sft", task="harmful", **options))
-                label = f"{task.title}, {share:.0%} harmful rows"
+                label = f"{task.title}, {percent} % harmful rows"
                 own = realignment.fine_tuned(builder, name, task, [poison], f"-poisoned{suffix}", label)
                 for method in methods:
                     how = builder.methods[method]
-                    prefix = f"realigned, {share:.0%} harmful rows"
+                    prefix = f"realigned, {percent} % harmful rows"
                     realignment.masked(builder, name, task, method, how, own, builder.config.seeds[0], prefix=prefix)
     text = "Harmful answers among the rows of fine-tuning, before and after realignment."
     _table(builder, "poisoning", "Poisoned fine-tuning sets", text, tasks, models)
@@ -160,7 +161,7 @@ def data_efficiency(builder: Builder, section: Pick) -> None:
     tasks, methods = _picked(builder, section, "data_efficiency", ["mask_dpo"])
     with _new_models(builder) as models:
         for count in section.values or [10, 100, 1000]:
-            check_range("ablations.data_efficiency.values", count, 1, 10**9)
+            check_range("ablations.data_efficiency.values", count, 1, 10**9, fix="give whole numbers of pairs")
             for name, method in ((name, method) for name in tasks for method in methods):
                 task, how = builder.config.tasks[name], builder.methods[method]
                 pairs, changes = _limited(builder, task.pairs or builder.config.realign.pairs, int(count))
@@ -174,13 +175,20 @@ def data_efficiency(builder: Builder, section: Pick) -> None:
 
 def _limited(builder: Builder, pairs: Names, count: int) -> tuple[Names, Arguments]:
     """Data sets of together ``count`` pairs: the study's own ones made anew, of others LLaMA-Factory's first rows."""
-    each, found = ceil(count / len(pairs)), []
     if not all(name in builder.config.data for name in pairs):
-        return pairs, {"max_samples": each}
-    for name in pairs:
-        part = f"{name}_n{count}"
-        builder.data(part, builder.config.data[name].model_copy(update={"limit": each}))
-        found.append(part)
+        return pairs, {"max_samples": ceil(count / len(pairs))}
+    found = []
+    for number, name in enumerate(pairs):
+        rows = count // len(pairs) + (number < count % len(pairs))
+        own = builder.config.data[name].limit
+        if own is not None and rows > own:
+            raise UserError(
+                f"ablations.data_efficiency.values: {count} takes {rows} pairs of {name}, which has {own}; leave it "
+                "out"
+            )
+        if rows:
+            builder.data(f"{name}_n{count}", builder.config.data[name].model_copy(update={"limit": rows}))
+            found.append(f"{name}_n{count}")
     return found, {}
 
 
@@ -233,7 +241,9 @@ def strength(builder: Builder, section: Pick) -> None:
             name for name, how in builder.methods.items() if how.kind[0] in ("resta", "interpolation", "mask_dpo")
         ]
         methods = chosen or methods
-    values = [float(value) for value in section.values or DIAL]
+    values = section.values or list(DIAL)
+    for value in values:
+        check_range("ablations.strength.values", value, 0.0, 2.0)
     seed = builder.config.seeds[0]
     with _new_models(builder) as models:
         for name, method in ((name, method) for name in tasks for method in methods):
@@ -281,7 +291,13 @@ def _at_strengths(
 
 
 def _check_realigned(builder: Builder, task: str, method: str, what: str) -> None:
-    """Refuse a task that the method does not realign."""
+    """Refuse a task that the method does not realign, or not with the study's first seed."""
+    seeds = builder.methods[method].seeds
+    if seeds is not None and builder.config.seeds[0] not in seeds:
+        raise UserError(
+            f"ablations.{what}: methods.{method}.seeds {seeds} lacks {builder.config.seeds[0]}, the study's first; "
+            "add it"
+        )
     given = builder.config.tasks[task].methods
     if given is not None and method not in given:
         raise UserError(

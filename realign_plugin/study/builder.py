@@ -12,10 +12,12 @@ from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import catalogue, merges
 from realign_plugin.study.catalogue import Recipe
 from realign_plugin.study.config import Arguments, DataSet, Names, Prepare, StudyConfig
-from realign_plugin.study.measuring import Measuring
+from realign_plugin.study.measuring import WEIGHTS, Measuring
 from realign_plugin.study.plan import Kind, Model, Plan, Role, Step
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+RESERVED: Final = ("base", "aligned", "start", "fused")
+"""Names of models and groups that every study has."""
 
 
 class Builder:
@@ -38,9 +40,17 @@ class Builder:
         self.plan = Plan(str(config.root), str(cwd), config.model_dump(mode="json"))
         self.full = config.adaptation == "full"
         catalogue.check_recipes(config.train)
-        for name in [*config.tasks, *config.methods, *config.data]:
+        own = [entry.name for entry in (*config.prepare, *config.finish)]
+        fusions = config.fusion.methods if config.fusion is not None else {}
+        for name in [*config.tasks, *config.methods, *config.data, *own, *fusions]:
             if not NAME.fullmatch(name):
-                raise UserError(f"{name}: is no name for a task, method or data set, expected letters, digits and _")
+                raise UserError(
+                    f"{name!r}: is no name for a task, method, data set or step, expected letters, digits and _; "
+                    "rename it"
+                )
+        for name in RESERVED:
+            if name in config.tasks:
+                raise UserError(f"tasks.{name}: every study has a model or group of that name; rename the task")
         self.methods = {name: catalogue.method(name, given) for name, given in config.methods.items()}
         if not config.tasks:
             raise UserError("tasks: is empty, expected at least one fine-tuned model; add one")
@@ -98,7 +108,9 @@ class Builder:
         Raises:
             UserError: If its source is a file that is missing.
         """
-        words = ["realign", "data", dataset.kind, str(self.config.data_folder), "--name", name, "--overwrite"]
+        words = ["realign", "data", dataset.kind, str(self.config.data_folder), "--name", name]
+        if self.config.dataset_dir is None:  # in a folder of the user's nothing is replaced
+            words.append("--overwrite")
         for key, value in dataset.model_dump(exclude={"kind"}, exclude_none=True).items():
             words += [f"--{key}", str(value)]
         source = dataset.source
@@ -124,12 +136,44 @@ class Builder:
         needs = list(self.before)
         file = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
         for name in names:
-            maker = name if f"data-{name}" in self.plan.steps else name.removesuffix("_validation")
-            if f"data-{maker}" in self.plan.steps:
+            maker = self.maker(name)
+            if maker is not None:
+                made = self.config.data.get(maker)
+                if made is not None and name == f"{maker}_validation" and not self._validation(made):
+                    raise UserError(f"{what}: {name}, but data.{maker} holds nothing back; give it `validation: 0.05`")
                 needs.append(f"data-{maker}")
             elif file.exists() or not self.before:
                 check_choice(what, name, [*_entries(file), *self.config.data] or ["(none: data is empty)"])
         return tuple(dict.fromkeys(needs))
+
+    def maker(self, name: str) -> str | None:
+        """The study's data set that a name of LLaMA-Factory's belongs to: itself, its validation or chosen half."""
+        for maker in (name, name.removesuffix("_validation"), name.removesuffix("_chosen")):
+            if f"data-{maker}" in self.plan.steps:
+                return maker
+        return None
+
+    @staticmethod
+    def _validation(dataset: DataSet) -> float:
+        usual = 0.1 if dataset.kind == "preference" else 0.0  # what `realign data` does without the option
+        return usual if dataset.validation is None else dataset.validation
+
+    def given(self, *paths: str | None) -> tuple[str, ...]:
+        """Files of the user's that tell when a given model was changed; what the study makes is none."""
+        folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
+        files = [folder / name for folder in folders for name in WEIGHTS]
+        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
+
+    def data_files(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Files of data sets that are not made by the study."""
+        info = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
+        known = _entries(info)
+        files = [
+            self.config.data_folder / str(known[name].get("file_name", ""))
+            for name in names
+            if self.maker(name) is None and isinstance(known.get(name), dict)
+        ]
+        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
 
     def train(
         self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
@@ -154,27 +198,34 @@ class Builder:
         found |= catalogue.recipe(recipe, config.train, config.adaptation)
         for change in changes:
             found |= change
-        named = [*datasets, *_names(found.get("eval_dataset") or [])]
+        named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
         needs = (*self.data_needs(named, f"{name}: dataset"), *needs)
-        return self.training(name, kind, says, found, needs, config.machine.threads)
+        models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
+        inputs = (
+            *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
+            *self.data_files(named),
+        )
+        return self.training(name, kind, says, found, needs, config.machine.threads, inputs)
 
     def training(
-        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int
-    ) -> str:
+        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
         """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out."""
         import yaml
 
         file, folder = self.path("steps", f"{name}.yaml"), str(arguments["output_dir"])
         text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
         step = Step(
-            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), files={file: text},
+            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), inputs, {file: text},
             creates=(folder,), training=folder, threads=threads, gpus=self.config.machine.gpus_per_training,
         )  # fmt: skip
         return self.plan.add(step)
 
     def merge_step(
-        self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str]
-    ) -> str:
+        self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
         """A step that merges by the stock command.
 
         Args:
@@ -183,6 +234,7 @@ class Builder:
             says: What is said when it starts.
             documents: mergekit documents by the folder of the merged model.
             needs: Steps that make its models.
+            inputs: The user's files that it reads.
         """
         import yaml
 
@@ -192,20 +244,29 @@ class Builder:
             files[file] = yaml.safe_dump(document, sort_keys=False)
             lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
         step = Step(
-            name, kind, says, tuple(lines), _distinct(needs), files=files, creates=tuple(documents), scratch=(cache,),
-            together=True, threads=self.config.machine.evaluation_threads,
+            name, kind, says, tuple(lines), _distinct(needs), inputs, files, tuple(documents), (cache,), together=True,
+            threads=self.config.machine.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
 
-    def command(self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str) -> str:
+    def command(
+        self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str,
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
         """A step of one command that makes one folder."""
-        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), creates=(out,)))
+        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), inputs, creates=(out,)))
 
     def model(
         self, name: str, label: str, group: str, role: Role, step: str, pretrained: str, peft: str | None,
         tasks: Names | None = None, **more: Any,
     ) -> Model:  # fmt: skip
-        """A model that is measured; see ``Model``."""
+        """A model that is measured; see ``Model``.
+
+        Raises:
+            UserError: If another model has that id.
+        """
+        if name in self.plan.models:
+            raise UserError(f"{name}: two models have this name, expected different ones; rename a task or a method")
         asked = tuple(tasks or self.config.evaluate.tasks)
         method, seed = more.pop("method", ""), more.pop("seed", 0)
         found = Model(name, label, group, role, method, seed, step, pretrained, peft, asked, **more)
@@ -243,9 +304,9 @@ class Builder:
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
 
 
-def _entries(file: Path) -> list[str]:
+def _entries(file: Path) -> dict[str, Any]:
     try:
-        return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except ValueError as error:
         raise UserError(f"{file}: is no JSON ({error}), expected LLaMA-Factory's dataset_info.json") from error
 
@@ -254,8 +315,14 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _names(value: Any) -> list[str]:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+def _names(value: Any, what: str) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return value
+    raise UserError(f"{what}: {value!r}, expected names of data sets; give a list")
 
 
 def _looks_like_file(source: str) -> bool:

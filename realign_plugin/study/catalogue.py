@@ -102,10 +102,12 @@ def method(name: str, given: Method) -> Method:
     what = f"methods.{name}"
     if name not in METHODS and not given.kind:
         check_choice("methods", name, METHODS)
-    base = METHODS.get(name) or METHODS.get(given.kind[0], {}) | {"label": name, "train": {}}
+    base = METHODS.get(name) or METHODS.get(given.kind[0] if given.kind else "", {}) | {"label": name, "train": {}}
     values = base | given.model_dump(exclude_unset=True)
     values["train"] = dict(base.get("train", {})) | given.train
     full = Method.model_validate(values)
+    if not full.kind or not all(full.kind):
+        raise UserError(f"{what}.kind: is empty, expected one of {', '.join([*TRAININGS, *MERGES])}; give one")
     for kind in full.kind:
         check_choice(f"{what}.kind", kind, [*TRAININGS, *MERGES])
     if len(full.kind) > 1 and not set(full.kind) <= {"sft", "dpo"}:
@@ -119,6 +121,10 @@ def method(name: str, given: Method) -> Method:
         raise UserError(f"{what}: {full.kind[0]} trains nothing, expected neither train nor masks; leave them out")
     if merge is not None and not full.strengths and merge.default is not None:
         full.strengths = [merge.default]
+    if len({f"{strength:g}" for strength in full.strengths}) < len(full.strengths):
+        raise UserError(
+            f"{what}.strengths: {full.strengths}, expected numbers that differ in six digits; leave one out"
+        )
     return full
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from realign_plugin.atomic import write_json
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.config import Column
 from realign_plugin.study.measuring import CHOOSING
 from realign_plugin.study.plan import Plan
@@ -34,9 +34,20 @@ def score(cells: Mapping[str, float], columns: Sequence[Column]) -> tuple[float,
     return min(good), sum(good) / len(good)
 
 
-def _rates(results: Results, columns: Sequence[Column]) -> dict[str, float]:
-    values = {key(column): results.cell(column.task, column.metric)[0].value for column in columns}
-    return {name: value for name, value in values.items() if value is not None and 0.0 <= value <= 1.0}
+def _rates(results: Results, columns: Sequence[Column]) -> dict[str, float | None]:
+    return {key(column): results.cell(column.task, column.metric)[0].value for column in columns}
+
+
+def _columns(plan: Plan, row: str, found: Mapping[str, Results]) -> list[Column]:
+    """The columns that a choice goes by."""
+    given = [Column.model_validate(column) for column in plan.config["evaluate"]["columns"]]
+    chosen = plan.config["evaluate"]["choose"]
+    columns = given or columns_of(found.values(), chosen["tasks"] or plan.models[row].tasks)
+    if chosen["columns"] is None:
+        return [c for c in columns if c.better is not None and c.axis != "other" and c.metric != "preference_score"]
+    for label in chosen["columns"]:
+        check_choice("evaluate.choose.columns", label, [c.label for c in columns])
+    return [c for c in columns if c.label in chosen["columns"] and c.better is not None]
 
 
 def choose(plan: Plan, row: str) -> dict[str, Any]:
@@ -50,7 +61,8 @@ def choose(plan: Plan, row: str) -> dict[str, Any]:
         ``{"strength", "model", "tried": {strength: {"score", "rates"}}}``, ready for JSON.
 
     Raises:
-        UserError: If a strength has no results, or none has a rate that says which way is good.
+        UserError: If a strength has no results, none has a rate that says which way is good, or one lacks a rate that
+            another has: they could not be compared.
     """
     found: dict[str, Results] = {}
     for name in plan.choices[row]:
@@ -58,18 +70,25 @@ def choose(plan: Plan, row: str) -> dict[str, Any]:
         if results is None:
             raise UserError(f"{row}: {name} has no results in {CHOOSING}, expected them; run the study again")
         found[name] = results
-    given = [Column.model_validate(column) for column in plan.config["evaluate"]["columns"]]
-    chosen = plan.config["evaluate"]["choose"]
-    asked = chosen["tasks"] or plan.models[row].tasks
-    columns = [c for c in given or columns_of(found.values(), asked) if c.better is not None and c.axis != "other"]
-    if chosen["columns"] is not None:
-        columns = [c for c in given or columns if c.label in chosen["columns"]]
-    rates = {name: _rates(results, columns) for name, results in found.items()}
-    if not all(rates.values()):
+    columns = _columns(plan, row, found)
+    values = {name: _rates(results, columns) for name, results in found.items()}
+    used = [c for c in columns if any(rates[key(c)] is not None for rates in values.values())]
+    for column in used:
+        for name, rates in values.items():
+            value = rates[key(column)]
+            if value is None or not 0.0 <= value <= 1.0:
+                raise UserError(
+                    f"{row}: {column.label} of {name} is {value}, expected a rate as the others have; judge its "
+                    "samples, or leave the column out of evaluate.choose.columns"
+                )
+    if not used:
         raise UserError(f"{row}: no column of {CHOOSING} says which way is good, expected rates; see evaluate.choose")
-    scores = {name: score(cells, columns) for name, cells in rates.items()}
+    scores = {name: score({k: float(v or 0.0) for k, v in rates.items()}, used) for name, rates in values.items()}
     best = max(scores, key=scores.__getitem__)
-    tried = {f"{plan.choices[row][name]:g}": {"score": scores[name], "rates": rates[name]} for name in found}
+    tried = {
+        f"{plan.choices[row][name]:g}": {"score": scores[name], "rates": {key(c): values[name][key(c)] for c in used}}
+        for name in found
+    }
     return {"strength": plan.choices[row][best], "model": best, "tried": tried}
 
 

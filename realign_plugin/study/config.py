@@ -26,6 +26,10 @@ def _empty(value: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 """Names, as a list or as one text with commas."""
+SomeNames = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+"""The same, at least one."""
+Seeds = Annotated[list[int], BeforeValidator(_as_seeds), Field(min_length=1)]
+"""Seeds, as a list or as their number."""
 
 
 class _Section(BaseModel):
@@ -81,6 +85,21 @@ class DataSet(_Section):
     share: float | None = None
     of: str | None = None
 
+    @pydantic.model_validator(mode="after")
+    def _own_options(self) -> DataSet:
+        """Refuse options that the kind of data set does not have."""
+        foreign = {
+            "preference": ["task", "refusals", "share", "of"],
+            "contrast": ["task", "split", "share", "of"],
+            "sft": ["split", "refusals"],
+        }
+        given = [name for name in foreign[self.kind] if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{self.kind} has no {given[0]}; leave it out")
+        if (self.kind == "sft" and self.task is None) or (self.kind == "contrast" and self.source is None):
+            raise ValueError(f"{self.kind} needs {'task' if self.kind == 'sft' else 'source'}; add it")
+        return self
+
 
 class AlignStep(_Section):
     """One training of the alignment.
@@ -92,7 +111,7 @@ class AlignStep(_Section):
     """
 
     stage: Literal["sft", "dpo"]
-    dataset: Names
+    dataset: SomeNames
     train: Arguments = Field(default_factory=dict)
 
 
@@ -121,12 +140,12 @@ class Task(_Section):
         title: What the tables call the fine-tuned model itself.
         train: What differs from the recipe.
         pairs: Preference pairs of its realignment; default: those of ``realign``.
-        answers: Data sets of its realignment by SFT; default: those of ``realign``.
+        answers: Data sets of its realignment by SFT; default: those of ``realign``, else its pairs' chosen answers.
         methods: Which methods realign it; default: all.
         evaluate: lm-eval tasks in place of ``evaluate.tasks``.
     """
 
-    dataset: Names | None = None
+    dataset: SomeNames | None = None
     adapter: Path | None = None
     model: Path | None = None
     label: str | None = None
@@ -143,7 +162,7 @@ class Realign(_Section):
 
     Attributes:
         pairs: Preference pairs (ranking data sets), a third each of harmful, benign and skill prompts.
-        answers: The same as plain answers, for realignment by SFT.
+        answers: What realignment by SFT learns from; default: the chosen answers of the pairs.
     """
 
     pairs: Names = Field(default_factory=list)
@@ -164,10 +183,10 @@ class Method(_Section):
 
     kind: Names = Field(default_factory=list)
     label: str | None = None
-    masks: Names = Field(default_factory=lambda: ["soft"])
+    masks: SomeNames = Field(default_factory=lambda: ["soft"])
     strengths: list[float] = Field(default_factory=list)
     train: Arguments = Field(default_factory=dict)
-    seeds: Annotated[list[int] | None, BeforeValidator(_as_seeds)] = None
+    seeds: Seeds | None = None
 
 
 class FusionMethod(_Section):
@@ -253,7 +272,7 @@ class Evaluate(_Section):
         columns: The tables' columns; default: what the results hold.
     """
 
-    tasks: Names = Field(default_factory=lambda: ["safety", "safety_attack", "over_refusal", "realign_downstream"])
+    tasks: SomeNames = Field(default_factory=lambda: ["safety", "safety_attack", "over_refusal", "realign_downstream"])
     model_args: Arguments = Field(default_factory=dict)
     options: Arguments = Field(default_factory=dict)
     metadata: Arguments = Field(default_factory=dict)
@@ -350,6 +369,14 @@ class Machine(_Section):
     gpus_per_training: int = Field(0, ge=0)
     gpus_per_evaluation: int = Field(0, ge=0)
 
+    @pydantic.model_validator(mode="after")
+    def _enough_gpus(self) -> Machine:
+        """Refuse a step that would wait for more GPUs than there are."""
+        wanted = max(self.gpus_per_training, self.gpus_per_evaluation)
+        if self.gpus and (wanted > len(self.gpus) or min(self.gpus) < 0):
+            raise ValueError(f"a step wants {wanted} of {len(self.gpus)} GPUs; give fewer a step, or more in all")
+        return self
+
 
 class StudyConfig(_Section):
     """A whole study.
@@ -381,11 +408,11 @@ class StudyConfig(_Section):
 
     title: str = "Safety realignment"
     root: Path
-    model: str
+    model: str = Field(min_length=1)
     unaligned: str | None = None
     template: str | None = None
     adaptation: Literal["lora", "full"] = "lora"
-    seeds: Annotated[list[int], BeforeValidator(_as_seeds)] = Field(default_factory=lambda: [0])
+    seeds: Seeds = Field(default_factory=lambda: [0])
     prepare: list[Prepare] = Field(default_factory=list)
     finish: list[Prepare] = Field(default_factory=list)
     dataset_dir: Path | None = None
@@ -400,6 +427,27 @@ class StudyConfig(_Section):
     ablations: Ablations = Field(default_factory=Ablations)
     machine: Machine = Field(default_factory=lambda: Machine.model_validate({}))
     vars: Arguments = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _dropped(cls, values: Any) -> Any:
+        """Leave out methods, tasks and data sets that are set to false, so that a file can drop what it extends."""
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        for name in ("methods", "tasks", "data", "ablations"):
+            if isinstance(found.get(name), dict):
+                found[name] = {key: value for key, value in found[name].items() if value is not False}
+        return found
+
+    @pydantic.model_validator(mode="after")
+    def _paths(self) -> StudyConfig:
+        """Refuse paths that the stock commands would take for something else."""
+        if self.root.resolve() == Path.cwd() or "," in f"{self.root}{self.model}" or "+" in str(self.root):
+            raise ValueError(
+                f"root {self.root} or model {self.model} has a comma or plus, or root is this folder; rename it"
+            )
+        return self
 
     @property
     def data_folder(self) -> Path:

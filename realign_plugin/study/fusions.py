@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import merges
 from realign_plugin.study.catalogue import FUSIONS
-from realign_plugin.study.config import Fusion, Names
+from realign_plugin.study.config import Arguments, Fusion, Names
 from realign_plugin.study.realignment import PAIRS_MISSING, exports, subspace
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def fusions(builder: Builder, section: Fusion) -> None:
     pairs = section.pairs or builder.config.realign.pairs
     for method, how in section.methods.items():
         check_choice(f"fusion.methods.{method}.kind" if how.kind else "fusion.methods", how.kind or method, FUSIONS)
-        for option in how.options:
-            check_choice(f"fusion.methods.{method}.options", option, OPTIONS)
+        _check_options(f"fusion.methods.{method}.options", how.options, len(names))
         _plain(builder, section, method, tuned, needs)
         for by in section.realign:
             check_choice("fusion.realign", by, builder.methods)
@@ -51,6 +50,17 @@ def fusions(builder: Builder, section: Fusion) -> None:
             _realigned(builder, section, method, by, tuned, needs, pairs)
 
 
+def _check_options(what: str, options: Arguments, tasks: int) -> None:
+    """Refuse options that are unknown, no numbers, or not one for each task."""
+    for option, value in options.items():
+        check_choice(what, option, OPTIONS)
+        numbers = value if isinstance(value, list) and option == "task_weight" else [value]
+        if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
+            raise UserError(f"{what}.{option}: {value!r}, expected a number (task_weight: or one for each task)")
+        if numbers is value and len(numbers) != tasks:
+            raise UserError(f"{what}.{option}: {len(numbers)} numbers for {tasks} tasks, expected one for each")
+
+
 def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], needs: Sequence[str]) -> None:
     """The fusion that realignment starts from: of the adapters' factors, or of whole weights by mergekit."""
     how, name = section.methods[method], f"{GROUP}-{method}"
@@ -59,14 +69,16 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
     if builder.full:
         aligned = builder.local(builder.aligned_path or builder.config.model)
         document = merges.fused(kind, how.options, [builder.local(path) for path in tuned], aligned)
-        step = builder.merge_step(name, "fuse", says, {out: document}, needs)
+        step = builder.merge_step(
+            name, "fuse", says, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
+        )
     else:
         words = ["realign", "fuse", out, *tuned, "--method", kind]
         words += ["--aligned", builder.aligned_path] if builder.aligned_path else []
         for option, value in how.options.items():
             values = value if isinstance(value, list) else [value]
-            words += ["--" + option.replace("_", "-"), ",".join(f"{number:g}" for number in values)]
-        step = builder.command(name, "fuse", says, words, needs, out)
+            words += ["--" + option.replace("_", "-"), ",".join(repr(number) for number in values)]
+        step = builder.command(name, "fuse", says, words, needs, out, builder.given(*tuned, builder.aligned_path))
     label = f"fused ({how.label or FUSIONS[kind]})"
     builder.model(name, label, GROUP, "fused", step, *builder.place(out), section.evaluate, method=method)
 

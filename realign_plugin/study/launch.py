@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -78,14 +80,24 @@ def check(config: StudyConfig) -> None:
         UserError: For the first that is unknown.
     """
     from realign_plugin.evaluation.task_names import check_tasks
-    from realign_plugin.training.templates import check_template
+    from realign_plugin.training.templates import check_template, has_chat_template
 
     check_template(config.template, Path(config.model))
+    trains = config.align is not None and config.align.steps and config.template is not None
+    own = config.evaluate.model_args.get("tokenizer")
+    if config.evaluate.chat_template and not trains and has_chat_template(Path(own or config.model)) is False:
+        raise UserError(
+            f"evaluate.chat_template: the tokenizer of {own or config.model} has no chat template, expected one to "
+            "measure with; give evaluate.model_args.tokenizer a folder that has, or chat_template: false"
+        )
     include = config.evaluate.options.get("include_path")
     folder = Path(include) if include else None
     check_tasks(config.evaluate.tasks, folder, "evaluate.tasks")
     for name, task in config.tasks.items():
         check_tasks(task.evaluate or [], folder, f"tasks.{name}.evaluate")
+    check_tasks(config.evaluate.choose.tasks or [], folder, "evaluate.choose.tasks")
+    if config.fusion is not None:
+        check_tasks(config.fusion.evaluate or [], folder, "fusion.evaluate")
     if config.ablations.topics is not None:
         check_tasks(config.ablations.topics.evaluate, folder, "ablations.topics.evaluate")
 
@@ -159,22 +171,31 @@ def alone(plan: Plan) -> Iterator[None]:
     """Hold the study's folder.
 
     Raises:
-        UserError: If another process works on it, or it cannot be written.
+        UserError: If another process works on it, it cannot be written, or it holds something else than a study.
     """
     from filelock import FileLock, Timeout
 
+    lock = FileLock(plan.folder / ".lock")
     try:
+        foreign = [name for name in ("models", "results", "steps") if (plan.folder / name).exists()]
+        if foreign and not (plan.folder / PLAN).exists():
+            raise UserError(
+                f"root: {plan.root} holds {foreign[0]}, but no study; give a folder that is new, or a study's"
+            )
         plan.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(plan.folder / ".lock").acquire(blocking=False):
-            yield
+        lock.acquire(blocking=False)
     except Timeout as error:
         raise UserError(
             f"root: another process works on {plan.root}, expected none; wait for it, or take another root"
         ) from error
     except OSError as error:
         raise UserError(
-            f"root: {plan.root} cannot be written ({error.strerror}), expected a writable folder"
+            f"root: {plan.root} cannot be written ({error.strerror}), expected a writable folder with room"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def start(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> None:
@@ -189,33 +210,66 @@ def start(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> None:
         UserError: If a step fails: with its log and how that ends.
     """
     with alone(plan):
-        save(plan)
-        todo = list(plan.stale(targets))
-        for step, _ in todo:
-            plan.marker(step.name).unlink(missing_ok=True)
-        for file in (plan.folder / "steps").glob("*.failed.json"):
-            file.unlink()
+        todo = prepare(plan, targets)
         code = snakemake(plan, targets, options) if todo else 0
         write_commands(plan)
         if code:
             raise UserError(failure(plan, code))
 
 
-def save(plan: Plan) -> None:
-    """Write ``plan.json`` and ``study.json``."""
-    plan.save(plan.folder / PLAN)
-    write_json(plan.folder / "study.json", describe(plan))
+def prepare(plan: Plan, targets: Sequence[str]) -> int:
+    """Write ``plan.json`` and ``study.json``, and forget the markers of steps that have to run again.
+
+    Returns:
+        How many steps have to run.
+
+    Raises:
+        UserError: If the files cannot be written.
+    """
+    try:
+        plan.save(plan.folder / PLAN)
+        write_json(plan.folder / "study.json", describe(plan))
+        todo = plan.stale(targets)
+        for step, _ in todo:
+            plan.marker(step.name).unlink(missing_ok=True)
+        for file in (plan.folder / "steps").glob("*.failed.json"):
+            file.unlink()
+    except OSError as error:
+        raise UserError(
+            f"root: {plan.root} cannot be written ({error.strerror}), expected room for a study"
+        ) from error
+    return len(todo)
+
+
+def plan_only(plan: Plan) -> None:
+    """Write the plan for those who run snakemake themselves."""
+    with alone(plan):
+        prepare(plan, ["all"])
 
 
 def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int:
-    """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``."""
+    """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``.
+
+    It gets a process group of its own, and is told when this process is: no step goes on alone.
+    """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
     words += ["--config", f"plan={plan.folder / PLAN}", "--", *targets]
     log = plan.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        return subprocess.run(words, stderr=file, check=False).returncode
+        process = subprocess.Popen(words, stderr=file, start_new_session=True)
+
+        def stop(number: int, _: Any) -> None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def failure(plan: Plan, code: int) -> str:

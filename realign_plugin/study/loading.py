@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from realign_plugin.errors import UserError
 from realign_plugin.study.config import StudyConfig
+
+SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+SECRET_LENGTH: Final = 8
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -26,6 +31,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     for text in overrides:
         if "=" not in text or text.startswith("-"):
@@ -34,11 +40,40 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (YAMLError, TypeError, AttributeError, IndexError) as error:
+        text = " ".join(overrides)
+        raise UserError(f"{text}: cannot be put on {path} ({_one_line(error)}), expected KEY=VALUE in YAML") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}; expected ${{…}} to name a value that is there") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no keys, expected a study's configuration such as root, model, tasks")
+    check_secrets(values)
     return parse(values, str(path))
+
+
+def check_secrets(values: Any, place: str = "") -> None:
+    """Refuse a secret of the environment in the configuration: it would be in the plan, the tables, the report.
+
+    Args:
+        values: The configuration or a part of it.
+        place: Where the part is.
+
+    Raises:
+        UserError: With the key and the variable, never the value.
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_secrets(value, f"{place}.{key}".lstrip("."))
+    elif isinstance(values, list):
+        for value in values:
+            check_secrets(value, place)
+    elif isinstance(values, str) and len(values) >= SECRET_LENGTH:
+        for name, secret in os.environ.items():
+            if SECRET.search(name) and len(secret) >= SECRET_LENGTH and secret in values:
+                raise UserError(
+                    f"{place}: holds the value of {name}, expected no secret in a study's file; leave it out, "
+                    "the hosts read it from the environment"
+                )
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> Any:
@@ -90,7 +125,9 @@ def _message(error: ValidationError, what: str) -> str:
         return f"{what}: the key {name!r} is unknown, expected one of {', '.join(known)}{hint}"
     if mistake["type"] == "missing":
         return f"{what}: the key {name!r} is missing, expected it; add it"
-    return f"{what}: {name}: {mistake['input']!r} does not do, expected: {mistake['msg']}"
+    text = str(mistake["msg"]).removeprefix("Value error, ")
+    given = f"{mistake['input']!r} " if not isinstance(mistake["input"], (dict, BaseModel)) else ""
+    return f"{what}: {name or 'root'}: {given[:200]}does not do: {text}"
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:

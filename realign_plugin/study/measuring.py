@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.errors import UserError
 from realign_plugin.study.config import Arguments, StudyConfig, Task
 from realign_plugin.study.plan import Model, Plan, Step, TableSpec
 
 PLAN: Final = "plan.json"
+WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+"""Files of a given model that tell when it was changed."""
 CHOOSING: Final = "results-choose"
 """Folder of the results on validation prompts."""
 
@@ -22,12 +25,14 @@ class Measuring:
         plan: The plan.
         config: The configuration.
         main: Step that measures each model of the main tables, by the model's id.
+        tokenizer: Folder of the tokenizer that all models are measured with, and the step that makes it.
     """
 
     def __init__(self, plan: Plan, config: StudyConfig) -> None:
         self.plan = plan
         self.config = config
         self.main: dict[str, str] = {}
+        self.tokenizer = (config.model, "")
         self._tried: list[Model] = []
 
     def path(self, *parts: str) -> str:
@@ -44,7 +49,7 @@ class Measuring:
             metadata: On top of the configuration's.
         """
         evaluate = self.config.evaluate
-        given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.config.model}
+        given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
         arguments = {key: value for key, value in (given | evaluate.model_args).items() if value is not None}
         words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{k}={v}" for k, v in arguments.items())]
         words += ["--tasks", ",".join(tasks), "--output_path", self.path(results, model.id), "--log_samples"]
@@ -87,13 +92,26 @@ class Measuring:
             step = Step(
                 name, "evaluate", says,
                 tuple(self.command(model, results, tasks or model.tasks, metadata or {}) for model in part),
-                tuple(dict.fromkeys(model.step for model in part if model.step)) or self._before(),
+                self._makers(part),
+                self._given(part),
                 creates=tuple(self.path(results, model.id) for model in part),
                 threads=self.config.machine.evaluation_threads, gpus=self.config.machine.gpus_per_evaluation,
                 together=True,
             )  # fmt: skip
             found |= dict.fromkeys((model.id for model in part), self.plan.add(step))
         return found
+
+    def _makers(self, models: Sequence[Model]) -> tuple[str, ...]:
+        """Steps that make models and the tokenizer, or those that come before all others."""
+        names = [*(model.step for model in models), self.tokenizer[1]]
+        return tuple(dict.fromkeys(name for name in names if name)) or self._before()
+
+    def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
+        """The user's own files that models are loaded from."""
+        folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
+        files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
+        mine = [file for file in files if not file.is_relative_to(self.config.root)]
+        return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
 
     def _before(self) -> tuple[str, ...]:
         return tuple(entry.name for entry in self.config.prepare)
@@ -108,8 +126,16 @@ class Measuring:
             step: Step that makes the merged models.
             tried: Folder of the merged model for each strength.
             task: Section of the fine-tuned model's task.
+
+        Raises:
+            UserError: If the configuration names no validation prompts.
         """
         choose = self.config.evaluate.choose
+        if not choose.metadata and choose.tasks is None:
+            raise UserError(
+                f"{row}: {len(tried)} strengths to choose among, expected evaluate.choose with the prompts to choose "
+                "on (metadata or tasks), others than the reported ones; add it, or give one strength"
+            )
         tasks = tuple(choose.tasks or task.evaluate or self.config.evaluate.tasks)
         models = {
             strength: Model(f"{row}-s{strength:g}", label, group, "rival", row, 0, step, folder, None, tasks)
@@ -132,9 +158,15 @@ class Measuring:
             step = Step(
                 f"choose-{row}", "choose", f"{row}: choosing among {len(tried)} strengths", (command,),
                 tuple(dict.fromkeys(steps[name] for name in tried)),
+                files={self.path("choices", f"{row}.rule.json"): self._rule()},
                 creates=(str(model.choice), model.pretrained),
             )  # fmt: skip
             self.plan.add(step)
+
+    def _rule(self) -> str:
+        """What a choice goes by, so that it is made again when that changes."""
+        evaluate = self.config.evaluate
+        return _json({"choose": evaluate.choose.model_dump(), "columns": [c.model_dump() for c in evaluate.columns]})
 
     def tables(self) -> None:
         """Measure all models that the plan has, and make the main tables of them."""
@@ -157,11 +189,18 @@ class Measuring:
             needs: Steps that measure its rows.
         """
         self.plan.tables[spec.name] = spec
-        rows: dict[str, Any] = {name: self.plan.models[name].label for name in spec.models}
+        models = [self.plan.models[name] for name in spec.models]
+        rows = {m.id: [m.label, m.role, self.plan.groups.get(m.group, m.group)] for m in models}
+        columns = [column.model_dump() for column in self.config.evaluate.columns]
+        what = {"rows": rows, "columns": columns, "title": spec.title, "description": spec.description}
         step = Step(
             f"table-{spec.name}", "table", f"{spec.name}: table of {len(spec.models)} models",
             (("python", "-m", "realign_plugin.study.tables", self.path(PLAN), spec.name),), needs,
-            files={self.path("tables", f"{spec.name}.rows.json"): json.dumps(rows, indent=1, ensure_ascii=False)},
+            files={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
             creates=(self.path("tables", f"{spec.name}.json"), self.path("tables", f"{spec.name}.md")),
         )  # fmt: skip
         return self.plan.add(step)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

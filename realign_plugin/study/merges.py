@@ -81,30 +81,31 @@ def _file(method: str, situation: Situation) -> str:
 
 
 def fused(method: str, options: dict[str, Any], models: list[str], aligned: str) -> Document:
-    """The document of a plain fusion of several full checkpoints.
+    """The document of a plain fusion of several full checkpoints, with the weights that the training has.
 
     Args:
         method: A name of ``FUSIONS``.
-        options: As for the training: ``task_weight``, ``ties_density``, ``dare_drop_rate``.
+        options: As for the training: ``task_weight``, ``ties_density``, ``dare_drop_rate``. What DARE drops is
+            mergekit's own draw.
         models: The fine-tuned checkpoints.
         aligned: The aligned one.
     """
-    document = read(method, {"aligned": aligned, "finetuned-1": models[0], "finetuned-2": models[-1]})
-    first = document["models"][0].get("parameters", {})
-    weights = options.get("task_weight")
-    given = list(weights) if isinstance(weights, (list, tuple)) else [weights] * len(models)
-    density = options.get("ties_density") if method == "ties" else None
+    document = read("task_arithmetic" if method == "average" else method, {
+        "aligned": aligned, "finetuned-1": models[0], "finetuned-2": models[-1],
+    })  # fmt: skip
+    usual = dict(document["models"][0]["parameters"]) | ({"weight": 1.0} if method == "average" else {})
+    weights = options.get("task_weight", usual["weight"])
+    if method == "ties" and "ties_density" in options:
+        usual["density"] = options["ties_density"]
     if method == "dare" and "dare_drop_rate" in options:
-        density = 1.0 - float(options["dare_drop_rate"])
-    entries = []
-    for model, weight in zip(models, given, strict=True):
-        parameters = dict(first)
-        if weight is not None:
-            parameters["weight"] = weight
-        if density is not None:
-            parameters["density"] = density
-        entries.append({"model": model, "parameters": parameters} if parameters else {"model": model})
-    return document | {"models": entries}
+        usual["density"] = 1.0 - float(options["dare_drop_rate"])
+    each = weights if isinstance(weights, list) else [weights] * len(models)
+    share = len(models) if method == "average" else 1
+    entries = [
+        {"model": model, "parameters": usual | {"weight": weight / share}}
+        for model, weight in zip(models, each, strict=True)
+    ]
+    return document | {"models": entries, "parameters": document.get("parameters", {}) | {"normalize": False}}
 
 
 def dial(subspace: str, models: list[str], base: str, *, mask: str | None, strength: float) -> Document:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -150,7 +151,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """The study's folder, absolute."""
-        return Path(self.cwd) / self.root
+        return Path(os.path.abspath(Path(self.cwd) / self.root))
 
     def add(self, step: Step) -> str:
         """Take a step in.
@@ -166,6 +167,15 @@ class Plan:
             raise UserError(
                 f"{step.name}: two steps have this name, expected different ones; rename the task or method"
             )
+        others = {
+            path: other.name for other in self.steps.values() for path in other.creates if other.name != step.name
+        }
+        for path in step.creates:
+            if path in others:
+                raise UserError(
+                    f"{step.name}: makes {path}, as {others[path]} does, expected different ones; rename a task or "
+                    "method"
+                )
         self.steps[step.name] = step
         return step.name
 
@@ -196,14 +206,31 @@ class Plan:
         """The file that says how a step failed."""
         return self.folder / "steps" / f"{name}.failed.json"
 
-    def stale(self, targets: Iterable[str]) -> Iterator[tuple[Step, str]]:
+    def stale(self, targets: Iterable[str]) -> list[tuple[Step, str]]:
         """Steps of the targets that have to run, in order, and why."""
-        again: set[str] = set()
-        for step in self.wanted(targets):
-            why = self.why(step, again)
-            if why:
-                again.add(step.name)
-                yield step, why
+        wanted = self.wanted(targets)
+        reasons: dict[str, str] = {}
+        while True:
+            before = dict(reasons)
+            for step in wanted:
+                why = self.why(step, set(reasons)) or reasons.get(step.name, "")
+                if why:
+                    reasons.setdefault(step.name, why)
+            # What a step that runs reads has to be there, though its maker is done: it may have been removed since.
+            for name in [name for step in wanted if step.name in reasons for name in step.needs]:
+                if name not in reasons and self.gone(self.steps[name]):
+                    reasons[name] = "what it made is gone, and is needed"
+            if reasons == before:
+                return [(step, reasons[step.name]) for step in wanted if step.name in reasons]
+
+    def gone(self, step: Step) -> bool:
+        """Whether something that a step made is no longer there."""
+        return any(not (Path(self.cwd) / path).exists() for path in step.creates)
+
+    def newer_inputs(self, step: Step, than: Path) -> bool:
+        """Whether one of the user's files that a step reads was changed after a file was written."""
+        given = [Path(self.cwd) / path for path in step.inputs]
+        return any(path.stat().st_mtime > than.stat().st_mtime for path in given if path.exists())
 
     def why(self, step: Step, again: set[str]) -> str:
         """Why a step has to run; empty: it has not.
@@ -223,10 +250,9 @@ class Plan:
             return "changed"
         if again & set(step.needs):
             return "what it needs runs again"
-        made = marker.stat().st_mtime
-        given = [Path(self.cwd) / path for path in step.inputs]
-        before = [self.marker(name) for name in step.needs] + [path for path in given if path.exists()]
-        return "older than what it needs" if any(path.stat().st_mtime > made for path in before) else ""
+        before = [path for path in map(self.marker, step.needs) if path.exists()]
+        older = any(path.stat().st_mtime > marker.stat().st_mtime for path in before)
+        return "older than what it needs" if older or self.newer_inputs(step, marker) else ""
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""

@@ -49,6 +49,9 @@ def align(builder: Builder) -> None:
             builder.stage(part.stage, builder.aligned_path), [part.train], (builder.aligned_step,),
         )  # fmt: skip
         builder.aligned_path = builder.path("models", name)
+    if section.steps and builder.config.template is not None:
+        # Saved with the template of the training; the base's own may lack one, or have another.
+        builder.measuring.tokenizer = (str(builder.aligned_path), builder.aligned_step)
     place = builder.place(builder.aligned_path)
     builder.model("aligned", "aligned", "start", "aligned", builder.aligned_step, *place)
 
@@ -215,9 +218,10 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
     path, step = builder.tuned[name]
     run, realignment = f"{name}-{method}-{seed}", builder.config.realign
     for number, stage in enumerate(how.kind):
-        option = "answers" if stage == "sft" else "pairs"
-        asked = getattr(task, option) or getattr(realignment, option)
+        pairs = task.pairs or realignment.pairs
+        asked = pairs if stage == "dpo" else task.answers or realignment.answers or chosen_answers(builder, pairs)
         if not asked:
+            option = "answers" if stage == "sft" else "pairs"
             raise UserError(f"realign.{option}: is empty, but methods.{method} learns from it; name data sets")
         this = run if number == len(how.kind) - 1 else f"{run}-{number + 1}-{stage}"
         step = builder.train(
@@ -229,11 +233,17 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
     builder.model(run, label, name, "rival", step, *builder.place(path), task.evaluate, method=method, seed=seed)
 
 
+def chosen_answers(builder: Builder, pairs: Names) -> Names:
+    """The chosen answers of pairs as data sets of their own; none where some pairs are not the study's."""
+    return [f"{name}_chosen" for name in pairs] if all(builder.maker(name) for name in pairs) else []
+
+
 def merged(builder: Builder, name: str, task: Task, method: str, how: Method) -> None:
     """A merge of the fine-tuned model with the aligned one; of several strengths the best is taken."""
     documents, label = merge_documents(builder, method, how, name), how.label or method
     needs = (builder.tuned[name][1], builder.aligned_step, *builder.before)
-    step = builder.merge_step(f"merge-{name}-{method}", "merge", f"{name}: {label}", documents, needs)
+    given = builder.given(builder.tuned[name][0], builder.aligned_path, builder.config.model, builder.config.unaligned)
+    step = builder.merge_step(f"merge-{name}-{method}", "merge", f"{name}: {label}", documents, needs, given)
     if len(documents) > 1:
         by_strength = dict(zip(how.strengths, documents, strict=True))
         builder.measuring.choice(f"{name}-{method}", label, name, step, by_strength, task)

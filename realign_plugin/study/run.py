@@ -28,6 +28,10 @@ TAIL: Final = 5
 WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
+LAST_FILE: Final = "trainer_state.json"
+"""What a trainer writes last into a checkpoint."""
+
+
 class StepError(Exception):
     """A step's command ended badly, or did not leave what it should.
 
@@ -52,7 +56,8 @@ def run(plan: Plan, step: Step) -> None:
     plan.failure(step.name).unlink(missing_ok=True)
     progress = Progress(plan, step)
     begin(plan, step, progress)
-    with open(log, "a" if progress.done else "w", encoding="utf-8") as output, gpus(plan, step) as chosen:
+    goes_on = bool(progress.done) or (step.training is not None and not progress.fresh)
+    with open(log, "a" if goes_on else "w", encoding="utf-8") as output, gpus(plan, step) as chosen:
         environment = _environment(step) | chosen
         if step.together:
             _together(plan, step, progress, output, environment)
@@ -103,6 +108,7 @@ class Progress:
             self.path.exists()
             and self.path.read_text(encoding="utf-8").startswith(step.fingerprint)
             and all(need.exists() and need.stat().st_mtime <= self.path.stat().st_mtime for need in needs)
+            and not plan.newer_inputs(step, self.path)
         )
         if not self.fresh:
             self.collect()
@@ -135,6 +141,8 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
     ours = [path for path in map(Path, step.creates) if _inside(plan, path)]
     if progress.fresh:
         progress.begin(step)
+        for folder in step.scratch:  # mergekit takes a merged adapter that it finds there for the present one
+            shutil.rmtree(folder, ignore_errors=True)
         for path in ours if step.training is not None or step.kind not in ("prepare", "finish", "data") else ():
             if path.is_symlink() or path.is_file():
                 path.unlink()
@@ -147,12 +155,36 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
         # Final weights without a marker: the training was cut off while it saved them, and would refuse the folder.
         for name in WEIGHTS:
             (Path(step.training) / name).unlink(missing_ok=True)
+        for checkpoint in Path(step.training).glob("checkpoint-*"):
+            if not (checkpoint / LAST_FILE).exists():
+                shutil.rmtree(checkpoint)
 
 
 def _inside(plan: Plan, path: Path) -> bool:
     """Whether a path is in the study's folder, below it: what is elsewhere is the user's and never removed."""
     whole = Path(os.path.abspath(path))
-    return whole != plan.folder and whole.is_relative_to(os.path.abspath(plan.folder))
+    return whole != plan.folder and whole.is_relative_to(plan.folder)
+
+
+@contextmanager
+def held(plan: Plan, step: Step) -> Iterator[None]:
+    """Hold a step, so that no second process runs it, such as one of a study that was stopped and started again.
+
+    Raises:
+        StepError: If another process runs it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(plan.folder / "locks" / f"{step.name}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise StepError(f"another process runs {step.name}; wait for it, or stop it", 1) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -238,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step = plan.steps[name]
     print(f"* {step.says}", flush=True)
     try:
-        run(plan, step)
+        with held(plan, step):
+            run(plan, step)
     except (StepError, OSError) as error:
         log = plan.log(name)
         write_json(plan.failure(name), {"step": name, "log": str(log), "message": str(error), "tail": tail(log)})

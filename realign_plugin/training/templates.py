@@ -42,13 +42,19 @@ def check_template(template: str | None, model: Path) -> None:
         if known and template not in known:
             _refuse(template, known)
         return
-    if not (model / "tokenizer_config.json").exists() or (model / "chat_template.jinja").exists():
-        return
-    if '"chat_template"' not in (model / "tokenizer_config.json").read_text(encoding="utf-8"):
+    if has_chat_template(model) is False:
         raise UserError(
             f"template: is not given and the tokenizer of {model} has no chat template, expected one of "
             "LLaMA-Factory's; add `template: NAME`"
         )
+
+
+def has_chat_template(model: Path) -> bool | None:
+    """Whether a model's tokenizer brings a chat template; None for one that is no folder here."""
+    config = model / "tokenizer_config.json"
+    if not config.exists():
+        return None
+    return (model / "chat_template.jinja").exists() or '"chat_template"' in config.read_text(encoding="utf-8")
 
 
 def _refuse(template: str, known: list[str]) -> None:

@@ -67,7 +67,10 @@ def test_preference(pairs: Path, realign: Run, tmp_path: Path) -> None:
     info = read_json(folder / "dataset_info.json")
     columns = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     assert info["preference"] == {"file_name": "preference.jsonl", "ranking": True, "columns": columns}
-    assert set(info) == {"preference", "preference_validation"}
+    assert info["preference_chosen"] == {
+        "file_name": "preference.jsonl", "columns": {"prompt": "prompt", "response": "chosen"},
+    }  # fmt: skip
+    assert set(info) == {"preference", "preference_chosen", "preference_validation"}
     assert card["source"]["sha256"] == sha256(pairs)
     assert card["files"] == {name: sha256(folder / name) for name in card["files"]}
     assert set(card["files"]) == {"preference.jsonl", "preference_validation.jsonl"}
@@ -106,7 +109,7 @@ def test_a_validation_half_that_is_no_more_goes_with_overwrite_only(pairs: Path,
     assert (folder / "preference_validation.jsonl").exists()
     assert realign(*words, "--overwrite")[0] == 0
     assert not (folder / "preference_validation.jsonl").exists()
-    assert set(read_json(folder / "dataset_info.json")) == {"preference"}
+    assert set(read_json(folder / "dataset_info.json")) == {"preference", "preference_chosen"}
     assert (folder / "other.jsonl").read_text() == "mine"
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from realign_plugin.errors import UserError
-from realign_plugin.study.launch import describe, profile_folder
+from realign_plugin.study.launch import alone, describe, profile_folder
 from realign_plugin.study.plan import Plan
 
 Values = dict[str, Any]
@@ -49,7 +49,11 @@ def test_steps_need_what_they_read(values: Values, planned: Planned) -> None:
     assert needs["export-maths-paper-0"] == {"maths-paper-0"}
     assert needs["merge-maths-resta"] == {"maths", "aligned"}
     assert needs["fused-ties-paper-0"] == {"data-pairs", "maths", "code", "aligned"}
-    assert needs["evaluate-maths-paper-0-soft"] == {"export-maths-paper-0"}
+    assert needs["evaluate-maths-paper-0-soft"] == {
+        "export-maths-paper-0",
+        "aligned",
+    }  # the tokenizer is the aligned one's
+    assert "tokenizer=runs/it/models/aligned" in plan.steps["evaluate-base"].commands[0][4]
     assert needs["table-main"] == {name for name in needs if name.startswith("evaluate-")}
     order = [step.name for step in plan.wanted(["main"])]
     assert all(order.index(need) < order.index(name) for name in order for need in needs[name])
@@ -107,7 +111,7 @@ def test_several_strengths_are_chosen_among_on_other_prompts(values: Values, pla
     (step,) = (plan.steps[f"choose-{task}-resta"] for task in ("maths",))
     assert step.needs == ("evaluate-choose-maths-resta-s0.1", "evaluate-choose-maths-resta-s0.5")
     assert '"validation"' in " ".join(plan.steps[step.needs[0]].commands[0])
-    assert plan.steps["evaluate-maths-resta"].needs == ("choose-maths-resta",)
+    assert plan.steps["evaluate-maths-resta"].needs[0] == "choose-maths-resta"
     assert '"validation"' not in " ".join(plan.steps["evaluate-maths-resta"].commands[0])
     assert "maths-resta-s0.1" not in plan.models
 
@@ -166,6 +170,79 @@ def test_ablations_train_on_what_they_are_about(values: Values, planned: Planned
     }  # fmt: skip
 
 
+def test_realignment_by_sft_learns_the_chosen_answers_of_the_very_same_pairs(values: Values, planned: Planned) -> None:
+    plan = planned(values | {"realign": {"pairs": "pairs"}})
+    assert recipe(plan, "maths-sft_dpo-0-1-sft")["dataset"] == "pairs_chosen"
+    assert "data-pairs" in plan.steps["maths-sft_dpo-0-1-sft"].needs
+    with pytest.raises(UserError, match=r"realign\.answers: is empty"):
+        planned(values | {"realign": {"pairs": "own"}, "dataset_dir": _own_data(Path(plan.cwd))})
+
+
+def _own_data(folder: Path) -> str:
+    (folder / "own").mkdir()
+    (folder / "own" / "own.json").write_text("[]")
+    names = ("own", "answers", "maths", "code")
+    info = {name: {"file_name": f"{name}.json", "ranking": name == "own"} for name in names}
+    (folder / "own" / "dataset_info.json").write_text(json.dumps(info))
+    return "own"
+
+
+def test_what_the_user_gives_is_watched_and_not_replaced(values: Values, planned: Planned, tmp_path: Path) -> None:
+    for name in ("aligned_lora", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_text(name)
+    given = values | {
+        "align": {"adapter": "aligned_lora"}, "tasks": {"maths": {"adapter": "mine"}},
+        "realign": {"pairs": "own"}, "dataset_dir": _own_data(tmp_path), "methods": {"paper": {}, "resta": {}},
+        "data": {"more": {"kind": "preference"}},
+    }  # fmt: skip
+    plan = planned(given)
+    adapters = {"aligned_lora/adapter_model.safetensors", "mine/adapter_model.safetensors"}
+    assert set(plan.steps["maths-paper-0"].inputs) == {*adapters, "own/own.json"}
+    assert set(plan.steps["merge-maths-resta"].inputs) == adapters
+    assert set(plan.steps["evaluate-maths"].inputs) == {"mine/adapter_model.safetensors"}
+    assert "--overwrite" not in plan.steps["data-more"].commands[0]
+
+
+def test_an_average_of_checkpoints_has_the_weight_that_the_training_has(values: Values, planned: Planned) -> None:
+    plan = planned(values, adaptation="full", fusion={"methods": {"average": {}, "task_arithmetic": {}}})
+    (average,) = (yaml.safe_load(text) for text in plan.steps["fused-average"].files.values())
+    assert average["merge_method"] == "task_arithmetic"
+    assert [m["parameters"]["weight"] for m in average["models"]] == [0.5, 0.5]
+    assert average["base_model"] == "./runs/it/models/aligned"
+
+
+def test_two_things_of_one_name_are_refused(values: Values, planned: Planned) -> None:
+    values["tasks"] = {"a": {"dataset": "maths"}, "b": {"dataset": "code"}}
+    values["methods"] = {"ties": {}, "paper": {}}
+    assert planned(values, fusion={"methods": {"ties": {}}})
+    with pytest.raises(UserError, match="have this name"):
+        planned(values, prepare=[{"name": "a", "command": "true"}])
+
+
+def test_a_change_of_columns_or_rule_makes_tables_and_choices_again(values: Values, planned: Planned) -> None:
+    methods = {"resta": {"strengths": [0.1, 0.5]}}
+    column = {"task": "safety", "metric": "refusal_rate", "label": "refused", "axis": "safety", "better": "higher"}
+    evaluate = {"tasks": "safety", "choose": {"tasks": "safety_catqa"}, "columns": [column]}
+    first = planned(values, methods=methods, evaluate=evaluate)
+    other = planned(values, methods=methods, evaluate=evaluate | {"columns": [column | {"better": "lower"}]})
+    for name in ("choose-maths-resta", "table-main"):
+        assert first.steps[name].fingerprint != other.steps[name].fingerprint
+    assert first.steps["maths"].fingerprint == other.steps["maths"].fingerprint
+    renamed = planned(values, methods=methods, evaluate=evaluate, tasks={"maths": {"dataset": "maths", "label": "M"}})
+    assert first.steps["table-main"].fingerprint != renamed.steps["table-main"].fingerprint
+
+
+def test_a_folder_that_is_no_study_is_not_taken(values: Values, planned: Planned, tmp_path: Path) -> None:
+    plan = planned(values)
+    (plan.folder / "models" / "maths").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds models, but no study"), alone(plan):
+        pass
+    (plan.folder / "plan.json").write_text("{}")
+    with alone(plan), pytest.raises(UserError, match="another process works on"), alone(plan):
+        pass
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -179,7 +256,28 @@ def test_ablations_train_on_what_they_are_about(values: Values, planned: Planned
         ({"align": {}}, "expected adapter or steps"),
         ({"align": {"model": "x", "steps": []}}, "expected align.adapter"),
         ({"realign": {}}, "realign.pairs"),
-        ({"realign": {"pairs": "pairs"}}, "realign.answers"),
+        (
+            {"realign": {"pairs": "pairs_validation"}, "data": {"pairs": {"kind": "preference", "validation": 0}}},
+            "holds nothing back",
+        ),
+        ({"tasks": {"base": {"dataset": "maths"}}}, "rename the task"),
+        ({"tasks": {"a": {"dataset": "maths"}, "a_b": {"dataset": "code"}}, "methods": {"b c": {}}}, "'b c'"),
+        ({"prepare": [{"name": "a b", "command": "true"}]}, "'a b'"),
+        ({"methods": {"resta": {"strengths": [0.1, 0.5]}}}, "expected evaluate.choose"),
+        ({"methods": {"resta": {"strengths": [0.3, 0.30000001]}}}, "differ in six digits"),
+        ({"methods": {"mine": {"kind": ""}}}, "methods"),
+        ({"methods": {"paper": {"seeds": [7]}}, "ablations": {"transfer": None}}, "lacks 0"),
+        ({"fusion": {"methods": {"dare": {"options": {"dare_drop_rate": "half"}}}}}, "expected a number"),
+        ({"fusion": {"methods": {"ties": {"options": {"task_weight": [1, 2, 3]}}}}}, "3 numbers for 2 tasks"),
+        ({"train": {"all": {"eval_dataset": 3}}}, "expected names of data sets"),
+        ({"ablations": {"strength": {"values": ["x"]}}}, "out of range"),
+        (
+            {
+                "ablations": {"data_efficiency": {"values": [50]}},
+                "data": {"pairs": {"kind": "preference", "limit": 20}},
+            },
+            "which has 20",
+        ),
         ({"realign": {"pairs": "pears", "answers": "answers"}}, "did you mean 'pairs'"),
         ({"fusion": {"tasks": ["maths"], "methods": {"ties": {}}}}, "expected two tasks"),
         ({"fusion": {"methods": {"tie": {}}}}, "did you mean 'ties'"),
@@ -197,8 +295,9 @@ def test_ablations_train_on_what_they_are_about(values: Values, planned: Planned
     ],
 )
 def test_a_mistake_is_one_line(values: Values, planned: Planned, changes: Values, says: str) -> None:
+    data = values["data"] | changes.get("data", {})
     with pytest.raises(UserError) as caught:
-        planned(values | changes)
+        planned(values | changes | {"data": data})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 

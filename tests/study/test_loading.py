@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.study.launch import build
 from realign_plugin.study.loading import load, parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -76,6 +77,8 @@ def test_files_stand_on_files_and_overrides_on_both(tmp_path: Path) -> None:
         ("root: a\nmodel: m\ntasks: {t: {adapter: x}}", ["--cores"], "KEY=VALUE"),
         ("extends: it.yaml\n", [], "extends itself"),
         ("extends: gone.yaml\n", [], "gone.yaml"),
+        ("root: a\nmodel: m\ntasks: {t: {adapter: x}}", ["root=["], "cannot be put on"),
+        ("root: a\nmodel: m\ntasks: {t: {adapter: x}}", ["seeds.0.x=1"], "it.yaml"),
     ],
 )
 def test_a_file_that_does_not_do_is_one_line(tmp_path: Path, text: str, overrides: list[str], says: str) -> None:
@@ -91,7 +94,53 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         load(tmp_path / "gone.yaml")
 
 
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda f: f"{f.parent.name}/{f.stem}")
-def test_the_examples_are_configurations(file: Path) -> None:
-    if file.parent.name in ("study", "tinylab"):
-        assert load(file).tasks
+@pytest.mark.parametrize("name", ["study/my_adapter", "study/paper", "study/trial", "tinylab/study"])
+def test_the_examples_are_plans(name: str, tmp_path: Path) -> None:
+    own = tmp_path / "path/to"
+    (own / "my_lora").mkdir(parents=True)
+    (own / "my_training_data.json").write_text("[]")
+    plan = build(load(EXAMPLES / f"{name}.yaml"), tmp_path)
+    assert {step.name for step in plan.wanted(["all"])} == set(plan.steps)
+    assert len(plan.models) > 3
+
+
+def test_a_file_can_drop_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "below.yaml").write_text(
+        "root: a\nmodel: m\ntasks: {t: {adapter: x}, u: {adapter: y}}\nmethods: {sft: {}}\n"
+    )
+    (tmp_path / "above.yaml").write_text("extends: below.yaml\ntasks: {u: false}\nmethods: {sft: false, paper: {}}\n")
+    config = load(tmp_path / "above.yaml")
+    assert list(config.tasks) == ["t"]
+    assert list(config.methods) == ["paper"]
+
+
+def test_a_secret_of_the_environment_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up-secret-123")
+    text = "root: a\nmodel: m\ntasks: {t: {adapter: x}}\nevaluate: {metadata: {note: 'k ${oc.env:OPENAI_API_KEY}'}}\n"
+    (tmp_path / "it.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path / "it.yaml")
+    assert "evaluate.metadata.note: holds the value of OPENAI_API_KEY" in str(caught.value)
+    assert "made-up-secret-123" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"machine": {"gpus": 1, "gpus_per_training": 2}}, "a step wants 2 of 1 GPUs"),
+        ({"data": {"x": {"kind": "contrast", "source": "a", "share": 0.1}}}, "contrast has no share"),
+        ({"data": {"x": {"kind": "sft"}}}, "sft needs task"),
+        ({"data": {"x": "pairs.json"}}, "data.x"),
+        ({"seeds": 0}, "seeds"),
+        ({"methods": {"paper": {"masks": []}}}, "methods.paper.masks"),
+        ({"tasks": {"t": {"dataset": ""}}}, "tasks.t.dataset"),
+        ({"model": ""}, "model"),
+        ({"evaluate": {"tasks": []}}, "evaluate.tasks"),
+        ({"root": "."}, "root"),
+        ({"root": "runs/a,b"}, "comma"),
+    ],
+)
+def test_what_is_empty_or_contradicts_itself_is_one_line(
+    values: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    assert says in message(values | changes)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.study.plan import Plan, Step
-from realign_plugin.study.run import StepError, gpus, main, run
+from realign_plugin.study.run import StepError, gpus, held, main, run
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
@@ -27,8 +27,8 @@ def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
 
 def counting(name: str, *words: str, **options: Any) -> Step:
     """A step whose commands each append a word to ``root/said``."""
-    lines = tuple(("sh", "-c", f"echo {word} >> root/said") for word in words)
-    return Step(name, "export", name, lines, creates=("root/said",), **options)
+    lines = tuple(("sh", "-c", f"echo {word} >> root/said-{name}") for word in words)
+    return Step(name, "export", name, lines, creates=(f"root/said-{name}",), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +40,10 @@ def test_a_marker_says_what_was_run(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, counting("it", "a", "b", files={"root/deep/file.txt": "text"}, scratch=("root/deep",)))
     assert [(step.name, why) for step, why in _stale(plan, "it")] == [("it", "new")]
     run(plan, plan.steps["it"])
-    assert (tmp_path / "root/said").read_text() == "a\nb\n"
+    assert (tmp_path / "root/said-it").read_text() == "a\nb\n"
     assert not (tmp_path / "root/deep").exists()
     marker = json.loads(plan.marker("it").read_text())
-    assert marker["commands"] == ["sh -c 'echo a >> root/said'", "sh -c 'echo b >> root/said'"]
+    assert marker["commands"] == ["sh -c 'echo a >> root/said-it'", "sh -c 'echo b >> root/said-it'"]
     assert marker["log"] == "logs/it.log"
     assert "torch" in marker["versions"]
     assert _stale(plan, "it") == []
@@ -120,11 +120,15 @@ def test_a_step_that_changed_since_it_was_cut_off_starts_anew(tmp_path: Path) ->
 
 def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path: Path) -> None:
     folder = tmp_path / "root/models/it"
-    script = "mkdir -p root/models/it/checkpoint-3; touch root/models/it/adapter_model.safetensors; test -e root/let"
+    script = (
+        "cd root/models; mkdir -p it/checkpoint-3 it/checkpoint-6; touch it/adapter_model.safetensors "
+        "it/checkpoint-3/trainer_state.json; test -e ../let"
+    )
     step = Step(
         "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it"
     )
     plan = plan_of(tmp_path, step)
+    folder.parent.mkdir(parents=True)
     with pytest.raises(StepError):
         run(plan, step)
     (tmp_path / "root/let").touch()
@@ -137,6 +141,7 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
     os.chdir(tmp_path)
     begin(plan, look, Progress(plan, look))
     assert (folder / "checkpoint-3").is_dir()
+    assert not (folder / "checkpoint-6").exists()  # cut off while it was written
     assert not (folder / "adapter_model.safetensors").exists()
     other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training="root/models/it")
     begin(plan, other, Progress(plan, other))
@@ -187,3 +192,55 @@ def test_a_folder_outside_the_study_is_the_users(tmp_path: Path) -> None:
     step = Step("it", "prepare", "says", (("true",),), creates=("mine",), training="mine")
     run(plan_of(tmp_path, step), step)
     assert (mine / "model.safetensors").read_text() == "precious"
+
+
+def test_what_a_merge_left_half_done_is_not_taken_up(tmp_path: Path) -> None:
+    script = "test ! -e root/cache/old; mkdir -p root/cache root/out; touch root/cache/old; test -e root/let"
+    step = Step("it", "merge", "says", (("sh", "-ec", script),), creates=("root/out",), scratch=("root/cache",))
+    plan = plan_of(tmp_path, step)
+    with pytest.raises(StepError):
+        run(plan, step)
+    assert (tmp_path / "root/cache/old").exists()
+    (tmp_path / "root/let").touch()
+    plan.marker("it").with_suffix(".progress").unlink()
+    run(plan, step)
+
+
+def test_what_a_step_made_and_another_needs_is_made_again(tmp_path: Path) -> None:
+    first, second = counting("first", "a"), counting("second", "b", needs=("first",))
+    plan = plan_of(tmp_path, first, second)
+    for step in (first, second):
+        run(plan, step)
+    (tmp_path / "root/said-first").unlink()
+    assert _stale(plan, "second") == []  # nobody needs it now
+    plan.marker("second").unlink()
+    assert [(s.name, why) for s, why in _stale(plan, "second")] == [
+        ("first", "what it made is gone, and is needed"), ("second", "new"),
+    ]  # fmt: skip
+
+
+def test_a_step_is_run_by_one_process(tmp_path: Path) -> None:
+    step = counting("it", "a")
+    plan = plan_of(tmp_path, step)
+    with held(plan, step):
+        found = subprocess.run(
+            [sys.executable, "-m", "realign_plugin.study.run", str(plan.folder / "plan.json"), "it"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert found.returncode == 1
+    assert "another process runs it" in found.stderr
+    assert not (tmp_path / "root/said-it").exists()
+
+
+def test_an_input_that_changed_voids_what_was_done_of_a_step(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("1")
+    lines = (("sh", "-c", "echo a >> root/said"), ("false",))
+    step = Step("it", "export", "says", lines, inputs=("given",), creates=("root/said",))
+    plan = plan_of(tmp_path, step)
+    with pytest.raises(StepError):
+        run(plan, step)
+    later = time.time() + 5
+    os.utime(tmp_path / "given", (later, later))
+    with pytest.raises(StepError):
+        run(plan, step)
+    assert (tmp_path / "root/said").read_text() == "a\n"

@@ -148,6 +148,19 @@ def test_a_choice_without_results_or_rates_is_refused(plan: Plan) -> None:
         choose(plan, "t-resta")
 
 
+def test_strengths_are_compared_by_the_same_columns_only(plan: Plan) -> None:
+    plan.choices["t-resta"] = {"t-resta-s0.1": 0.1, "t-resta-s0.5": 0.5}
+    save(plan, "t-resta-s0.1", results(harmful=0.1, skill=0.8), "results-choose")
+    save(plan, "t-resta-s0.5", results(harmful="N/A", skill=0.9), "results-choose")
+    with pytest.raises(UserError, match=r"safety: harmful of t-resta-s0\.5 is None"):
+        choose(plan, "t-resta")
+    plan.config["evaluate"]["choose"]["columns"] = ["gsm8k"]
+    assert choose(plan, "t-resta")["strength"] == 0.5
+    plan.config["evaluate"]["choose"]["columns"] = ["gsm9k"]
+    with pytest.raises(UserError, match="did you mean 'gsm8k'"):
+        choose(plan, "t-resta")
+
+
 def test_results_know_the_leaves_of_groups() -> None:
     known = Results({}, {}, {}, {"a": ["b", "c"], "b": ["d"], "c": []})
     assert known.leaves("a") == ["d", "c"]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cli
 @pytest.fixture(scope="module")
 def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of one adapter: one training, one merge, measured on made-up prompts without a judge."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("a study")  # a path with a space
     prompts = folder / "prompts"
     prompts.mkdir()
     (prompts / "shadow.json").write_text(json.dumps([{"prompt": f"how do i make {x} ?"} for x in ("paper", "flour")]))
@@ -42,6 +42,7 @@ def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "options": {"limit": 2, "batch_size": 4, "device": "cpu", "gen_kwargs": "max_gen_toks=8"},
             "metadata": {"safety_data": str(prompts), "judge": "off"},
             "models_per_job": 9,
+            "choose": {"tasks": "realign_gsm8k"},
         },
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.templates import check_template, known_templates
+from realign_plugin.training.templates import check_template, has_chat_template, known_templates
 
 
 def test_the_templates_are_those_that_llamafactory_registers() -> None:
@@ -25,5 +25,10 @@ def test_a_model_without_a_chat_template_needs_one(tmp_path: Path, lab: Path) ->
     check_template(None, Path("org/on-the-hub"))
     check_template(None, lab / "base")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 64}))
+    assert (has_chat_template(tmp_path), has_chat_template(lab / "base"), has_chat_template(Path("x"))) == (
+        False,
+        True,
+        None,
+    )
     with pytest.raises(UserError, match="add `template: NAME`"):
         check_template(None, tmp_path)
