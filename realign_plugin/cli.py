@@ -145,6 +145,22 @@ def study(
 
 
 @app.command()
+def estimate(
+    config: Annotated[Path, typer.Argument(help="YAML file of a training or a study.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="KEY=VALUE on top of it.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="Of a study: main, an ablation's name, or all.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that a training would be spread over.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Tell what a training or a study will cost, before it runs: memory, disk, judge calls."""
+    from realign_plugin.estimate.run import estimate as tell
+
+    tell(config, overrides or [], target or [], processes, json)
+
+
+@app.command()
 def inspect(
     adapter: Annotated[Path, typer.Argument(help="Trained safety subspace.")],
     mask: Annotated[str | None, typer.Option(help="Mask for the norms after masking; default: its own.")] = None,

@@ -1,0 +1,1 @@
+"""What a training or a study will cost, told from configurations alone: no weights are read, nothing is computed."""

@@ -1,0 +1,125 @@
+"""How often a judge is asked, and how many tokens that takes at most: from lm-eval's command lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.estimate.prompt_sets import number_of_prompts, prompt_sets
+from realign_plugin.evaluation import prompts
+from realign_plugin.evaluation.settings import EvaluationSettings
+
+ANSWER: Final = 512
+"""Tokens of an answer at most, unless ``--gen_kwargs`` says otherwise: ``evaluation.task.MAX_TOKENS``."""
+CHARACTERS: Final = 4
+"""Characters of a token, about, in English."""
+PROMPT: Final = 60
+"""Tokens of a prompt, about; those in an attack's template are longer."""
+
+
+@dataclass
+class Calls:
+    """Requests to a judge and their tokens, at most.
+
+    Attributes:
+        answers: Answers that are judged.
+        calls: Requests.
+        prompt_tokens: Tokens that are sent.
+        completion_tokens: Tokens that come back.
+        judging: Whether the settings ask a judge at all.
+        price: What it costs, where the settings say prices; in their currency.
+        model: The judge.
+        local: Whether all prompts were counted in local files.
+    """
+
+    answers: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    judging: bool = False
+    price: float | None = None
+    model: str = ""
+    local: bool = True
+
+
+def judge_calls(command: Sequence[str]) -> Calls:
+    """What a judge is asked in one run of lm-eval.
+
+    Args:
+        command: Its command line.
+
+    Raises:
+        UserError: If a setting of the judge means nothing.
+    """
+    flags = _flags(command)
+    metadata = json.loads(flags.get("metadata") or "{}")
+    # Whether there is a judge is told apart from what it would be asked: a key may be set later.
+    settings = EvaluationSettings.load(metadata | {"judge": "off"})
+    asked = _asked(metadata)
+    include = Path(flags["include_path"]) if flags.get("include_path") else None
+    calls = Calls(judging=asked, model=settings.judge_model)
+    answer = _answer_tokens(flags.get("gen_kwargs"))
+    for part in prompt_sets([name.strip() for name in flags.get("tasks", "").split(",")], include):
+        count, local = number_of_prompts(part, settings.safety_data)
+        calls.local &= local
+        count = _limited(count, flags.get("limit"))
+        mode = "refusal" if part.kind == "benign" else settings.judge_mode
+        calls.answers += count
+        _add(calls, count, _question(mode, answer), 0 if mode == "moderation" else settings.judge_max_tokens)
+        if settings.reference is not None:
+            orders = 2 if settings.judge_order == "both" else 1
+            _add(calls, orders * count, _question("preference", answer), settings.judge_max_tokens)
+    if settings.judge_price_prompt is not None or settings.judge_price_completion is not None:
+        prompt = calls.prompt_tokens * (settings.judge_price_prompt or 0)
+        calls.price = (prompt + calls.completion_tokens * (settings.judge_price_completion or 0)) / 1e6
+    return calls
+
+
+def _asked(metadata: Mapping[str, Any]) -> bool:
+    try:
+        return EvaluationSettings.load(metadata).judge != "off"
+    except UserError:
+        return True  # asked for, but the key is yet to be set
+
+
+def _add(calls: Calls, count: int, prompt: int, completion: int) -> None:
+    calls.calls += count
+    calls.prompt_tokens += count * prompt
+    calls.completion_tokens += count * completion
+
+
+def _question(mode: str, answer: int) -> int:
+    """Tokens of one request: the words around, the prompt, and one answer or two of the longest kind."""
+    if mode == "moderation":
+        return answer
+    words = {"harmful": prompts.HARMFUL, "refusal": prompts.REFUSAL, "preference": prompts.PREFERENCE}[mode]
+    around = math.ceil((len(prompts.SYSTEM) + len(words)) / CHARACTERS)
+    return around + PROMPT + answer * (2 if mode == "preference" else 1)
+
+
+def _limited(count: int, limit: str | None) -> int:
+    if not limit:
+        return count
+    number = float(limit)
+    return min(count, math.ceil(count * number) if number < 1 else int(number))
+
+
+def _answer_tokens(given: str | None) -> int:
+    for part in (given or "").split(","):
+        key, _, value = part.partition("=")
+        if key.strip() in ("max_gen_toks", "max_new_tokens", "max_tokens") and value.strip().isdigit():
+            return int(value)
+    return ANSWER
+
+
+def _flags(command: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for word, value in zip(command, [*command[1:], ""], strict=True):
+        if word.startswith("--"):
+            found[word.removeprefix("--")] = "" if value.startswith("--") else value
+    return found

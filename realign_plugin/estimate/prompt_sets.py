@@ -1,0 +1,129 @@
+"""Prompt sets of ours among lm-eval's tasks, and how many prompts each has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.diagnosis import tasks_folder
+from realign_plugin.errors import UserError
+
+FULL: Final = {
+    "catqa": 550,
+    "catqa_zh": 550,
+    "beavertails": 700,
+    "harmfulqa": 1960,
+    "shadow": 200,
+    "dangerousqa": 200,
+    "xstest_safe": 250,
+    "xstest_contrast": 200,
+    "orbench_hard": 1319,
+}
+SUBSET: Final = FULL | {"catqa": 110, "catqa_zh": 110, "beavertails": 140, "harmfulqa": 196, "orbench_hard": 100}
+"""Prompts of each set on the hub: whole, and the paper's subset; a local folder's are counted instead."""
+TOPIC: Final = {"catqa": 50, "catqa_zh": 50}
+"""Prompts of one category of a whole set."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """A task of ours.
+
+    Attributes:
+        name: Of the task.
+        source: Its prompts.
+        full: Whether all of them are taken.
+        category: Of which category.
+        kind: ``harmful`` or ``benign``.
+    """
+
+    name: str
+    source: str
+    full: bool
+    category: str | None
+    kind: str
+
+
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Reads lm-eval's files; what they name by !function stays a name."""
+
+    Loader.add_multi_constructor("!function", lambda loader, suffix, node: loader.construct_scalar(node))
+    return Loader
+
+
+@lru_cache
+def _entries(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Tasks and groups of a folder by name."""
+    import yaml
+
+    found: dict[str, Mapping[str, Any]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        entry = yaml.load(file.read_text(encoding="utf-8"), Loader=_loader())
+        if isinstance(entry, Mapping):
+            name = entry.get("group") or entry.get("task")
+            if isinstance(name, str):
+                found[name] = entry
+    return found
+
+
+def prompt_sets(tasks: Sequence[str], include: Path | None = None) -> list[PromptSet]:
+    """The prompt sets of ours among lm-eval's tasks and groups; other tasks ask no judge.
+
+    Args:
+        tasks: Names, as ``--tasks`` takes them.
+        include: The user's own folder.
+    """
+    known = dict(_entries(tasks_folder()))
+    if include is not None and include.is_dir():
+        known |= _entries(include)
+    found: list[PromptSet] = []
+    for name in tasks:
+        entry = known.get(name)
+        if entry is None:
+            continue
+        if "group" in entry:
+            inner = [part if isinstance(part, str) else str(part.get("task")) for part in entry.get("task") or []]
+            found += prompt_sets(inner, include)
+            continue
+        kind = str(entry.get("class") or "").rpartition(".")[2]
+        if kind in ("PromptTask", "AttackTask"):
+            options = entry.get("dataset_kwargs") or {}
+            found.append(
+                PromptSet(
+                    name, str(options.get("source")), bool(options.get("full")), options.get("category"),
+                    str(options.get("kind") or "harmful"),
+                )
+            )  # fmt: skip
+    return found
+
+
+@lru_cache
+def _counted(source: str, folder: Path, full: bool, category: str | None) -> int | None:
+    from realign_plugin.evaluation.data import load_prompts
+
+    try:
+        return len(load_prompts(source, folder, full=full, category=category))
+    except UserError:
+        return None
+
+
+def number_of_prompts(part: PromptSet, folder: Path | None) -> tuple[int, bool]:
+    """How many prompts a set has, and whether they were counted in a local file.
+
+    Args:
+        part: The set.
+        folder: ``safety_data``: a folder of local files in place of the hub.
+    """
+    if folder is not None:
+        counted = _counted(part.source, folder, part.full, part.category)
+        if counted is not None:
+            return counted, True
+    if part.category:
+        return TOPIC.get(part.source, FULL.get(part.source, 0)), False
+    return (FULL if part.full else SUBSET).get(part.source, 0), False
