@@ -177,7 +177,7 @@ class Builder:
 
     def train(
         self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
-        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0,
+        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0, threads: int | None = None,
     ) -> str:  # fmt: skip
         """A step for a training by the stock command.
 
@@ -191,6 +191,7 @@ class Builder:
             changes: Further arguments, the later ones winning.
             needs: Steps that make its models.
             seed: Of the training.
+            threads: Processor threads; default: the machine's for a training.
         """
         config = self.config
         found = {"output_dir": self.path("models", name), **arguments, "dataset": ",".join(datasets)}
@@ -205,7 +206,7 @@ class Builder:
             *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
             *self.data_files(named),
         )
-        return self.training(name, kind, says, found, needs, config.machine.threads, inputs)
+        return self.training(name, kind, says, found, needs, threads or config.machine.threads, inputs)
 
     def training(
         self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,

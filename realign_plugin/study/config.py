@@ -108,11 +108,13 @@ class AlignStep(_Section):
         stage: ``sft`` or ``dpo``.
         dataset: LLaMA-Factory's names.
         train: What differs from the recipe.
+        threads: Processor threads; default: ``machine.threads``. Nothing else runs beside an alignment.
     """
 
     stage: Literal["sft", "dpo"]
     dataset: SomeNames
     train: Arguments = Field(default_factory=dict)
+    threads: int | None = Field(None, ge=1)
 
 
 class Align(_Section):

@@ -227,8 +227,8 @@ def _environment(step: Step) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "OMP_NUM_THREADS": str(step.threads),
-        # Threads that spin while they wait take the cores from other steps: ten times slower where cores are shared.
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # Threads that spin long while they wait take the cores from other steps: ten times slower where they are shared.
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "TOKENIZERS_PARALLELISM": "false",
     }
 
