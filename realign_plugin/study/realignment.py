@@ -46,7 +46,8 @@ def align(builder: Builder) -> None:
         name = "aligned" if number == len(section.steps) - 1 else f"aligned-{number + 1}-{part.stage}"
         builder.aligned_step = builder.train(
             name, "align", f"{name}: {part.stage.upper()}", part.stage, part.dataset,
-            builder.stage(part.stage, builder.aligned_path), [part.train], (builder.aligned_step,), threads=part.threads,
+            builder.stage(part.stage, builder.aligned_path), [part.train], (builder.aligned_step,),
+            threads=part.threads,
         )  # fmt: skip
         builder.aligned_path = builder.path("models", name)
     if section.steps and builder.config.template is not None:

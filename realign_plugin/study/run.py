@@ -227,7 +227,7 @@ def _environment(step: Step) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "OMP_NUM_THREADS": str(step.threads),
-        # Threads that spin long while they wait take the cores from other steps: ten times slower where they are shared.
+        # Threads that spin long while they wait take the cores from other steps.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "TOKENIZERS_PARALLELISM": "false",
     }
