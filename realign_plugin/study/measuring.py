@@ -90,7 +90,7 @@ class Measuring:
                 else f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
             )
             step = Step(
-                name, "evaluate", says,
+                name, "validate" if results == CHOOSING else "evaluate", says,
                 tuple(self.command(model, results, tasks or model.tasks, metadata or {}) for model in part),
                 self._makers(part),
                 self._given(part),

@@ -14,8 +14,8 @@ from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
 
 Kind = Literal[
-    "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "evaluate",
-    "choose", "table", "finish",
+    "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "validate",
+    "choose", "evaluate", "table", "finish",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 """Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""

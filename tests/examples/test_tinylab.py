@@ -229,7 +229,7 @@ def test_both_skills_are_learnt_the_same_way(plan: Plan) -> None:
 
 def test_strengths_are_chosen_on_other_prompts_than_the_reported_ones(plan: Plan) -> None:
     for step in plan.steps.values():
-        if step.kind == "evaluate":
+        if step.kind in ("validate", "evaluate"):
             split = "validation" if step.name.startswith("evaluate-choose") else "test"
             assert all(f"data/{split}.json" in words[-1] for words in step.commands)
     assert set(plan.choices) == {"skill-resta", "skill-interpolation"}

@@ -79,7 +79,15 @@ def test_from_one_file_to_tables_and_a_report_and_nothing_twice(config: Path, ru
     assert "A pico study" in page
     assert "paper kites" in page
     commands = [json.loads(line) for line in (run / "commands.jsonl").read_text().splitlines()]
-    assert {entry["kind"] for entry in commands} == {"realign", "export", "merge", "evaluate", "choose", "table"}
+    assert {entry["kind"] for entry in commands} == {
+        "realign",
+        "export",
+        "merge",
+        "validate",
+        "evaluate",
+        "choose",
+        "table",
+    }
     assert any(entry["command"].startswith("llamafactory-cli train") for entry in commands)
     assert "before and after" in found.stdout.lower()
 
