@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.study import merges, realignment
 from realign_plugin.study.catalogue import MASKS, MERGES
-from realign_plugin.study.config import Arguments, DataSet, Method, Names, Pick, Poisoning, Topics
+from realign_plugin.study.measuring_config import Pick, Poisoning, Topics
+from realign_plugin.study.models_config import DataSet, Method
 from realign_plugin.study.plan import Model, TableSpec
+from realign_plugin.study.sections import Arguments, Names
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

@@ -11,9 +11,11 @@ from typing import Any, Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import catalogue, merges
 from realign_plugin.study.catalogue import Recipe
-from realign_plugin.study.config import Arguments, DataSet, Names, Prepare, StudyConfig
+from realign_plugin.study.config import StudyConfig
 from realign_plugin.study.measuring import WEIGHTS, Measuring
+from realign_plugin.study.models_config import DataSet, Prepare
 from realign_plugin.study.plan import Kind, Model, Plan, Role, Step
+from realign_plugin.study.sections import Arguments, Names
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")
@@ -143,7 +145,9 @@ class Builder:
                     raise UserError(f"{what}: {name}, but data.{maker} holds nothing back; give it `validation: 0.05`")
                 needs.append(f"data-{maker}")
             elif file.exists() or not self.before:
-                check_choice(what, name, [*_entries(file), *self.config.data] or ["(none: data is empty)"])
+                held = [f"{made}_validation" for made, how in self.config.data.items() if self._validation(how)]
+                known = dict.fromkeys([*_entries(file), *self.config.data, *held])
+                check_choice(what, name, known or ["(none: data is empty)"])
         return tuple(dict.fromkeys(needs))
 
     def maker(self, name: str) -> str | None:
@@ -200,7 +204,9 @@ class Builder:
         for change in changes:
             found |= change
         named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
-        needs = (*self.data_needs(named, f"{name}: dataset"), *needs)
+        evaluated = named[len(datasets) :]
+        data = (*self.data_needs(datasets, f"{name}: dataset"), *self.data_needs(evaluated, f"{name}: eval_dataset"))
+        needs = (*data, *needs)
         models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
         inputs = (
             *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),

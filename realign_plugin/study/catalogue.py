@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.study.config import Arguments, Method
+from realign_plugin.study.models_config import Method
+from realign_plugin.study.sections import Arguments
 
 MASKS: Final = ("soft", "binary", "sampled", "relaxed")
 TRAININGS: Final = ("mask_dpo", "sft", "dpo")

@@ -13,8 +13,8 @@ from typing import Any
 
 from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.study.config import Column
 from realign_plugin.study.measuring import CHOOSING
+from realign_plugin.study.measuring_config import Column
 from realign_plugin.study.plan import Plan
 from realign_plugin.study.tables import Results, columns_of, key, read_results
 

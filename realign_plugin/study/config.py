@@ -1,4 +1,4 @@
-"""What may stand in a study's configuration file, and its defaults."""
+"""A study's configuration as a whole, and its defaults."""
 
 from __future__ import annotations
 
@@ -6,355 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Arguments = dict[str, Any]
-"""Options of a stock command, by name."""
+from realign_plugin.study.measuring_config import Ablations, Evaluate
+from realign_plugin.study.models_config import Align, DataSet, Fusion, Method, Prepare, Realign, Task
+from realign_plugin.study.sections import Arguments, Section, Seeds, as_seeds, empty
 
 
-def _as_list(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _as_seeds(value: Any) -> Any:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-Names = Annotated[list[str], BeforeValidator(_as_list)]
-"""Names, as a list or as one text with commas."""
-SomeNames = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
-"""The same, at least one."""
-Seeds = Annotated[list[int], BeforeValidator(_as_seeds), Field(min_length=1)]
-"""Seeds, as a list or as their number."""
-
-
-class _Section(BaseModel):
-    """A section that allows no key but its own."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class Prepare(_Section):
-    """A step of one's own, before or after the study: a shell command, or a training.
-
-    Attributes:
-        name: Of the step.
-        command: Shell command.
-        train: Or: arguments for ``llamafactory-cli train``; ``output_dir`` is among them.
-        creates: Files that it must leave behind.
-        says: What is said when it starts.
-        threads: Processor threads.
-    """
-
-    name: str
-    command: str | None = None
-    train: Arguments | None = None
-    creates: Names = Field(default_factory=list)
-    says: str = ""
-    threads: int = 1
-
-
-class DataSet(_Section):
-    """A data set that ``realign data`` makes; the options are that command's.
-
-    Attributes:
-        kind: ``preference``, ``contrast`` or ``sft``.
-        task: For ``sft``: which task.
-        source: Hub id or file.
-        split: Split of a hub data set.
-        validation: Share of the prompts that is held out as ``NAME_validation``.
-        limit: At most so many rows.
-        seed: Of the choice of rows and the split.
-        refusals: File of refusals, for ``contrast``.
-        share: For ``sft``: share of the sum with ``of``.
-        of: Data set that ``share`` counts with.
-    """
-
-    kind: Literal["preference", "contrast", "sft"]
-    task: str | None = None
-    source: str | None = None
-    split: str | None = None
-    validation: float | None = None
-    limit: int | None = None
-    seed: int | None = None
-    refusals: str | None = None
-    share: float | None = None
-    of: str | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _own_options(self) -> DataSet:
-        """Refuse options that the kind of data set does not have."""
-        foreign = {
-            "preference": ["task", "refusals", "share", "of"],
-            "contrast": ["task", "split", "share", "of"],
-            "sft": ["split", "refusals"],
-        }
-        given = [name for name in foreign[self.kind] if getattr(self, name) is not None]
-        if given:
-            raise ValueError(f"{self.kind} has no {given[0]}; leave it out")
-        if (self.kind == "sft" and self.task is None) or (self.kind == "contrast" and self.source is None):
-            raise ValueError(f"{self.kind} needs {'task' if self.kind == 'sft' else 'source'}; add it")
-        return self
-
-
-class AlignStep(_Section):
-    """One training of the alignment.
-
-    Attributes:
-        stage: ``sft`` or ``dpo``.
-        dataset: LLaMA-Factory's names.
-        train: What differs from the recipe.
-        threads: Processor threads; default: ``machine.threads``. Nothing else runs beside an alignment.
-    """
-
-    stage: Literal["sft", "dpo"]
-    dataset: SomeNames
-    train: Arguments = Field(default_factory=dict)
-    threads: int | None = Field(None, ge=1)
-
-
-class Align(_Section):
-    """How the aligned model comes about.
-
-    Attributes:
-        adapter: LoRA adapter of a model that is aligned already.
-        model: Or its checkpoint (``adaptation: full``).
-        steps: Or the trainings that align ``model``, one after the other.
-    """
-
-    adapter: Path | None = None
-    model: Path | None = None
-    steps: list[AlignStep] = Field(default_factory=list)
-
-
-class Task(_Section):
-    """One fine-tuned model.
-
-    Attributes:
-        dataset: Data sets that the skill is learnt from.
-        adapter: Or: LoRA adapter of a model that is fine-tuned already.
-        model: Or its checkpoint (``adaptation: full``).
-        label: What the tables call the task.
-        title: What the tables call the fine-tuned model itself.
-        train: What differs from the recipe.
-        pairs: Preference pairs of its realignment; default: those of ``realign``.
-        answers: Data sets of its realignment by SFT; default: those of ``realign``, else its pairs' chosen answers.
-        methods: Which methods realign it; default: all.
-        evaluate: lm-eval tasks in place of ``evaluate.tasks``.
-    """
-
-    dataset: SomeNames | None = None
-    adapter: Path | None = None
-    model: Path | None = None
-    label: str | None = None
-    title: str = "fine-tuned"
-    train: Arguments = Field(default_factory=dict)
-    pairs: Names | None = None
-    answers: Names | None = None
-    methods: Names | None = None
-    evaluate: Names | None = None
-
-
-class Realign(_Section):
-    """What realignment learns from.
-
-    Attributes:
-        pairs: Preference pairs (ranking data sets), a third each of harmful, benign and skill prompts.
-        answers: What realignment by SFT learns from; default: the chosen answers of the pairs.
-    """
-
-    pairs: Names = Field(default_factory=list)
-    answers: Names = Field(default_factory=list)
-
-
-class Method(_Section):
-    """A way to realign one fine-tuned model.
-
-    Attributes:
-        kind: ``mask_dpo``; ``sft``, ``dpo`` or both one after the other; or a merge without training.
-        label: What the tables call it.
-        masks: Masks that a ``mask_dpo`` subspace is exported with.
-        strengths: Of a merge; of several the best on the validation prompts is taken (``evaluate.choose``).
-        train: What differs from the recipe.
-        seeds: Seeds of the training; default: the study's.
-    """
-
-    kind: Names = Field(default_factory=list)
-    label: str | None = None
-    masks: SomeNames = Field(default_factory=lambda: ["soft"])
-    strengths: list[float] = Field(default_factory=list)
-    train: Arguments = Field(default_factory=dict)
-    seeds: Seeds | None = None
-
-
-class FusionMethod(_Section):
-    """One way to fuse several fine-tuned models.
-
-    Attributes:
-        kind: ``task_arithmetic``, ``average``, ``ties`` or ``dare``; default: the entry's name.
-        label: What the tables call it.
-        options: ``task_weight``, ``ties_density``, ``dare_drop_rate``, ``fusion_seed``, for the plain fusion and
-            for the training.
-        train: What else differs from the recipe.
-    """
-
-    kind: str | None = None
-    label: str | None = None
-    options: Arguments = Field(default_factory=dict)
-    train: Arguments = Field(default_factory=dict)
-
-
-class Fusion(_Section):
-    """Several fine-tuned models in one, plain and realigned.
-
-    Attributes:
-        tasks: Which tasks; default: all.
-        label: What the tables call the group.
-        methods: Fusions: ``task_arithmetic``, ``average``, ``ties``, ``dare``.
-        realign: Methods (of kind ``mask_dpo``) that realign each.
-        pairs: Preference pairs; default: those of ``realign``.
-        evaluate: lm-eval tasks in place of ``evaluate.tasks``.
-    """
-
-    tasks: Names | None = None
-    label: str = "fused"
-    methods: dict[str, Annotated[FusionMethod, BeforeValidator(_empty)]] = Field(default_factory=dict)
-    realign: Names = Field(default_factory=lambda: ["paper"])
-    pairs: Names | None = None
-    evaluate: Names | None = None
-
-
-class Column(_Section):
-    """A column of the tables.
-
-    Attributes:
-        task: lm-eval's task or group.
-        metric: Its metric.
-        label: Heading.
-        axis: What it says something of.
-        better: Which way is good.
-    """
-
-    task: str
-    metric: str
-    label: str
-    axis: Literal["safety", "over-refusal", "skill", "other"]
-    better: Literal["lower", "higher"] | None = None
-
-
-class Choose(_Section):
-    """How the best of several strengths is chosen: on other prompts than those that are reported.
-
-    Attributes:
-        metadata: lm-eval's metadata that name the validation prompts, on top of the usual ones.
-        tasks: lm-eval tasks in place of ``evaluate.tasks``.
-        columns: Labels of the columns that count; default: all that say which way is good.
-    """
-
-    metadata: Arguments = Field(default_factory=dict)
-    tasks: Names | None = None
-    columns: list[str] | None = None
-
-
-class Evaluate(_Section):
-    """What is measured, all by ``lm_eval``.
-
-    Attributes:
-        tasks: lm-eval's tasks and groups.
-        model_args: Further ``--model_args``, e.g. ``dtype``.
-        options: Further options of ``lm_eval``: ``limit``, ``batch_size``, ``device``, ``gen_kwargs`` ...
-        metadata: ``--metadata``: the judge's settings, ``safety_data`` ...
-        chat_template: Whether prompts go through the chat template.
-        models_per_job: Models that one process measures; more than one saves its start.
-        choose: How strengths are chosen.
-        columns: The tables' columns; default: what the results hold.
-    """
-
-    tasks: SomeNames = Field(default_factory=lambda: ["safety", "safety_attack", "over_refusal", "realign_downstream"])
-    model_args: Arguments = Field(default_factory=dict)
-    options: Arguments = Field(default_factory=dict)
-    metadata: Arguments = Field(default_factory=dict)
-    chat_template: bool = True
-    models_per_job: int = Field(1, ge=1)
-    choose: Choose = Field(default_factory=Choose)
-    columns: list[Column] = Field(default_factory=list)
-
-
-class Poisoning(_Section):
-    """Harmful rows in the fine-tuning set.
-
-    Attributes:
-        shares: Of harmful rows in the whole set.
-        source: Where harmful answers come from (as for ``realign data sft --task harmful``).
-        tasks: Which tasks; default: the first.
-        methods: Which methods repair; default: the first of kind ``mask_dpo``.
-    """
-
-    shares: list[float] = Field(default_factory=lambda: [0.01, 0.05, 0.1])
-    source: str | None = None
-    tasks: Names | None = None
-    methods: Names | None = None
-
-
-class Pick(_Section):
-    """An ablation of the training of masks.
-
-    Attributes:
-        values: What is tried.
-        tasks: Which tasks; default: the first.
-        methods: Which methods; default: the first of kind ``mask_dpo``.
-    """
-
-    values: list[Any] = Field(default_factory=list)
-    tasks: Names | None = None
-    methods: Names | None = None
-
-
-class Topics(_Section):
-    """Further prompt sets for the models that the study has.
-
-    Attributes:
-        evaluate: lm-eval tasks.
-        tasks: Of which tasks the models are; default: the first.
-    """
-
-    evaluate: Names = Field(default_factory=lambda: ["safety_catqa_topics"])
-    tasks: Names | None = None
-
-
-class Ablations(_Section):
-    """The paper's ablations; each is a target of its own and ends in a table.
-
-    Attributes:
-        poisoning: Harmful rows in the fine-tuning set.
-        transfer: Masks on the vectors of other tasks (``values`` are not used).
-        topics: CatQA topic by topic.
-        data_efficiency: Realignment on few pairs; ``values``: numbers of pairs.
-        granularity: One logit for each element, row, column or module.
-        mask_kind: One training, exported with every kind of mask.
-        strength: Every strength as a row; ``methods`` may be merges, or ``mask_dpo`` methods (mergekit's dial).
-    """
-
-    poisoning: Poisoning | None = None
-    transfer: Pick | None = None
-    topics: Topics | None = None
-    data_efficiency: Pick | None = None
-    granularity: Pick | None = None
-    mask_kind: Pick | None = None
-    strength: Pick | None = None
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _named_alone(cls, values: Any) -> Any:
-        """``transfer:`` with nothing behind it asks for the ablation as it is by default."""
-        return {key: _empty(value) for key, value in values.items()} if isinstance(values, dict) else values
-
-
-class Machine(_Section):
+class Machine(Section):
     """What one step may use.
 
     Attributes:
@@ -367,7 +26,7 @@ class Machine(_Section):
 
     threads: int = Field(1, ge=1)
     evaluation_threads: int = Field(1, ge=1)
-    gpus: Annotated[list[int], BeforeValidator(_as_seeds)] = Field(default_factory=list)
+    gpus: Annotated[list[int], BeforeValidator(as_seeds)] = Field(default_factory=list)
     gpus_per_training: int = Field(0, ge=0)
     gpus_per_evaluation: int = Field(0, ge=0)
 
@@ -380,7 +39,7 @@ class Machine(_Section):
         return self
 
 
-class StudyConfig(_Section):
+class StudyConfig(Section):
     """A whole study.
 
     Attributes:
@@ -422,7 +81,7 @@ class StudyConfig(_Section):
     align: Align | None = None
     tasks: dict[str, Task]
     realign: Realign = Field(default_factory=Realign)
-    methods: dict[str, Annotated[Method, BeforeValidator(_empty)]] = Field(default_factory=dict)
+    methods: dict[str, Annotated[Method, BeforeValidator(empty)]] = Field(default_factory=dict)
     fusion: Fusion | None = None
     train: dict[str, Arguments] = Field(default_factory=dict)
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import merges
 from realign_plugin.study.catalogue import FUSIONS
-from realign_plugin.study.config import Arguments, Fusion, Names
+from realign_plugin.study.models_config import Fusion
 from realign_plugin.study.realignment import PAIRS_MISSING, exports, subspace
+from realign_plugin.study.sections import Arguments, Names
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

@@ -17,6 +17,7 @@ from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.ablations import add_ablations
 from realign_plugin.study.builder import Builder
+from realign_plugin.study.checks import check
 from realign_plugin.study.config import StudyConfig
 from realign_plugin.study.display import show_table
 from realign_plugin.study.fusions import fusions
@@ -71,35 +72,6 @@ def build(config: StudyConfig, cwd: Path) -> Plan:
     add_ablations(builder)
     plan.targets["all"] = list(dict.fromkeys(name for names in plan.targets.values() for name in names))
     return plan
-
-
-def check(config: StudyConfig) -> None:
-    """Check what only the hosts know: the template, and lm-eval's tasks.
-
-    Raises:
-        UserError: For the first that is unknown.
-    """
-    from realign_plugin.evaluation.task_names import check_tasks
-    from realign_plugin.training.templates import check_template, has_chat_template
-
-    check_template(config.template, Path(config.model))
-    trains = config.align is not None and config.align.steps and config.template is not None
-    own = config.evaluate.model_args.get("tokenizer")
-    if config.evaluate.chat_template and not trains and has_chat_template(Path(own or config.model)) is False:
-        raise UserError(
-            f"evaluate.chat_template: the tokenizer of {own or config.model} has no chat template, expected one to "
-            "measure with; give evaluate.model_args.tokenizer a folder that has, or chat_template: false"
-        )
-    include = config.evaluate.options.get("include_path")
-    folder = Path(include) if include else None
-    check_tasks(config.evaluate.tasks, folder, "evaluate.tasks")
-    for name, task in config.tasks.items():
-        check_tasks(task.evaluate or [], folder, f"tasks.{name}.evaluate")
-    check_tasks(config.evaluate.choose.tasks or [], folder, "evaluate.choose.tasks")
-    if config.fusion is not None:
-        check_tasks(config.fusion.evaluate or [], folder, "fusion.evaluate")
-    if config.ablations.topics is not None:
-        check_tasks(config.ablations.topics.evaluate, folder, "ablations.topics.evaluate")
 
 
 def profile_folder(profile: str) -> Path:
@@ -280,7 +252,7 @@ def failure(plan: Plan, code: int) -> str:
         return f"study: snakemake ended with {code}, expected 0; {log} ends with: {' | '.join(tail(log))[-800:]}"
     first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in found)
     more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
-    ends = " | ".join(first["tail"])[-800:]
+    ends = " | ".join(first["tail"])[-500:]
     return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"
 
 

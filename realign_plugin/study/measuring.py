@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.study.config import Arguments, StudyConfig, Task
+from realign_plugin.study.config import StudyConfig
+from realign_plugin.study.models_config import Task
 from realign_plugin.study.plan import Model, Plan, Step, TableSpec
+from realign_plugin.study.sections import Arguments
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
@@ -107,9 +109,12 @@ class Measuring:
         return tuple(dict.fromkeys(name for name in names if name)) or self._before()
 
     def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
-        """The user's own files that models are loaded from."""
+        """The user's own files that models are loaded from, and prompts."""
         folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
         files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
+        prompts = self.config.evaluate.metadata.get("safety_data")
+        if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
+            files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]
         mine = [file for file in files if not file.is_relative_to(self.config.root)]
         return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -33,7 +33,7 @@ class Step:
         says: What is said when it starts.
         commands: Stock command lines.
         needs: Steps that must be done before.
-        inputs: Files of the user's that it reads; a newer one makes the step run again.
+        inputs: Files of the user's that it reads; a changed one makes the step run again.
         files: Files that are written before the commands run: text by path.
         creates: Files and folders that it leaves behind.
         scratch: Folders that are of no use when it is done.
@@ -42,6 +42,7 @@ class Step:
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
         shell: Whether the command is text for a shell.
+        stamps: Size and time of each input when the plan was made.
     """
 
     name: str
@@ -58,11 +59,12 @@ class Step:
     gpus: int = 0
     together: bool = False
     shell: bool = False
+    stamps: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides what the step does."""
-        what = [self.commands, sorted(self.files.items()), self.creates, self.needs]
+        what = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -162,6 +164,7 @@ class Plan:
         Raises:
             UserError: If another step has that name.
         """
+        step = replace(step, stamps=tuple(_stamp(Path(self.cwd) / path) for path in step.inputs))
         known = self.steps.get(step.name)
         if known is not None and known != step:
             raise UserError(
@@ -282,6 +285,14 @@ class Plan:
                 f"{path}: is no study's plan ({type(error).__name__}: {error}), expected plan.json as `realign study` "
                 "writes it; run that"
             ) from error
+
+
+def _stamp(path: Path) -> str:
+    """Size and time of a file: another one put in its place differs, even with an older time."""
+    if not path.exists():
+        return ""
+    known = path.stat()
+    return f"{known.st_size} {known.st_mtime_ns}"
 
 
 def _tuples(value: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import merges
 from realign_plugin.study.catalogue import MERGES
-from realign_plugin.study.config import Arguments, Method, Names, Task
+from realign_plugin.study.models_config import Method, Task
 from realign_plugin.study.plan import Model, Role, Step
+from realign_plugin.study.sections import Arguments, Names
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder
@@ -88,7 +89,11 @@ def fine_tuned(
     """
     given, kind = (task.model, "model") if builder.full else (task.adapter, "adapter")
     if (given is not None) == (task.dataset is not None):
-        raise UserError(f"tasks.{name}: expected {kind} or dataset, and not both; give one")
+        other = "adapter" if builder.full else "model"
+        hint = (
+            f"adaptation is {builder.config.adaptation}, so {other} does not count; " if getattr(task, other) else ""
+        )
+        raise UserError(f"tasks.{name}: {hint}expected {kind} or dataset, and not both; give one")
     own, step, path = name + suffix, "", str(given)
     if task.dataset is not None:
         step = builder.train(

@@ -9,6 +9,7 @@ done. Its output goes to its log.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,6 +26,9 @@ from realign_plugin.study.plan import Plan, Step
 
 TAIL: Final = 5
 """Last lines of a log that are shown when its step failed."""
+LOOKED_AT: Final = 40
+"""Last lines of a log among which the error is looked for."""
+ERROR: Final = re.compile(r"(error: |(\w+\.)*\w*(Error|Exception): )")
 WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 
@@ -256,13 +260,15 @@ def _execute(command: str | Sequence[str], output: IO[str], environment: dict[st
         env=environment, check=False,
     )  # fmt: skip
     if found.returncode:
-        raise StepError(f"{text[:200]} ended with {found.returncode}", found.returncode)
+        raise StepError(f"{shlex.split(text)[0]} ended with {found.returncode}", found.returncode)
 
 
 def tail(log: Path) -> list[str]:
-    """The last lines of a log that say something."""
+    """What a log says of its end: the last line that names an error, else the last lines that say something."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    return [line.strip() for line in lines if line.strip()][-TAIL:]
+    last = [line.strip() for line in lines if line.strip()]
+    named = [line for line in last[-LOOKED_AT:] if ERROR.match(line)]
+    return named[-1:] or last[-TAIL:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.compare import SKILL, Cell, safety_cell, skill_cell
-from realign_plugin.study.config import Column
+from realign_plugin.study.measuring_config import Column
 from realign_plugin.study.plan import Model, Plan, TableSpec
 
 METRICS: Final = {

@@ -4,7 +4,7 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.study.catalogue import MERGES, METHODS, check_recipes, method, recipe
-from realign_plugin.study.config import Method
+from realign_plugin.study.models_config import Method
 
 
 def test_the_recipes_are_the_papers() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.study.plan import Plan, Step
-from realign_plugin.study.run import StepError, gpus, held, main, run
+from realign_plugin.study.run import StepError, gpus, held, main, run, tail
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
@@ -58,16 +58,36 @@ def test_a_step_runs_again_when_it_or_what_it_needs_changes(tmp_path: Path) -> N
     (tmp_path / "given").write_text("1")
     first, second = counting("first", "a"), counting("second", "b", needs=("first",), inputs=("given",))
     plan = plan_of(tmp_path, first, second)
-    for step in (first, second):
-        run(plan, step)
+    for name in ("first", "second"):
+        run(plan, plan.steps[name])
     assert _stale(plan, "second") == []
-    later = time.time() + 5
+    known, later = (tmp_path / "given").stat(), time.time() + 5
     os.utime(tmp_path / "given", (later, later))
     assert [why for _, why in _stale(plan, "second")] == ["older than what it needs"]
+    os.utime(tmp_path / "given", ns=(known.st_atime_ns, known.st_mtime_ns))
     changed = plan_of(tmp_path, counting("first", "c"), second)
     assert [(s.name, why) for s, why in _stale(changed, "second")] == [
         ("first", "changed"), ("second", "what it needs runs again"),
     ]  # fmt: skip
+
+
+def test_a_file_put_in_place_of_an_input_is_seen_though_it_is_older(tmp_path: Path) -> None:
+    (tmp_path / "given").write_text("1")
+    step = counting("it", "a", inputs=("given",))
+    plan = plan_of(tmp_path, step)
+    run(plan, plan.steps["it"])
+    (tmp_path / "given").write_text("other")
+    os.utime(tmp_path / "given", (1e9, 1e9))
+    assert [why for _, why in _stale(plan_of(tmp_path, step), "it")] == ["changed"]
+
+
+def test_a_log_tells_its_error_before_the_noise_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("loading\nerror: source: x is missing, expected a file\n 10%|#   | 1/9\nbye\n")
+    assert tail(tmp_path / "log") == ["error: source: x is missing, expected a file"]
+    (tmp_path / "log").write_text("Traceback\n  File x\ntorch.nn.SomeError: no room\n")
+    assert tail(tmp_path / "log") == ["torch.nn.SomeError: no room"]
+    (tmp_path / "log").write_text("\n".join("abcdefg"))
+    assert tail(tmp_path / "log") == list("cdefg")
 
 
 def test_a_failure_leaves_its_log_and_no_marker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.study.choose import choose, score
 from realign_plugin.study.choose import main as choose_main
-from realign_plugin.study.config import Column
+from realign_plugin.study.measuring_config import Column
 from realign_plugin.study.plan import Model, Plan, TableSpec
 from realign_plugin.study.tables import Results, columns_of, make, markdown, read_results, write
 
