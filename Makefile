@@ -53,6 +53,8 @@ bench: setup
 	$(BIN)/python benchmarks/weight_space.py
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/merge.py
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/estimate.py --sizes 256 --cases mask,lora_dpo
 
 clean:
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from random_llama import write_adapters, write_pairs, write_tokenizer
+
 SIZES = {  # hidden: layers, tokens, pairs a batch, rank
     256: (8, 512, 2, 64),
     512: (4, 384, 2, 128),
@@ -49,27 +51,16 @@ def make(folder: Path, hidden: int, layers: int, tokens: int, rank: int) -> None
     """A random Llama, a fine-tuned copy, an aligned adapter and two fine-tuned ones, and pairs."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    words = ["<pad>", "<unk>", "<eos>", "<user>", "<assistant>", "<system>", *(f"w{n}" for n in range(WORDS))]
-    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} <assistant>"
-        "{% elif m['role'] == 'assistant' %}{{ m['content'] }} <eos>"
-        "{% elif m['content'] %}<system> {{ m['content'] }}{% endif %}{% endfor %}"
-    )
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=hidden, intermediate_size=int(2.75 * hidden), num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=4096, pad_token_id=0, bos_token_id=None,
-        eos_token_id=2,
+        vocab_size=write_tokenizer(folder / "base", WORDS), hidden_size=hidden, intermediate_size=int(2.75 * hidden),
+        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=4096,
+        pad_token_id=0, bos_token_id=None, eos_token_id=2,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
     with torch.no_grad():
         before = {name: p.clone() for name, p in model.named_parameters()}
         for parameter in model.parameters():
@@ -78,27 +69,9 @@ def make(folder: Path, hidden: int, layers: int, tokens: int, rank: int) -> None
         for name, parameter in model.named_parameters():
             parameter.copy_(before[name])
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    adapted = get_peft_model(model, lora)
-    with torch.no_grad():
-        for name in ("aligned", "task1", "task2"):
-            for key, parameter in adapted.named_parameters():
-                if "lora_" in key:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.01)
-            adapted.save_pretrained(folder / name)
-    generator = torch.Generator().manual_seed(1)
-
-    def text(length: int) -> str:
-        return " ".join(f"w{n}" for n in torch.randint(WORDS, (length,), generator=generator).tolist())
-
-    half = tokens // 2  # chosen rows are as long as cutoff_len allows, rejected ones are padded
-    rows = [
-        {"instruction": text(half - 2), "input": "", "chosen": text(half - 1), "rejected": text(half - 9)}
-        for _ in range(4 * STEPS)
-    ]
-    (folder / "pairs.json").write_text(json.dumps(rows), encoding="utf-8")
-    columns = {"prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"}
-    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
-    (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    write_adapters(get_peft_model(model, lora), folder, ["aligned", "task1", "task2"])
+    # Chosen rows are as long as cutoff_len allows, rejected ones are padded.
+    write_pairs(folder, tokens, 4 * STEPS, words=WORDS, shorter=8)
 
 
 def training(folder: Path, out: Path, case: str, tokens: int, pairs: int, checkpointing: bool) -> dict[str, Any]:

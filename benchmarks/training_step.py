@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from random_llama import write_adapters, write_pairs, write_tokenizer
+
 SIDES = ("lora_dpo", "mask_dpo", "mask_dpo_4", "remembered", "published")
 WORDS = 500
 WARM_UP = 2
@@ -55,22 +57,11 @@ def make(chosen: argparse.Namespace, folder: Path) -> None:
     """A random Llama, an aligned adapter, four fine-tuned ones, and pairs of one length."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    words = ["<pad>", "<unk>", "<eos>", "<user>", "<assistant>", "<system>", *(f"w{n}" for n in range(WORDS))]
-    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>")
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} <assistant>"
-        "{% elif m['role'] == 'assistant' %}{{ m['content'] }} <eos>"
-        "{% elif m['content'] %}<system> {{ m['content'] }}{% endif %}{% endfor %}"
-    )
-    tokenizer.save_pretrained(folder / "base")
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=write_tokenizer(folder / "base", WORDS),
         hidden_size=chosen.hidden,
         intermediate_size=int(2.75 * chosen.hidden),
         num_hidden_layers=chosen.layers,
@@ -86,27 +77,8 @@ def make(chosen: argparse.Namespace, folder: Path) -> None:
     lora = LoraConfig(
         r=chosen.rank, lora_alpha=2 * chosen.rank, target_modules=chosen.target.split(","), task_type="CAUSAL_LM"
     )
-    adapted = get_peft_model(model, lora)
-    with torch.no_grad():
-        for name in ("aligned", "task1", "task2", "task3", "task4"):
-            for key, parameter in adapted.named_parameters():
-                if "lora_" in key:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.01)
-            adapted.save_pretrained(folder / name)
-    generator = torch.Generator().manual_seed(1)
-
-    def text(length: int) -> str:
-        return " ".join(f"w{n}" for n in torch.randint(WORDS, (length,), generator=generator).tolist())
-
-    half = chosen.tokens // 2
-    rows = [
-        {"instruction": text(half - 2), "input": "", "chosen": text(half - 1), "rejected": text(half - 1)}
-        for _ in range(chosen.pairs * chosen.steps)
-    ]
-    (folder / "pairs.json").write_text(json.dumps(rows), encoding="utf-8")
-    columns = {"prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"}
-    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
-    (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+    write_adapters(get_peft_model(model, lora), folder, ["aligned", "task1", "task2", "task3", "task4"])
+    write_pairs(folder, chosen.tokens, chosen.pairs * chosen.steps, words=WORDS)
 
 
 class Memory(threading.Thread):
