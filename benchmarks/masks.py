@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch.distributions import RelaxedBernoulli
 
-from realign_plugin.masks import masked_add
+from realign_plugin.masks import Draw, draw_seed, masked_add
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         return masked_add(aligned, delta, logits)
 
     def hard() -> torch.Tensor:
-        return masked_add(aligned, delta, logits, estimator="straight_through", noise=0.5)
+        return masked_add(aligned, delta, logits, Draw(draw_seed(), noise=0.5, estimator="straight_through"))
 
     def seconds(step: Callable[[], torch.Tensor]) -> float:
         logits.grad = None

@@ -114,6 +114,9 @@ def study(
     profile: Annotated[
         str | None, typer.Option(help="local, gpus, slurm, or a folder with snakemake's config.yaml.")
     ] = None,
+    again: Annotated[
+        list[str] | None, typer.Option(help="A step to run once more, as -n names it, with all that needs it.")
+    ] = None,
     keep_going: Annotated[bool, typer.Option(help="Go on with what does not depend on a step that failed.")] = False,
     plan_only: Annotated[bool, typer.Option(help="Write plan.json and study.json, and run nothing.")] = False,
     snakefile: Annotated[bool, typer.Option(help="Print the workflow's path, for snakemake itself.")] = False,
@@ -140,7 +143,7 @@ def study(
         return
     options = ["--profile", str(launch.profile_folder(profile))] if profile else []
     options += ["--cores", str(cores or "all")] if cores or not profile else []
-    launch.start(plan, targets, options + (["--keep-going"] if keep_going else []))
+    launch.start(plan, targets, options + (["--keep-going"] if keep_going else []), again or [])
     launch.finish(plan, targets)
 
 

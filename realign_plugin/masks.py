@@ -14,10 +14,12 @@ logit serves many elements, and broadcasts against the tensor it masks.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Granularity = Literal["element", "row", "column", "module"]
 MaskKind = Literal["soft", "binary", "sampled", "relaxed"]
@@ -227,17 +229,69 @@ def scheduled_noise(step: int, steps: int, start: float, end: float | None) -> f
     return end if done == 1.0 else start + (end - start) * done
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How one mask of a training forward is drawn: the same values and logits give the same mask again.
+
+    Attributes:
+        seed: Seed of the draw.
+        temperature: T of the relaxed mask.
+        noise: Scale of the logistic noise.
+        estimator: ``relaxed``: the relaxed mask; ``straight_through``: the 0/1 mask forward, the relaxed gradient
+            backward.
+        rescale: Whether the mask is divided by its mean.
+    """
+
+    seed: int
+    temperature: float = 0.5
+    noise: float = 1.0
+    estimator: Estimator = "relaxed"
+    rescale: bool = True
+
+    def mask(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The mask, and what its gradient is computed from: itself, or the noisy logits of a 0/1 mask."""
+        if self.estimator == "relaxed":
+            mask = relaxed_mask(logits, self.seed, temperature=self.temperature, noise=self.noise)
+            return mask, mask
+        noisy = _noisy_logits(logits, self.seed, self.noise)
+        return (noisy >= 0).float(), noisy
+
+    def scale(self, mask: Tensor) -> tuple[float, bool]:
+        """What the masked vector is multiplied by, and whether it depends on the mask."""
+        if not self.rescale:
+            return 1.0, False
+        mean = float(mask.mean())
+        return 1.0 / max(mean, MEAN_FLOOR), mean >= MEAN_FLOOR
+
+    def theta(self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """The effective parameters, fp32."""
+        fp32 = delta.dtype == torch.float32
+        theta = torch.mul(delta, mask).mul_(scale) if fp32 else delta.float() * mask * scale
+        return theta if aligned is None else theta.add_(aligned)
+
+    def logits_gradient(
+        self, grad: Tensor, delta: Tensor, mask: Tensor, kept: Tensor, scale: float, through_mean: bool
+    ) -> Tensor:
+        """Gradient with respect to the logits, fp32, from that with respect to theta.
+
+        Args:
+            grad: d loss / d theta, fp32, ``[rows, columns]``.
+            delta: What was masked, same shape.
+            mask: The mask, of the logits' shape.
+            kept: The second of what ``mask`` gives.
+            scale: The first of what ``scale`` gives.
+            through_mean: The second of it.
+        """
+        reduced = _sum_to(grad * delta, mask.shape)  # d loss / d (m * scale)
+        if through_mean:
+            # d scale / d m_j = -scale^2 / n, for each of the mask's n numbers.
+            reduced = reduced - torch.dot(reduced.flatten(), mask.flatten()) * (scale / mask.numel())
+        soft = mask if self.estimator == "relaxed" else torch.sigmoid(kept / self.temperature)
+        return reduced.mul(soft * (1.0 - soft)).mul_(scale / self.temperature)
+
+
 def masked_add(
-    aligned: Tensor | None,
-    delta: Tensor,
-    logits: Tensor,
-    *,
-    seed: int | None = None,
-    temperature: float = 0.5,
-    noise: float = 1.0,
-    estimator: Estimator = "relaxed",
-    rescale: bool = True,
-    select: Any = None,
+    aligned: Tensor | None, delta: Tensor, logits: Tensor, draw: Draw | None = None, *, select: Any = None
 ) -> Tensor:
     """Theta = theta_safe + delta * m / mean(m) with a mask drawn here, in one autograd step.
 
@@ -249,12 +303,7 @@ def masked_add(
         delta: Fused task vector ``[rows, columns]``, frozen; with ``select``, all task vectors ``[tasks, rows,
             columns]``.
         logits: Logits, fp32, of a shape that broadcasts against ``[rows, columns]``.
-        seed: Seed of the draw; None draws one from the global CPU generator.
-        temperature: T of the relaxed mask.
-        noise: Scale of the logistic noise.
-        estimator: ``relaxed``: the relaxed mask; ``straight_through``: the 0/1 mask forward, the relaxed gradient
-            backward.
-        rescale: Whether the mask is divided by its mean.
+        draw: How the mask is drawn; None draws a relaxed mask with a seed from the global CPU generator.
         select: For fusions that are not linear: a function ``(deltas, mask) -> [rows, columns]`` that gives the task
             vector which the mask leaves (see ``fusion.ties_select``); it counts as constant in the gradient, which is
             exact wherever it is constant, i.e. almost everywhere.
@@ -262,10 +311,8 @@ def masked_add(
     Returns:
         theta, fp32, ``[rows, columns]``.
     """
-    seed = draw_seed() if seed is None else seed
-    result: Tensor = _MaskedAdd.apply(  # type: ignore[no-untyped-call]
-        logits, aligned, delta, seed, temperature, noise, estimator == "straight_through", rescale, select
-    )
+    draw = Draw(draw_seed()) if draw is None else draw
+    result: Tensor = _MaskedAdd.apply(logits, aligned, delta, draw, select)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -281,53 +328,25 @@ class _MaskedAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        logits: Tensor,
-        aligned: Tensor | None,
-        delta: Tensor,
-        seed: int,
-        temperature: float,
-        noise: float,
-        hard: bool,
-        rescale: bool,
-        select: Any,
+        ctx: Any, logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, select: Any
     ) -> Tensor:
-        if hard:
-            kept = _noisy_logits(logits, seed, noise)
-            mask = (kept >= 0).float()
-        else:
-            kept = mask = relaxed_mask(logits, seed, temperature=temperature, noise=noise)
+        mask, kept = draw.mask(logits)
         if select is not None:
             delta = select(delta, mask)
-        mean = float(mask.mean()) if rescale else 1.0
-        floored = rescale and mean < MEAN_FLOOR
-        scale = 1.0 / max(mean, MEAN_FLOOR) if rescale else 1.0
-        theta = torch.mul(delta, mask).mul_(scale) if delta.dtype == torch.float32 else delta.float() * mask * scale
-        if aligned is not None:
-            theta.add_(aligned)
+        scale, through_mean = draw.scale(mask)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(kept, delta)
-            ctx.options = (temperature, hard, scale, rescale and not floored)
-            ctx.logits_dtype = logits.dtype
-        return theta
+            ctx.drawn = (draw, scale, through_mean, logits.dtype)
+        return draw.theta(aligned, delta, mask, scale)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kept, delta = ctx.saved_tensors
-        temperature, hard, scale, through_mean = ctx.options
-        grad = torch.mul(grads[0].float(), delta)  # d loss / d (m * scale), elementwise
-        reduced = _sum_to(grad, kept.shape)
-        if hard:
-            mask = (kept >= 0).float()
-            soft = torch.sigmoid(kept / temperature)
-        else:
-            mask = soft = kept
-        if through_mean:
-            # d scale / d m_j = -scale^2 / n, for each of the mask's n numbers.
-            pull = torch.dot(reduced.flatten(), mask.flatten()) * (scale / mask.numel())
-            reduced = reduced - pull
-        out = reduced.mul(soft * (1.0 - soft)).mul_(scale / temperature)
-        return out.to(ctx.logits_dtype), None, None, None, None, None, None, None, None
+        draw, scale, through_mean, dtype = ctx.drawn
+        mask = kept if draw.estimator == "relaxed" else (kept >= 0).float()
+        found = draw.logits_gradient(grads[0].float(), delta, mask, kept, scale, through_mean)
+        return found.to(dtype), None, None, None, None
 
 
 def _sum_to(full: Tensor, shape: torch.Size) -> Tensor:

@@ -57,7 +57,7 @@ def test_masked_add_is_plain_autograd(
     safe = aligned if with_aligned else None
     options = {"seed": 11, "temperature": temperature, "noise": noise, "estimator": estimator, "rescale": rescale}
     ours = logits.clone().requires_grad_()
-    value = masks.masked_add(safe, delta, ours, **options)  # type: ignore[arg-type]
+    value = masks.masked_add(safe, delta, ours, masks.Draw(**options))  # type: ignore[arg-type]
     theirs = logits.double().requires_grad_()
     expected = plain(None if safe is None else safe.double(), delta.double(), theirs, **options)  # type: ignore[arg-type]
     weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))
@@ -79,7 +79,7 @@ def test_ties_gradient_is_that_of_finite_differences(seed: int) -> None:
     select = partial(fusion.ties_select, weights=[0.4, 0.5, 0.3], density=0.5)
 
     def loss(alpha: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        value = masks.masked_add(None, vectors, alpha, seed=4, noise=1.0, select=select)
+        value = masks.masked_add(None, vectors, alpha, masks.Draw(4), select=select)
         return (value.double() * weight.double()).sum()
 
     alpha = logits.clone().requires_grad_()
@@ -118,7 +118,7 @@ def test_relaxed_mask_is_the_formula(seed: int, shift: float, temperature: float
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.tensor([[-50.0, 50.0, 0.0]]).requires_grad_()
     for estimator in masks.ESTIMATORS:
-        value = masks.masked_add(None, torch.ones(1, 3), logits, seed=0, estimator=estimator)  # type: ignore[arg-type]
+        value = masks.masked_add(None, torch.ones(1, 3), logits, masks.Draw(0, estimator=estimator))  # type: ignore[arg-type]
         value.sum().backward()
         assert torch.isfinite(value).all()
         assert logits.grad is not None
@@ -213,7 +213,7 @@ def test_gradient_checkpointing_draws_the_same_mask_again(reentrant: bool, estim
         alpha = logits.clone().requires_grad_()
 
         def layer(inputs: torch.Tensor, alpha: torch.Tensor = alpha) -> torch.Tensor:
-            theta = masks.masked_add(aligned, delta, alpha, estimator=estimator)  # type: ignore[arg-type]
+            theta = masks.masked_add(aligned, delta, alpha, masks.Draw(masks.draw_seed(), estimator=estimator))  # type: ignore[arg-type]
             return torch.tanh(inputs @ theta.T)
 
         torch.manual_seed(9)

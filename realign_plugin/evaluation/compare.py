@@ -58,6 +58,7 @@ class Model:
         safety: Cells by ``TASK: metric``.
         skill: Cells by ``TASK: metric``.
         higher_is_better: Of each row.
+        conditions: What it was measured with, by name; it has to be the same for all models.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Model:
     safety: dict[str, Cell]
     skill: dict[str, Cell]
     higher_is_better: dict[str, bool]
+    conditions: dict[str, str]
 
 
 def read_model(entry: str) -> Model:
@@ -97,7 +99,7 @@ def read_model(entry: str) -> Model:
     if not separator:
         parts = [Path(str(arguments.get(key))).name for key in ("pretrained", "model", "peft") if arguments.get(key)]
         name = " + ".join(parts) or path.parent.name
-    model = Model(name, str(path), {}, {}, {})
+    model = Model(name, str(path), {}, {}, {}, conditions_of(data))
     for task, row in tasks.items():
         better = data.get("higher_is_better", {}).get(task, {})
         safety = [key for key in row if key.partition(",")[0] in SAFETY]
@@ -112,6 +114,32 @@ def read_model(entry: str) -> Model:
             model.skill[label] = skill_cell(row, skill)
             model.higher_is_better[label] = True
     return model
+
+
+def conditions_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """What results were measured with: prompts of each task, the judge, the chat template."""
+    found = {
+        f"prompts of {task}": str(count.get("effective"))
+        for task, count in (data.get("n-samples") or {}).items()
+        if isinstance(count, dict)
+    }
+    judge = (data.get("realign") or {}).get("judge") or {}
+    if judge:
+        found["judge"] = str(judge.get("model") or judge.get("judge"))
+    if "chat_template" in data:
+        found["chat template"] = "used" if data["chat_template"] else "not used"
+    return found
+
+
+def unlike(models: Sequence[Model]) -> list[str]:
+    """What some models were measured with and others otherwise: lines that warn of it."""
+    lines = []
+    for name in dict.fromkeys(name for model in models for name in model.conditions):
+        found = {model.name: model.conditions[name] for model in models if name in model.conditions}
+        if len(set(found.values())) > 1:
+            told = ", ".join(f"{value} for {who}" for who, value in found.items())
+            lines.append(f"Not like for like: {name}: {told}")
+    return lines
 
 
 def safety_cell(value: Any, known: Mapping[str, Any]) -> Cell:
@@ -145,7 +173,8 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
         entries: See ``read_model``.
 
     Returns:
-        ``{"models": [...], "rows": [{"axis", "metric", "cells", "differences"}]}``, ready for JSON.
+        ``{"models": [...], "rows": [{"axis", "metric", "cells", "differences"}]}``, ready for JSON; ``warnings``
+        tell what was not the same for all.
 
     Raises:
         UserError: If there is none, a file cannot be read, or two have the same name.
@@ -170,7 +199,8 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
                     "differences": [_difference(cell, cells[0]) for cell in cells[1:]],
                 }
             )
-    return {"models": [{"name": model.name, "path": model.path} for model in models], "rows": rows}
+    shown = [{"name": model.name, "path": model.path, "conditions": model.conditions} for model in models]
+    return {"models": shown, "rows": rows, "warnings": unlike(models)}
 
 
 def _difference(cell: Cell, first: Cell) -> dict[str, float] | None:
@@ -207,6 +237,7 @@ def markdown(comparison: dict[str, Any]) -> str:
             lines.append(f"| {row['metric']} | {arrow} | {' | '.join(texts)} |")
         lines.append("")
     lines.append(f"95 % intervals in brackets; in italics the difference to {names[0]}.")
+    lines += [line for warning in comparison["warnings"] for line in ("", f"**{warning}.**")]
     return "\n".join(lines) + "\n"
 
 

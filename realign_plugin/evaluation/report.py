@@ -50,3 +50,5 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     console = _console()
     console.print(table)
     console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.")
+    for warning in comparison["warnings"]:
+        console.print(f"[yellow]{warning}.[/yellow]", highlight=False)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Final
 
 from realign_plugin.study.plan import KINDS, Plan
+
+TROUBLE: Final = 0.1
+"""A rate such as incoherence that is worth a column on the terminal where a model reaches it."""
 
 
 def show_plan(plan: Plan, targets: Sequence[str]) -> None:
@@ -30,6 +34,16 @@ def show_plan(plan: Plan, targets: Sequence[str]) -> None:
     console.print(f"Other targets: {', '.join(others)}." if others else "There are no other targets.")
 
 
+def _worth_showing(column: dict[str, Any], rows: Sequence[dict[str, Any]], plan: Plan) -> bool:
+    """Whether a column goes to the terminal: both axes do, others where they were asked for or tell of trouble."""
+    values = (row["cells"][column["key"]]["value"] for row in rows)
+    return bool(
+        column["axis"] != "other"
+        or plan.config["evaluate"]["columns"]
+        or (column["better"] == "lower" and any(value is not None and value >= TROUBLE for value in values))
+    )
+
+
 def show_table(plan: Plan, name: str) -> None:
     """Print a table of the study on the terminal."""
     from rich.console import Console
@@ -38,7 +52,7 @@ def show_table(plan: Plan, name: str) -> None:
     from realign_plugin.evaluation.compare import Cell
 
     found = json.loads((plan.folder / "tables" / f"{name}.json").read_text(encoding="utf-8"))
-    shown = [column for column in found["columns"] if column["axis"] != "other" or plan.config["evaluate"]["columns"]]
+    shown = [column for column in found["columns"] if _worth_showing(column, found["rows"], plan)]
     several = len({row["group"] for row in found["rows"]} - {"start", "fused"}) > 1
     heads = [*(["group", "model"] if several else ["model"]), *(column["label"] for column in shown)]
     table = Table(title=f"{plan.config['title']}: {found['title']}")

@@ -170,18 +170,23 @@ def alone(plan: Plan) -> Iterator[None]:
         lock.release()
 
 
-def start(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> None:
+def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Sequence[str] = ()) -> None:
     """Bring targets up to date.
 
     Args:
         plan: The plan.
         targets: What is wanted.
         options: Words for snakemake: cores, profile.
+        again: Steps to run once more though nothing they depend on has changed.
 
     Raises:
         UserError: If a step fails: with its log and how that ends.
     """
+    for name in again:
+        check_choice("--again", name, [step.name for step in plan.wanted(targets)])
     with alone(plan):
+        for name in again:
+            plan.forget(name)
         todo = prepare(plan, targets)
         code = snakemake(plan, targets, options) if todo else 0
         write_commands(plan)
@@ -203,9 +208,10 @@ def prepare(plan: Plan, targets: Sequence[str]) -> int:
         write_json(plan.folder / "study.json", describe(plan))
         todo = plan.stale(targets)
         for step, _ in todo:
-            plan.marker(step.name).unlink(missing_ok=True)
+            plan.forget(step.name)
         for file in (plan.folder / "steps").glob("*.failed.json"):
             file.unlink()
+        write_json(plan.todo, {"steps": len(todo), "started": []})
     except OSError as error:
         raise UserError(
             f"root: {plan.root} cannot be written ({error.strerror}), expected room for a study"

@@ -109,12 +109,15 @@ class Measuring:
         return tuple(dict.fromkeys(name for name in names if name)) or self._before()
 
     def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
-        """The user's own files that models are loaded from, and prompts."""
+        """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
         folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
         files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
         prompts = self.config.evaluate.metadata.get("safety_data")
         if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
             files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]
+        if tasks := self.config.evaluate.options.get("include_path"):
+            found = sorted((Path(self.plan.cwd) / str(tasks)).rglob("*"))
+            files += [path for path in found if path.suffix in (".yaml", ".py")]
         mine = [file for file in files if not file.is_relative_to(self.config.root)]
         return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
 

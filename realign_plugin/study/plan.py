@@ -201,6 +201,15 @@ class Plan:
         """The file that says that a step is done."""
         return self.folder / "steps" / f"{name}.json"
 
+    def forget(self, name: str) -> None:
+        """Have a step run again, and with it all that needs it."""
+        self.marker(name).unlink(missing_ok=True)
+
+    @property
+    def todo(self) -> Path:
+        """The file that counts the steps which a start has to do, and tells which have started."""
+        return self.folder / "steps" / "todo"
+
     def log(self, name: str) -> Path:
         """A step's log."""
         return self.folder / "logs" / f"{name}.log"

@@ -8,6 +8,7 @@ done. Its output goes to its log.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -263,6 +264,21 @@ def _execute(command: str | Sequence[str], output: IO[str], environment: dict[st
         raise StepError(f"{shlex.split(text)[0]} ended with {found.returncode}", found.returncode)
 
 
+def numbered(plan: Plan, name: str) -> str:
+    """``[7/24]``: how many of the steps to do have started, this one included; ``*`` where that is not known."""
+    from filelock import FileLock
+
+    try:
+        with FileLock(plan.todo.with_suffix(".lock")):
+            known = json.loads(plan.todo.read_text(encoding="utf-8"))
+            if name not in known["started"]:
+                write_json(plan.todo, known | {"started": [*known["started"], name]})
+                known["started"].append(name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "*"
+    return f"[{known['started'].index(name) + 1}/{known['steps']}]"
+
+
 def tail(log: Path) -> list[str]:
     """What a log says of its end: the last line that names an error, else the last lines that say something."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
@@ -276,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path, name = arguments or sys.argv[1:]
     plan = Plan.load(Path(path))
     step = plan.steps[name]
-    print(f"* {step.says}", flush=True)
+    print(f"{numbered(plan, name)} {step.says}", flush=True)
     try:
         with held(plan, step):
             run(plan, step)

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from realign_plugin.effective import effective_tensor, select_for
 from realign_plugin.errors import UserError
-from realign_plugin.masks import logits_shape, masked_add
+from realign_plugin.masked_linear import masked_linear
+from realign_plugin.masks import Draw, draw_seed, logits_shape, masked_add
 from realign_plugin.spec import FACTORS, SubspaceSpec
 from realign_plugin.subspace_files import PREFIX
 from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
@@ -145,17 +146,13 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         return bool(self.training and logits.requires_grad and self.reference is None)
 
     def _draw(self, adapter: str, logits: Tensor, aligned: Tensor | None, delta: Tensor) -> Tensor:
+        select = select_for(self.specs[adapter]) if delta.dim() == 3 else None
+        return masked_add(aligned, delta, logits, self._how_to_draw(adapter), select=select)
+
+    def _how_to_draw(self, adapter: str) -> Draw:
         spec = self.specs[adapter]
-        return masked_add(
-            aligned,
-            delta,
-            logits,
-            temperature=spec.mask_temperature,
-            noise=self.noise[adapter],
-            estimator=spec.mask_estimator,  # type: ignore[arg-type]
-            rescale=spec.mask_rescale,
-            select=select_for(spec) if delta.dim() == 3 else None,
-        )
+        estimator: Any = spec.mask_estimator
+        return Draw(draw_seed(), spec.mask_temperature, self.noise[adapter], estimator, spec.mask_rescale)
 
     def _kept(
         self, adapter: str, what: str, sources: tuple[Tensor | None, ...], compute: Callable[[], Tensor]
@@ -256,18 +253,34 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
             if adapter not in self.specs:
                 continue
             if self.specs[adapter].vector_space == "lora":
-                a, b = (self.effective(adapter, factor) for factor in FACTORS["lora"])
-                low = functional.linear(self._cast_input_dtype(x, a.dtype), a)
-                result = result + functional.linear(low * self.scaling[adapter], b)  # low is thin, result is not
+                low = self._product(adapter, "A", x)
+                result = result + self._product(
+                    adapter, "B", low * self.scaling[adapter]
+                )  # low is thin, result is not
             elif self.reference != "aligned":  # in weight space the aligned model is the base model
                 result = result + self._weight_update(adapter, x)
         return result.to(dtype)
+
+    def _product(self, adapter: str, factor: str, x: Tensor) -> Tensor:
+        """One factor times the input; while a mask is drawn, nothing of the factor's size is kept for backward.
+
+        The selection of TIES is worth keeping: it costs more than a mask.
+        """
+        spec = self.specs[adapter]
+        logits, aligned, deltas = self.parts(adapter, factor)
+        if self._draws(logits) and select_for(spec) is None:
+            dtype = x.dtype if factor == "W" else torch.float32
+            return masked_linear(x, logits, aligned, deltas, self._how_to_draw(adapter), dtype)
+        effective = self.effective(adapter, factor)
+        if factor == "W":
+            return functional.linear(x, effective.to(x.dtype))
+        return functional.linear(self._cast_input_dtype(x, effective.dtype), effective)
 
     def _weight_update(self, adapter: str, x: Tensor) -> Tensor:
         """The masked task vector of the whole weight, times the input."""
         spec = self.specs[adapter]
         if spec.mask_granularity == "element" or select_for(spec) is not None:
-            return functional.linear(x, self.effective(adapter, "W").to(x.dtype))
+            return self._product(adapter, "W", x)
         scale = self.effective_scale(adapter).to(x.dtype)
         _, _, deltas = self.parts(adapter, "W")
         delta = deltas[0].to(x.dtype)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from realign_plugin.errors import UserError
+from realign_plugin.study.launch import prepare, start
 from realign_plugin.study.plan import Plan, Step
 from realign_plugin.study.run import StepError, gpus, held, main, run, tail
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
-    plan = Plan("root", str(folder), {"machine": {"gpus": []} | machine})
+    plan = Plan("root", str(folder), {"title": "it", "seeds": [0], "machine": {"gpus": []} | machine})
     for step in steps:
         plan.add(step)
     plan.folder.mkdir(exist_ok=True)
@@ -264,3 +266,28 @@ def test_an_input_that_changed_voids_what_was_done_of_a_step(tmp_path: Path) -> 
     with pytest.raises(StepError):
         run(plan, step)
     assert (tmp_path / "root/said").read_text() == "a\n"
+
+
+def test_steps_are_numbered_as_they_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of(tmp_path, counting("one", "a"), counting("two", "b"))
+    path = str(plan.folder / "plan.json")
+    main([path, "one"])
+    assert capsys.readouterr().out == "* one\n"
+    plan.targets["them"] = ["one", "two"]
+    plan.marker("one").unlink()
+    assert prepare(plan, ["them"]) == 2
+    for name in ("two", "one", "two"):
+        main([path, name])
+    assert capsys.readouterr().out == "[1/2] two\n[2/2] one\n[1/2] two\n"
+
+
+def test_a_step_can_be_run_once_more(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, counting("first", "a"), counting("second", "b", needs=("first",)))
+    plan.targets["them"] = ["second"]
+    for name in ("first", "second"):
+        run(plan, plan.steps[name])
+    assert plan.stale(["them"]) == []
+    plan.forget("first")
+    assert [step.name for step, _ in plan.stale(["them"])] == ["first", "second"]
+    with pytest.raises(UserError, match=r"--again: 'fist' is unknown.*did you mean 'first'|first"):
+        start(plan, ["them"], [], ["fist"])

@@ -1,0 +1,80 @@
+"""A linear map by masked parameters that keeps neither the mask nor the parameters for the backward pass.
+
+Plain autograd over ``masks.masked_add`` and a linear map keeps two tensors of the parameters' size for each map until
+its backward pass has run: the mask, and the effective parameters. Both follow from the seed of the draw, so the
+backward pass computes them again. torch is the only import.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from realign_plugin.masks import Draw
+
+
+def masked_linear(
+    x: Tensor, logits: Tensor, aligned: Tensor | None, deltas: Tensor, draw: Draw, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """``x @ theta.T`` with theta = theta_safe + delta * m / mean(m), the mask drawn here.
+
+    Masks and theta are fp32. Kept for the backward pass: the arguments themselves.
+
+    Args:
+        x: Input, ``[..., columns]``.
+        logits: Logits, of a shape that broadcasts against ``[rows, columns]``; get a gradient, as ``x`` does.
+        aligned: theta_safe, ``[rows, columns]``, frozen; None stands for zeros.
+        deltas: One fused task vector, ``[1, rows, columns]``, frozen. The whole parameter, not a part of it: FSDP and
+            ZeRO-3 swap values into the parameter that was saved.
+        draw: How the mask is drawn.
+        dtype: What the product is computed in; autocast's goes before it.
+
+    Returns:
+        ``[..., rows]``, in that dtype.
+    """
+    result: Tensor = _MaskedLinear.apply(x, logits, aligned, deltas, draw, dtype)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _MaskedLinear(torch.autograd.Function):
+    """The oracle is ``functional.linear`` over ``masks.masked_add`` with the same draw."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        logits: Tensor,
+        aligned: Tensor | None,
+        deltas: Tensor,
+        draw: Draw,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        mask, _ = draw.mask(logits)
+        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask)[0])
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        ctx.save_for_backward(x, logits, aligned, deltas)
+        ctx.draw, ctx.dtype = draw, dtype
+        return functional.linear(x.to(dtype), theta.to(dtype))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, logits, aligned, deltas = ctx.saved_tensors
+        draw, dtype = ctx.draw, ctx.dtype
+        mask, kept = draw.mask(logits)
+        scale, through_mean = draw.scale(mask)
+        for_x = for_logits = None
+        grad = grads[0].to(dtype)
+        if ctx.needs_input_grad[0]:
+            for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            for_theta = (grad.flatten(0, -2).T @ x.flatten(0, -2).to(dtype)).float()
+            found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale, through_mean)
+            for_logits = found.to(logits.dtype)
+        return for_x, for_logits, None, None, None, None
