@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from realign_plugin.errors import UserError
-from realign_plugin.tensor_files import open_tensors
+from realign_plugin.tensor_files import all_finite, open_tensors
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SAMPLED_TENSORS: Final = 8
@@ -156,7 +156,7 @@ class Checkpoint:
             UserError: If there is no such tensor, or it holds NaN or infinite numbers.
         """
         value: Tensor = self._reader(name).get_tensor(self.find(name))
-        if not torch.isfinite(value).all():
+        if not all_finite(value):
             raise UserError(
                 f"{self.what}: {name} in {self.path} holds NaN or infinite numbers, expected finite ones; use an "
                 "earlier checkpoint"

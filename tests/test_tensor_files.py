@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from realign_plugin.errors import UserError
-from realign_plugin.tensor_files import LazyFactors, open_tensors, read_tensors, torch_dtype
+from realign_plugin.tensor_files import LazyFactors, all_finite, open_tensors, read_tensors, torch_dtype
 
 
 def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -63,3 +63,11 @@ def test_dtype_names() -> None:
     assert torch_dtype("bf16") is torch.bfloat16
     with pytest.raises(UserError, match="dtype: 'int8' is unknown, expected one of fp32, fp16, bf16"):
         torch_dtype("int8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_sum_that_overflows_is_no_sign_of_infinite_numbers(dtype: torch.dtype) -> None:
+    big = torch.full((4,), torch.finfo(dtype).max, dtype=dtype)
+    assert all_finite(big)
+    assert not all_finite(torch.cat([big, torch.tensor([float("inf"), float("-inf")], dtype=dtype)]))
+    assert not all_finite(torch.tensor([float("nan")], dtype=dtype))

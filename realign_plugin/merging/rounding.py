@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from mergekit.merge_methods.base import TensorGroup
 from torch import Tensor
 
 from realign_plugin.errors import UserError
+from realign_plugin.tensor_files import all_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,11 +54,10 @@ def require_finite(group: TensorGroup, merged: Tensor) -> Tensor:
     Raises:
         UserError: With the tensor, and the model that NaN or infinite numbers come from.
     """
-    # A sum shows NaN and infinite numbers at a fiftieth of what isfinite costs; it may overflow by itself.
-    if math.isfinite(float(merged.sum())) or bool(torch.isfinite(merged).all()):
+    if all_finite(merged):
         return merged
     for entry in group.entries:
-        if not torch.isfinite(entry.tensor).all():
+        if not all_finite(entry.tensor):
             raise UserError(
                 f"models: {group.metadata.name} of {entry.id} holds NaN or infinite numbers, expected finite ones; "
                 "use an earlier checkpoint"
