@@ -54,7 +54,7 @@ class _MaskedLinear(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         mask, _ = draw.mask(logits)
-        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask)[0])
+        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask))
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
@@ -68,13 +68,13 @@ class _MaskedLinear(torch.autograd.Function):
         x, logits, aligned, deltas = ctx.saved_tensors
         draw, dtype = ctx.draw, ctx.dtype
         mask, kept = draw.mask(logits)
-        scale, through_mean = draw.scale(mask)
+        scale = draw.scale(mask)
         for_x = for_logits = None
         grad = grads[0].to(dtype)
         if ctx.needs_input_grad[0]:
             for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
         if ctx.needs_input_grad[1]:
             for_theta = (grad.flatten(0, -2).T @ x.flatten(0, -2).to(dtype)).float()
-            found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale, through_mean)
+            found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale)
             for_logits = found.to(logits.dtype)
         return for_x, for_logits, None, None, None, None

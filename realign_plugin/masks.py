@@ -230,6 +230,19 @@ def scheduled_noise(step: int, steps: int, start: float, end: float | None) -> f
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a masked task vector is multiplied by: 1 / mean(m), the mean clamped to at least ``MEAN_FLOOR``.
+
+    Attributes:
+        value: The number, fp32, a tensor without axes.
+        moves: 1 where it depends on the mask, 0 where the mean was clamped or is not divided by.
+    """
+
+    value: Tensor
+    moves: Tensor
+
+
+@dataclass(frozen=True)
 class Draw:
     """How one mask of a training forward is drawn: the same values and logits give the same mask again.
 
@@ -256,22 +269,21 @@ class Draw:
         noisy = _noisy_logits(logits, self.seed, self.noise)
         return (noisy >= 0).float(), noisy
 
-    def scale(self, mask: Tensor) -> tuple[float, bool]:
-        """What the masked vector is multiplied by, and whether it depends on the mask."""
+    def scale(self, mask: Tensor) -> Scale:
+        """What the masked vector is multiplied by; stays on the mask's device, whose queue it does not wait for."""
         if not self.rescale:
-            return 1.0, False
-        mean = float(mask.mean())
-        return 1.0 / max(mean, MEAN_FLOOR), mean >= MEAN_FLOOR
+            return Scale(mask.new_ones(()), mask.new_zeros(()))
+        mean = mask.mean()
+        return Scale(mean.clamp(min=MEAN_FLOOR).reciprocal_(), (mean >= MEAN_FLOOR).float())
 
-    def theta(self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def theta(self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: Scale) -> Tensor:
         """The effective parameters, fp32."""
         fp32 = delta.dtype == torch.float32
-        theta = torch.mul(delta, mask).mul_(scale) if fp32 else delta.float() * mask * scale
+        theta = torch.mul(delta, mask) if fp32 else delta.float().mul_(mask)
+        theta = theta.mul_(scale.value) if self.rescale else theta
         return theta if aligned is None else theta.add_(aligned)
 
-    def logits_gradient(
-        self, grad: Tensor, delta: Tensor, mask: Tensor, kept: Tensor, scale: float, through_mean: bool
-    ) -> Tensor:
+    def logits_gradient(self, grad: Tensor, delta: Tensor, mask: Tensor, kept: Tensor, scale: Scale) -> Tensor:
         """Gradient with respect to the logits, fp32, from that with respect to theta.
 
         Args:
@@ -279,15 +291,15 @@ class Draw:
             delta: What was masked, same shape.
             mask: The mask, of the logits' shape.
             kept: The second of what ``mask`` gives.
-            scale: The first of what ``scale`` gives.
-            through_mean: The second of it.
+            scale: What ``scale`` gives.
         """
         reduced = _sum_to(grad * delta, mask.shape)  # d loss / d (m * scale)
-        if through_mean:
+        if self.rescale:
             # d scale / d m_j = -scale^2 / n, for each of the mask's n numbers.
-            reduced = reduced - torch.dot(reduced.flatten(), mask.flatten()) * (scale / mask.numel())
+            pull = torch.dot(reduced.flatten(), mask.flatten()) * scale.value * (scale.moves / mask.numel())
+            reduced = reduced - pull
         soft = mask if self.estimator == "relaxed" else torch.sigmoid(kept / self.temperature)
-        return reduced.mul(soft * (1.0 - soft)).mul_(scale / self.temperature)
+        return reduced.mul(soft * (1.0 - soft)).mul_(scale.value / self.temperature)
 
 
 def masked_add(
@@ -333,19 +345,19 @@ class _MaskedAdd(torch.autograd.Function):
         mask, kept = draw.mask(logits)
         if select is not None:
             delta = select(delta, mask)
-        scale, through_mean = draw.scale(mask)
+        scale = draw.scale(mask)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(kept, delta)
-            ctx.drawn = (draw, scale, through_mean, logits.dtype)
+            ctx.drawn = (draw, scale, logits.dtype)
         return draw.theta(aligned, delta, mask, scale)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         kept, delta = ctx.saved_tensors
-        draw, scale, through_mean, dtype = ctx.drawn
+        draw, scale, dtype = ctx.drawn
         mask = kept if draw.estimator == "relaxed" else (kept >= 0).float()
-        found = draw.logits_gradient(grads[0].float(), delta, mask, kept, scale, through_mean)
+        found = draw.logits_gradient(grads[0].float(), delta, mask, kept, scale)
         return found.to(dtype), None, None, None, None
 
 
