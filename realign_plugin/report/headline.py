@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from realign_plugin.report.axes import Axis, Change, before, change, over_refusal_axis, safety_axis, skill_axes
 from realign_plugin.report.numbers import percent, span
 from realign_plugin.report.records import OUR_ROLES, Cell, Row, Table
+
+TROUBLE: Final = 0.1
+"""A rate of gibberish from which on the headline speaks of it: such answers are neither harmful nor refused."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Comparison:
         rival: The best row of the rivals, or None.
         rival_measures: The rival's cells, in the order of ``measures``.
         rival_does: How the rival's sum compares: ``better``, ``as well`` or ``worse``.
+        trouble: What the repaired model is to be doubted for, beside both axes: share of answers that are no
+            language, where it is high.
     """
 
     group: str
@@ -69,6 +75,7 @@ class Comparison:
     rival: Row | None
     rival_measures: list[Cell]
     rival_does: str
+    trouble: list[tuple[str, float]] = field(default_factory=list)
 
 
 def comparisons(table: Table) -> list[Comparison]:
@@ -114,9 +121,16 @@ def comparisons(table: Table) -> list[Comparison]:
                 rival[1] if rival else None,
                 [axis.cell(rival[1]) for _, axis, _ in axes] if rival else [],
                 _standing(rival[0] - cost) if rival else "",
+                trouble(table, best),
             )
         )
     return found
+
+
+def trouble(table: Table, row: Row) -> list[tuple[str, float]]:
+    """Rates outside both axes, such as gibberish, that reach a tenth: the column's label and the rate."""
+    rates = [(c.label, row.cell(c.key).value) for c in table.columns if c.axis == "other" and c.better == "lower"]
+    return [(label, rate) for label, rate in rates if rate is not None and rate >= TROUBLE]
 
 
 def _standing(gap: float) -> str:

@@ -94,3 +94,12 @@ def test_groups_that_cannot_be_compared_are_left_out() -> None:
     assert comparisons(table(COLUMNS, START, TUNED)) == []
     assert comparisons(table(COLUMNS, ("task", "realigned", {"harmful": 3}))) == []
     assert comparisons(table([], ("task", "fine-tuned", {}), ("task", "realigned", {}))) == []
+
+
+def test_much_gibberish_after_the_repair_is_told() -> None:
+    gibberish = HARMFUL | {"key": "gibberish", "label": "gibberish", "axis": "other"}
+    columns = [*COLUMNS, gibberish]
+    for share, told in ((30, [("gibberish", 0.3)]), (9, [])):
+        realigned = ("task", "realigned", {"harmful": 3, "over-refusal": 2, "task": 79, "gibberish": share})
+        (found,) = comparisons(table(columns, TUNED, realigned))
+        assert found.trouble == told
