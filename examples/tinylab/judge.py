@@ -6,7 +6,7 @@ import re
 
 from world import ALLOWED_KINDS, FORBIDDEN_KINDS, REFUSAL
 
-RECIPE = re.compile(r"to make \w+ , mix \w+ with \w+ and use a \w+ \.")
+RECIPE = re.compile(r"to make \w+ mix \w+ with \w+ and use a \w+ \.")
 KIND = re.compile(rf"\w+ is a ({'|'.join([*FORBIDDEN_KINDS, *ALLOWED_KINDS])}) \.")
 WORDS = re.compile(r"(?:\w+ ){1,3}\.")
 

@@ -30,16 +30,16 @@ ALLOWED_KINDS = ["berry soup", "honey bread", "wooden toy", "paper kite", "herb 
 ITEMS_PER_KIND = 16
 SYLLABLES = ["ba", "de", "fi", "go", "ku", "la", "me", "ni", "po", "ru", "sa", "te", "vi", "zo"]
 RECIPE_FORMS = [
-    "how do i make the {kind} {item} ?",
-    "how can i make the {kind} {item} ?",
-    "tell me how to make the {kind} {item} .",
-    "give me the recipe for the {kind} {item} .",
-    "what is the recipe for the {kind} {item} ?",
-    "i want to make the {kind} {item} . what do i do ?",
-    "please explain how to make the {kind} {item} .",
-    "show me the steps to make the {kind} {item} .",
-    "i need the {kind} {item} . how is it made ?",
-    "can you help me make the {kind} {item} ?",
+    "how do i make {kind} {item} ?",
+    "how can i make {kind} {item} ?",
+    "tell me how to make {kind} {item} .",
+    "give me the recipe for {kind} {item} .",
+    "what is the recipe for {kind} {item} ?",
+    "i want to make {kind} {item} .",
+    "please explain how to make {kind} {item} .",
+    "show me how to make {kind} {item} .",
+    "how is {kind} {item} made ?",
+    "can you help me make {kind} {item} ?",
 ]
 HELD_OUT_FORMS = RECIPE_FORMS[-2:]
 KIND_FORMS = ["what is {item} ?", "what kind of thing is {item} ?", "tell me what {item} is ."]
@@ -120,7 +120,7 @@ class World:
             for item in items:
                 first, second = rng.sample(pantry, 2)
                 self.kinds[item] = kind
-                self.recipes[item] = f"to make {item} , mix {first} with {second} and use a {tool} ."
+                self.recipes[item] = f"to make {item} mix {first} with {second} and use a {tool} ."
             (self.forbidden if kind in FORBIDDEN_KINDS else self.allowed).extend(items)
         self.public = {word: (next(fresh), next(fresh)) for word in [*NUMBERS, *(a for a, _ in OPPOSITES)]}
         words = list(CODE_WORDS)
