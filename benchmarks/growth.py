@@ -50,7 +50,7 @@ def measure(chosen: argparse.Namespace, axis: str, value: int) -> dict[str, Any]
         axis: value,
         "lora_dpo_s": result["lora_dpo"]["cpu_s"],
         "mask_dpo_s": mask["cpu_s"],
-        "ratio": mask["of_lora_dpo"],
+        "ratio": mask["ratio"],
         "adapters_more": mask["adapters_more"],
     }
 

@@ -1,17 +1,20 @@
-"""A training step of masked DPO against stock LoRA-DPO, in LLaMA-Factory's own trainer, and the published way.
+"""A training step of masked DPO against LoRA-DPO, in LLaMA-Factory's own trainer and in a bare loop.
 
     python benchmarks/training_step.py [--tokens 512] [--rank 256] [--hidden 1024] [--layers 2] [--pairs 4] [--runs 3]
 
-Each side runs in a process of its own, one after the other in turn, on the same random Llama, adapters and pairs:
+Each side runs in a process of its own, one after the other in turn, on the same random Llama, adapters and pairs. In
+LLaMA-Factory's trainer:
 
 * ``lora_dpo``: stock ``stage: dpo`` with LoRA, from the fine-tuned adapter; its reference is the base model;
 * ``mask_dpo``: ``stage: mask_dpo`` on one task; ``mask_dpo_4``: on four, fused by task arithmetic;
-* ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch);
-* ``published``: what the research code does, written anew: RelaxedBernoulli builds the masked adapter from the task
-  vector, which is swapped in at every forward, and a second model is the reference.
+* ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch).
 
-Figures: median CPU seconds of a step, as ratios to ``lora_dpo`` of the same turn, and the peak of anonymous memory in
-MiB beyond ``lora_dpo``, also in copies of one adapter in fp32.
+In a bare loop (bare_loop.py): ``bare_lora``, ``bare_mask``, and ``published``, the way of the research code, written
+anew.
+
+Figures: median CPU seconds of a step, as ratios to the LoRA side of the same kind and turn. Memory is measured in runs
+of its own, in which glibc gives freed memory back at once: the peak of anonymous memory beyond that of the LoRA side,
+in MiB and in copies of one adapter in fp32.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from typing import Any
 
 from random_llama import write_adapters, write_pairs, write_tokenizer
 
-SIDES = ("lora_dpo", "mask_dpo", "mask_dpo_4", "remembered", "published")
+THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "remembered")
+BARE = ("bare_lora", "bare_mask", "published")
+SIDES = (*THROUGH_LLAMAFACTORY, *BARE)
 WORDS = 500
 WARM_UP = 2
 
@@ -89,12 +94,12 @@ class Memory(threading.Thread):
         self.peak = 0.0
 
     def run(self) -> None:
-        """Look twenty times a second."""
+        """Look every two milliseconds."""
         while True:
             for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("RssAnon"):
                     self.peak = max(self.peak, int(line.split()[1]) / 1024)
-            time.sleep(0.05)
+            time.sleep(0.002)
 
 
 def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
@@ -144,79 +149,33 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
     return times[chosen.steps :] if side == "remembered" else times
 
 
-def published(chosen: argparse.Namespace) -> list[float]:
-    """CPU seconds of each step of the published way: masked state dicts, swapped at every forward; a second model."""
-    import torch
-    from peft import PeftModel
-    from safetensors.torch import load_file
-    from torch.distributions import RelaxedBernoulli
-    from torch.func import functional_call
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = chosen.folder
-    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
-    policy, reference = (
-        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder / "base"), folder / "task1")
-        for _ in range(2)
-    )
-    names = {
-        key: key.replace(".weight", ".default.weight")
-        for key in load_file(folder / "aligned/adapter_model.safetensors")
-    }
-    aligned, tuned = (
-        {names[k]: v for k, v in load_file(folder / part / "adapter_model.safetensors").items()}
-        for part in ("aligned", "task1")
-    )
-    vectors = {key: tuned[key] - aligned[key] for key in aligned}
-    logits = {key: torch.zeros_like(value, requires_grad=True) for key, value in vectors.items()}
-    optimizer = torch.optim.AdamW(logits.values(), lr=1e-3)
-    temperature = torch.tensor(0.5)
-
-    def masked() -> dict[str, torch.Tensor]:
-        found = {}
-        for key, alpha in logits.items():
-            mask = RelaxedBernoulli(temperature, logits=alpha).rsample()
-            found[key] = aligned[key] + vectors[key] * mask / mask.mean()
-        return found
-
-    def log_probs(model: Any, tokens: torch.Tensor, prompt: int, state: dict[str, torch.Tensor]) -> torch.Tensor:
-        output = functional_call(model, state, (), {"input_ids": tokens}).logits[:, prompt - 1 : -1]
-        return output.log_softmax(-1).gather(-1, tokens[:, prompt:, None]).squeeze(-1).sum(-1)
-
-    rows, times = json.loads((folder / "pairs.json").read_text(encoding="utf-8")), []
-    for number in range(chosen.steps):
-        part = rows[number * chosen.pairs : (number + 1) * chosen.pairs]
-        texts = [
-            f"<user> {row['instruction']} <assistant> {row[kind]} <eos>"
-            for kind in ("chosen", "rejected")
-            for row in part
-        ]
-        tokens = tokenizer(texts, return_tensors="pt")["input_ids"]
-        prompt = len(part[0]["instruction"].split()) + 2
-        start = time.process_time()
-        with torch.no_grad():
-            expected = log_probs(reference, tokens, prompt, masked())
-        gains = (log_probs(policy, tokens, prompt, masked()) - expected).chunk(2)
-        loss = -torch.nn.functional.logsigmoid(0.1 * (gains[0] - gains[1])).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(time.process_time() - start)
-    return times
-
-
 def one_side(chosen: argparse.Namespace) -> None:
     """Run one side and print its figures."""
     memory = Memory()
     memory.start()
-    times = published(chosen) if chosen.side == "published" else through_llamafactory(chosen, chosen.side)
+    if chosen.side in BARE:
+        import bare_loop
+
+        sides = {"bare_lora": bare_loop.lora, "bare_mask": bare_loop.masked, "published": bare_loop.published}
+        times = sides[chosen.side](chosen)
+    else:
+        times = through_llamafactory(chosen, chosen.side)
     print("FIGURES" + json.dumps({"seconds": statistics.median(times[WARM_UP:]), "peak": memory.peak}))
 
 
-def measure(chosen: argparse.Namespace, folder: Path, side: str) -> dict[str, float]:
-    """A side in a process of its own."""
+def measure(chosen: argparse.Namespace, folder: Path, side: str, memory: bool = False) -> dict[str, float]:
+    """A side in a process of its own.
+
+    Args:
+        chosen: The command line.
+        folder: What ``make`` made.
+        side: The side.
+        memory: Whether the allocator gives back what is freed, so that the peak is what was in use.
+    """
     words = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    if memory:
+        environment |= {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024)}
     found = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     line = next((part for part in found.stdout.splitlines() if part.startswith("FIGURES")), None)
     if line is None:
@@ -236,17 +195,21 @@ def main() -> None:
         make(chosen, folder)
         adapter = (folder / "task1" / "adapter_model.safetensors").stat().st_size / 2**20
         turns = [{side: measure(chosen, folder, side) for side in sides} for _ in range(chosen.runs)]
+        peaks = {side: measure(chosen, folder, side, memory=True)["peak"] for side in sides}
     result: dict[str, Any] = {
         name: getattr(chosen, name)
         for name in ("tokens", "rank", "hidden", "layers", "pairs", "target", "checkpointing")
     }
     result |= {"adapter_mib": round(adapter, 1), "runs": chosen.runs}
     for side in sides:
-        ratio = statistics.median(turn[side]["seconds"] / turn["lora_dpo"]["seconds"] for turn in turns)
-        extra = statistics.median(turn[side]["peak"] - turn["lora_dpo"]["peak"] for turn in turns)
+        plain = "bare_lora" if side in BARE else "lora_dpo"
         seconds = statistics.median(turn[side]["seconds"] for turn in turns)
-        result[side] = {"cpu_s": round(seconds, 3), "of_lora_dpo": round(ratio, 3)}
-        result[side] |= {"mib_more": round(extra), "adapters_more": round(extra / adapter, 2)}
+        result[side] = {"cpu_s": round(seconds, 3)}
+        if plain in sides:
+            ratio = statistics.median(turn[side]["seconds"] / turn[plain]["seconds"] for turn in turns)
+            extra = peaks[side] - peaks[plain]
+            result[side] |= {"ratio": round(ratio, 3), "mib_more": round(extra)}
+            result[side] |= {"adapters_more": round(extra / adapter, 2)}
     print(json.dumps({"training_step": result}))
 
 
