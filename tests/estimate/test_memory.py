@@ -70,13 +70,22 @@ def test_checkpointing_and_batches(options: dict[str, Any]) -> None:
     on, off = (alone(training(options, disable_gradient_checkpointing=value)) for value in (False, True))
     assert on.total < off.total
     assert off.parts["activations"] > 2 * on.parts["activations"]
-    assert off.parts[MASKS] > 0
     double = alone(training(options, disable_gradient_checkpointing=True, per_device_train_batch_size=4))
     assert double.parts["activations"] == pytest.approx(2 * off.parts["activations"], rel=0.02)
     # Logits over the vocabulary, policy's and reference's: rows x tokens x vocabulary, in fp32.
     one = 4 * 64 * 100 * 4
     assert one <= off.parts[VOCABULARY] <= 3 * one
     assert off.parts[REFERENCE] >= 2 * one * 0.98
+
+
+def test_only_ties_keeps_masks_and_effective_factors(options: dict[str, Any]) -> None:
+    changes = {"task_adapters": ["task", "task"], "disable_gradient_checkpointing": True}
+    kept = {
+        fusion: alone(training(options, fusion_method=fusion, **changes)).parts.get(MASKS, 0)
+        for fusion in ("task_arithmetic", "ties")
+    }
+    assert kept["task_arithmetic"] < 4 * FACTOR_NUMBERS / 2  # a module's, while it works
+    assert kept["ties"] >= 8 * FACTOR_NUMBERS
 
 
 def test_a_reference_that_is_remembered_costs_nothing(options: dict[str, Any]) -> None:
