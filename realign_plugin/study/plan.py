@@ -33,7 +33,8 @@ class Step:
         says: What is said when it starts.
         commands: Stock command lines.
         needs: Steps that must be done before.
-        inputs: Files of the user's that it reads; a changed one makes the step run again.
+        inputs: Files of the user's that it reads; a changed one makes the step run again. Those that the study makes
+            are left out when a step is added: the steps that make them are among its needs.
         files: Files that are written before the commands run: text by path.
         creates: Files and folders that it leaves behind.
         scratch: Folders that are of no use when it is done.
@@ -164,7 +165,8 @@ class Plan:
         Raises:
             UserError: If another step has that name.
         """
-        step = replace(step, stamps=tuple(_stamp(Path(self.cwd) / path) for path in step.inputs))
+        inputs = tuple(path for path in step.inputs if not self._made_here(path))
+        step = replace(step, inputs=inputs, stamps=tuple(_stamp(Path(self.cwd) / path) for path in inputs))
         known = self.steps.get(step.name)
         if known is not None and known != step:
             raise UserError(
@@ -181,6 +183,13 @@ class Plan:
                 )
         self.steps[step.name] = step
         return step.name
+
+    def _made_here(self, path: str) -> bool:
+        """Whether a file is made by an earlier step, as it says, or in the study's folder by a `prepare` step."""
+        whole = Path(os.path.abspath(Path(self.cwd) / path))
+        folders = [Path(self.cwd) / name for step in self.steps.values() for name in step.creates]
+        folders += [self.folder] if any(step.kind == "prepare" for step in self.steps.values()) else []
+        return any(whole.is_relative_to(os.path.abspath(folder)) for folder in folders)
 
     def wanted(self, targets: Iterable[str]) -> list[Step]:
         """The steps that targets stand on, each after those it needs."""

@@ -73,6 +73,18 @@ def test_a_step_runs_again_when_it_or_what_it_needs_changes(tmp_path: Path) -> N
     ]  # fmt: skip
 
 
+def test_what_the_study_makes_itself_is_no_input(tmp_path: Path) -> None:
+    maker = Step("maker", "prepare", "maker", (("sh", "-c", "echo 1 > root/mine; echo 1 > beside"),),
+                 creates=("beside",))  # fmt: skip
+    reader = counting("reader", "a", needs=("maker",), inputs=("root/mine", "beside", "given"))
+    (tmp_path / "given").write_text("1")
+    plan = plan_of(tmp_path, maker, reader)
+    assert plan.steps["reader"].inputs == ("given",)
+    for name in ("maker", "reader"):
+        run(plan, plan.steps[name])
+    assert _stale(plan_of(tmp_path, maker, reader), "reader") == []  # planned again, now that the files are there
+
+
 def test_a_file_put_in_place_of_an_input_is_seen_though_it_is_older(tmp_path: Path) -> None:
     (tmp_path / "given").write_text("1")
     step = counting("it", "a", inputs=("given",))
