@@ -2,7 +2,7 @@
 # make demo    a tiny model is trained, aligned, broken and repaired, offline; prints the table
 # make test    the whole suite
 # make lint    ruff and mypy
-# make bench   benchmarks, ratios in one run
+# make bench   benchmarks, ratios in one run (about 40 minutes; docs/performance.md)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,7 +53,11 @@ bench: setup
 	$(BIN)/python benchmarks/weight_space.py
 	$(BIN)/python benchmarks/judge.py
 	$(BIN)/python benchmarks/merge.py
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/training_step.py --tokens 64
+	$(BIN)/python benchmarks/training_step.py --tokens 512 --pairs 1
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/estimate.py --sizes 256 --cases mask,lora_dpo
 
 clean:
