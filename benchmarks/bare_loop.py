@@ -128,4 +128,4 @@ def published(chosen: argparse.Namespace) -> list[float]:
         found: torch.Tensor = functional_call(model, state, (), {"input_ids": tokens}).logits
         return found
 
-    return steps(chosen, logits.values(), lambda t: forward(policy, t), lambda t: forward(reference, t))
+    return steps(chosen, logits.values(), lambda t: forward(policy, t), lambda t: reference(input_ids=t).logits)

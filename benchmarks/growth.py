@@ -51,7 +51,7 @@ def measure(chosen: argparse.Namespace, axis: str, value: int) -> dict[str, Any]
         "lora_dpo_s": result["lora_dpo"]["cpu_s"],
         "mask_dpo_s": mask["cpu_s"],
         "ratio": mask["ratio"],
-        "adapters_more": mask["adapters_more"],
+        "mib_more": mask["mib_more"],
     }
 
 
@@ -73,10 +73,8 @@ def main() -> None:
         points = [measure(chosen, axis, value) for value in AXES[axis]]
         result[axis] = {"points": points}
         if axis != "checkpointing":
-            slopes = {
-                f"{side}_s_each": round(slope(points, axis, f"{side}_s"), 6) for side in ("lora_dpo", "mask_dpo")
-            }
-            result[axis] |= slopes
+            sides = ("mask_dpo",) if axis == "tasks" else ("lora_dpo", "mask_dpo")  # LoRA-DPO has one task
+            result[axis] |= {f"{side}_s_each": round(slope(points, axis, f"{side}_s"), 6) for side in sides}
     print(json.dumps({"growth": result}))
 
 

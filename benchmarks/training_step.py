@@ -37,6 +37,8 @@ THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "remembered")
 BARE = ("bare_lora", "bare_mask", "published")
 SIDES = (*THROUGH_LLAMAFACTORY, *BARE)
 WORDS = 500
+MEMORY = "REALIGN_BENCH_MEMORY"
+"""Set where a process is to follow its memory, which takes time."""
 WARM_UP = 2
 
 
@@ -152,7 +154,8 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
 def one_side(chosen: argparse.Namespace) -> None:
     """Run one side and print its figures."""
     memory = Memory()
-    memory.start()
+    if MEMORY in os.environ:
+        memory.start()
     if chosen.side in BARE:
         import bare_loop
 
@@ -175,7 +178,11 @@ def measure(chosen: argparse.Namespace, folder: Path, side: str, memory: bool = 
     words = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     if memory:
-        environment |= {"MALLOC_MMAP_THRESHOLD_": str(64 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024)}
+        environment |= {
+            MEMORY: "1",
+            "MALLOC_MMAP_THRESHOLD_": str(64 * 1024),
+            "MALLOC_TRIM_THRESHOLD_": str(64 * 1024),
+        }
     found = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     line = next((part for part in found.stdout.splitlines() if part.startswith("FIGURES")), None)
     if line is None:
@@ -190,6 +197,8 @@ def main() -> None:
         one_side(chosen)
         return
     sides = chosen.sides.split(",")
+    if chosen.checkpointing and not set(sides).isdisjoint(BARE):
+        raise SystemExit("--checkpointing: the bare loops have none; name the other sides with --sides")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(chosen, folder)

@@ -134,10 +134,13 @@ def study(
     targets = target or ["main"]
     for name in targets:
         check_choice("--target", name, plan.targets)
+    launch.check_again(plan, targets, again or [])
     if dry_run:
-        show_plan(plan, targets)
+        show_plan(plan, targets, again or [])
         return
     if plan_only:
+        if again:
+            raise UserError("--again: does not go with --plan-only, expected one; snakemake has --forcerun")
         launch.plan_only(plan)
         typer.echo(f"{plan.root}/plan.json: {len(plan.steps)} steps")
         return

@@ -74,7 +74,8 @@ class _MaskedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            for_theta = (grad.flatten(0, -2).T @ x.flatten(0, -2).to(dtype)).float()
+            rows = grad.reshape(-1, grad.shape[-1])
+            for_theta = (rows.T @ x.reshape(-1, x.shape[-1]).to(dtype)).float()
             found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale)
             for_logits = found.to(logits.dtype)
         return for_x, for_logits, None, None, None, None

@@ -18,6 +18,7 @@ from realign_plugin.plotting import pyplot_for, save_figure
 SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
 SKILL: Final = ("exact_match,flexible-extract", "pass@1,create_test", "acc,none", "exact_match,none", "f1,none")
 """Keys that stand for a task's skill, the first that it has."""
+TEXTS: Final = "prompts (sha256) of"
 RIGHT_OR_WRONG: Final = ("exact_match", "acc", "pass@1")
 """Metrics that are a share of right answers."""
 
@@ -117,26 +118,35 @@ def read_model(entry: str) -> Model:
 
 
 def conditions_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """What results were measured with: prompts of each task, the judge, the chat template."""
-    found = {
-        f"prompts of {task}": str(count.get("effective"))
-        for task, count in (data.get("n-samples") or {}).items()
-        if isinstance(count, dict)
-    }
+    """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
+    found = {}
+    for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
+        for task, value in (data.get(key) or {}).items():
+            found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
+    for task, value in (data.get("task_hashes") or {}).items():
+        found[f"{TEXTS} {task}"] = str(value)[:8]
     judge = (data.get("realign") or {}).get("judge") or {}
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
+        found |= {f"judge's {key}": str(judge[key]) for key in ("mode", "prompts", "order") if key in judge}
     if "chat_template" in data:
         found["chat template"] = "used" if data["chat_template"] else "not used"
+    if data.get("system_instruction"):
+        found["system prompt"] = str(data.get("system_instruction_sha"))[:8]
+    if arguments := (data.get("config") or {}).get("gen_kwargs"):
+        found["generation"] = str(arguments)
     return found
 
 
 def unlike(models: Sequence[Model]) -> list[str]:
     """What some models were measured with and others otherwise: lines that warn of it."""
-    lines = []
-    for name in dict.fromkeys(name for model in models for name in model.conditions):
+    lines: list[str] = []
+    names = dict.fromkeys(name for model in models for name in model.conditions)
+    for name in sorted(names, key=lambda name: name.startswith(TEXTS)):
         found = {model.name: model.conditions[name] for model in models if name in model.conditions}
         if len(set(found.values())) > 1:
+            if name.startswith(TEXTS) and lines:  # other templates, shots or numbers make other texts
+                continue
             told = ", ".join(f"{value} for {who}" for who, value in found.items())
             lines.append(f"Not like for like: {name}: {told}")
     return lines

@@ -12,7 +12,9 @@ from realign_plugin.report.numbers import percent, span
 from realign_plugin.report.records import OUR_ROLES, Cell, Row, Table
 
 TROUBLE: Final = 0.1
-"""A rate of gibberish from which on the headline speaks of it: such answers are neither harmful nor refused."""
+"""A rate of gibberish from which on the headline speaks of it."""
+NO_LANGUAGE: Final = re.compile("incoherent|gibberish")
+"""What columns are called that hold the share of answers which are no language."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def comparisons(table: Table) -> list[Comparison]:
 
 
 def trouble(table: Table, row: Row) -> list[tuple[str, float]]:
-    """Rates outside both axes, such as gibberish, that reach a tenth: the column's label and the rate."""
-    rates = [(c.label, row.cell(c.key).value) for c in table.columns if c.axis == "other" and c.better == "lower"]
+    """Shares of answers that are no language which reach a tenth: the column's label and the share."""
+    columns = [c for c in table.columns if c.axis == "other" and NO_LANGUAGE.search(f"{c.key} {c.label}")]
+    rates = [(column.label, row.cell(column.key).value) for column in columns]
     return [(label, rate) for label, rate in rates if rate is not None and rate >= TROUBLE]
 
 

@@ -97,8 +97,8 @@ class Builder:
                 step = self.training(entry.name, kind, says, entry.train, (*needs, *names), entry.threads)
             else:
                 own = Step(
-                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), creates=tuple(entry.creates),
-                    threads=entry.threads, shell=True,
+                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
+                    creates=tuple(entry.creates), threads=entry.threads, shell=True,
                 )  # fmt: skip
                 step = self.plan.add(own)
             names = (*names, step)

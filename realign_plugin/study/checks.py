@@ -22,6 +22,7 @@ def check(config: StudyConfig) -> None:
 
     for name, arguments in trainings(config):
         check_arguments(arguments, name)
+    check_files(config)
     check_options(config.evaluate.options, "evaluate.options")
     metadata = config.evaluate.metadata
     made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
@@ -31,6 +32,20 @@ def check(config: StudyConfig) -> None:
         check_model(config)
         check_adapters(config)
     check_tasks(config)
+
+
+def check_files(config: StudyConfig) -> None:
+    """Refuse files that the configuration names as inputs and that are not there.
+
+    Raises:
+        UserError: For the first that is missing.
+    """
+    named = {f"{entry.name}.inputs": entry.inputs for entry in (*config.prepare, *config.finish)}
+    named["evaluate.inputs"] = config.evaluate.inputs
+    for what, paths in named.items():
+        for path in paths:
+            if not Path(path).is_file():
+                raise UserError(f"{what}: {path} is missing, expected a file; check the path")
 
 
 def trainings(config: StudyConfig) -> Iterator[tuple[str, Arguments]]:

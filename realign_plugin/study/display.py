@@ -13,12 +13,18 @@ TROUBLE: Final = 0.1
 """A rate such as incoherence that is worth a column on the terminal where a model reaches it."""
 
 
-def show_plan(plan: Plan, targets: Sequence[str]) -> None:
-    """Print what would run, and what is done."""
+def show_plan(plan: Plan, targets: Sequence[str], again: Sequence[str] = ()) -> None:
+    """Print what would run, and what is done.
+
+    Args:
+        plan: The plan.
+        targets: What is wanted.
+        again: Steps that would be run once more.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    wanted, stale = plan.wanted(targets), {step.name: why for step, why in plan.stale(targets)}
+    wanted, stale = plan.wanted(targets), {step.name: why for step, why in plan.stale(targets, again)}
     table = Table("kind", "steps", "done", "to do", title=f"{plan.root}: {', '.join(targets)}")
     all_of, left = Counter(step.kind for step in wanted), Counter(s.kind for s in wanted if s.name in stale)
     for kind in KINDS:
@@ -28,8 +34,8 @@ def show_plan(plan: Plan, targets: Sequence[str]) -> None:
     console = Console(width=None if Console().is_terminal else 140)
     console.print(table)
     for step in wanted:
-        if step.name in stale:
-            console.print(f"  {step.name}: {step.says}  [dim]({stale[step.name]})[/dim]", highlight=False)
+        why = stale.get(step.name, "done")
+        console.print(f"  {step.name}: {step.says}  [dim]({why})[/dim]", highlight=False)
     others = [name for name in plan.targets if name not in (*targets, "all")]
     console.print(f"Other targets: {', '.join(others)}." if others else "There are no other targets.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import signal
@@ -182,16 +183,28 @@ def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Seq
     Raises:
         UserError: If a step fails: with its log and how that ends.
     """
-    for name in again:
-        check_choice("--again", name, [step.name for step in plan.wanted(targets)])
+    check_again(plan, targets, again)
     with alone(plan):
         for name in again:
-            plan.forget(name)
+            plan.forget_whole(name)
         todo = prepare(plan, targets)
+        plan.count(todo)
         code = snakemake(plan, targets, options) if todo else 0
         write_commands(plan)
         if code:
             raise UserError(failure(plan, code))
+
+
+def check_again(plan: Plan, targets: Sequence[str], again: Sequence[str]) -> None:
+    """Refuse steps that the targets do not have.
+
+    Raises:
+        UserError: With the nearest names.
+    """
+    names = [step.name for step in plan.wanted(targets)]
+    for name in again:
+        if name not in names:
+            check_choice("--again", name, difflib.get_close_matches(name, names, n=4) or names[:4])
 
 
 def prepare(plan: Plan, targets: Sequence[str]) -> int:
@@ -211,7 +224,7 @@ def prepare(plan: Plan, targets: Sequence[str]) -> int:
             plan.forget(step.name)
         for file in (plan.folder / "steps").glob("*.failed.json"):
             file.unlink()
-        write_json(plan.todo, {"steps": len(todo), "started": []})
+        plan.todo.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"root: {plan.root} cannot be written ({error.strerror}), expected room for a study"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,11 +116,19 @@ class Measuring:
         prompts = self.config.evaluate.metadata.get("safety_data")
         if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
             files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]
-        if tasks := self.config.evaluate.options.get("include_path"):
-            found = sorted((Path(self.plan.cwd) / str(tasks)).rglob("*"))
-            files += [path for path in found if path.suffix in (".yaml", ".py")]
-        mine = [file for file in files if not file.is_relative_to(self.config.root)]
+        files += self._tasks()
+        mine = [file for file in files if not self.plan.holds(file)]
         return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
+
+    @cache  # noqa: B019  # lives as long as the plan is made
+    def _tasks(self) -> tuple[Path, ...]:
+        """The files of the user's own lm-eval tasks, and those that the configuration names."""
+        evaluate = self.config.evaluate
+        files = [Path(path) for path in evaluate.inputs]
+        if folder := evaluate.options.get("include_path"):
+            found = sorted((Path(self.plan.cwd) / str(folder)).rglob("*"))
+            files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+        return tuple(files)
 
     def _before(self) -> tuple[str, ...]:
         return tuple(entry.name for entry in self.config.prepare)

@@ -51,6 +51,7 @@ class Evaluate(Section):
         options: Further options of ``lm_eval``: ``limit``, ``batch_size``, ``device``, ``gen_kwargs`` ...
         metadata: ``--metadata``: the judge's settings, ``safety_data`` ...
         chat_template: Whether prompts go through the chat template.
+        inputs: Files that measuring reads beside models, prompts and tasks: changed ones make it run again.
         models_per_job: Models that one process measures; more than one saves its start.
         choose: How strengths are chosen.
         columns: The tables' columns; default: what the results hold.
@@ -61,6 +62,7 @@ class Evaluate(Section):
     options: Arguments = Field(default_factory=dict)
     metadata: Arguments = Field(default_factory=dict)
     chat_template: bool = True
+    inputs: Names = Field(default_factory=list)
     models_per_job: int = Field(1, ge=1)
     choose: Choose = Field(default_factory=Choose)
     columns: list[Column] = Field(default_factory=list)

@@ -19,6 +19,7 @@ class Prepare(Section):
         command: Shell command.
         train: Or: arguments for ``llamafactory-cli train``; ``output_dir`` is among them.
         creates: Files that it must leave behind.
+        inputs: Files that it reads, such as the script that it runs: changed ones make it run again.
         says: What is said when it starts.
         threads: Processor threads.
     """
@@ -27,6 +28,7 @@ class Prepare(Section):
     command: str | None = None
     train: Arguments | None = None
     creates: Names = Field(default_factory=list)
+    inputs: Names = Field(default_factory=list)
     says: str = ""
     threads: int = 1
 

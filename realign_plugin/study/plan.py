@@ -151,6 +151,11 @@ class Plan:
     groups: dict[str, str] = field(default_factory=dict)
     choices: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Nothing is made yet."""
+        self._made: set[Path] = set()
+        self._prepares = False
+
     @property
     def folder(self) -> Path:
         """The study's folder, absolute."""
@@ -182,14 +187,18 @@ class Plan:
                     "method"
                 )
         self.steps[step.name] = step
+        self._made |= {Path(os.path.abspath(Path(self.cwd) / path)) for path in step.creates}
+        self._prepares = self._prepares or step.kind == "prepare"
         return step.name
 
     def _made_here(self, path: str) -> bool:
         """Whether a file is made by an earlier step, as it says, or in the study's folder by a `prepare` step."""
         whole = Path(os.path.abspath(Path(self.cwd) / path))
-        folders = [Path(self.cwd) / name for step in self.steps.values() for name in step.creates]
-        folders += [self.folder] if any(step.kind == "prepare" for step in self.steps.values()) else []
-        return any(whole.is_relative_to(os.path.abspath(folder)) for folder in folders)
+        return not self._made.isdisjoint((whole, *whole.parents)) or (self._prepares and self.holds(whole))
+
+    def holds(self, path: str | Path) -> bool:
+        """Whether a path is in the study's folder."""
+        return Path(os.path.abspath(Path(self.cwd) / path)).is_relative_to(self.folder)
 
     def wanted(self, targets: Iterable[str]) -> list[Step]:
         """The steps that targets stand on, each after those it needs."""
@@ -211,8 +220,19 @@ class Plan:
         return self.folder / "steps" / f"{name}.json"
 
     def forget(self, name: str) -> None:
-        """Have a step run again, and with it all that needs it."""
+        """Have a step go on, and all that needs it run again."""
         self.marker(name).unlink(missing_ok=True)
+
+    def forget_whole(self, name: str) -> None:
+        """Have a step run again from its start, and all that needs it."""
+        self.forget(name)
+        marker = self.marker(name)
+        for suffix in (".progress", ".commands.json", ".commands.json.done"):
+            marker.with_suffix(suffix).unlink(missing_ok=True)
+
+    def count(self, steps: int) -> None:
+        """Number the steps that start from now on: 1 of ``steps``, and so on."""
+        write_json(self.todo, {"steps": steps, "started": []})
 
     @property
     def todo(self) -> Path:
@@ -227,10 +247,15 @@ class Plan:
         """The file that says how a step failed."""
         return self.folder / "steps" / f"{name}.failed.json"
 
-    def stale(self, targets: Iterable[str]) -> list[tuple[Step, str]]:
-        """Steps of the targets that have to run, in order, and why."""
+    def stale(self, targets: Iterable[str], again: Iterable[str] = ()) -> list[tuple[Step, str]]:
+        """Steps of the targets that have to run, in order, and why.
+
+        Args:
+            targets: What is wanted.
+            again: Steps that are to run though nothing has changed.
+        """
         wanted = self.wanted(targets)
-        reasons: dict[str, str] = {}
+        reasons: dict[str, str] = dict.fromkeys(again, "asked for")
         while True:
             before = dict(reasons)
             for step in wanted:

@@ -35,7 +35,7 @@ def test_like_results_give_no_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"count": 20}, "Not like for like: prompts of safety_made_up: 100 for one, 20 for two"),
+        ({"count": 20}, "Not like for like: number of prompts of safety_made_up: 100 for one, 20 for two"),
         ({"judge": {"judge": "openai", "model": "m2"}}, "Not like for like: judge: m1 for one, m2 for two"),
         ({"template": None}, "Not like for like: chat template: used for one, not used for two"),
     ],

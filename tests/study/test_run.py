@@ -85,6 +85,19 @@ def test_what_the_study_makes_itself_is_no_input(tmp_path: Path) -> None:
     assert _stale(plan_of(tmp_path, maker, reader), "reader") == []  # planned again, now that the files are there
 
 
+def test_a_step_asked_for_once_more_starts_anew(tmp_path: Path) -> None:
+    fails_once = ("sh", "-c", "echo b >> root/said-it; test -e root/mended")
+    step = Step("it", "export", "it", (("sh", "-c", "echo a >> root/said-it"), fails_once), creates=("root/said-it",))
+    plan = plan_of(tmp_path, step)
+    with pytest.raises(StepError):
+        run(plan, step)
+    (tmp_path / "root/mended").touch()
+    plan.forget_whole("it")
+    (tmp_path / "root/said-it").unlink()
+    run(plan, step)
+    assert (tmp_path / "root/said-it").read_text() == "a\nb\n"
+
+
 def test_a_file_put_in_place_of_an_input_is_seen_though_it_is_older(tmp_path: Path) -> None:
     (tmp_path / "given").write_text("1")
     step = counting("it", "a", inputs=("given",))
@@ -287,7 +300,7 @@ def test_steps_are_numbered_as_they_start(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == "* one\n"
     plan.targets["them"] = ["one", "two"]
     plan.marker("one").unlink()
-    assert prepare(plan, ["them"]) == 2
+    plan.count(prepare(plan, ["them"]))
     for name in ("two", "one", "two"):
         main([path, name])
     assert capsys.readouterr().out == "[1/2] two\n[2/2] one\n[1/2] two\n"
@@ -299,7 +312,8 @@ def test_a_step_can_be_run_once_more(tmp_path: Path) -> None:
     for name in ("first", "second"):
         run(plan, plan.steps[name])
     assert plan.stale(["them"]) == []
-    plan.forget("first")
-    assert [step.name for step, _ in plan.stale(["them"])] == ["first", "second"]
+    assert [(step.name, why) for step, why in plan.stale(["them"], ["first"])] == [
+        ("first", "asked for"), ("second", "what it needs runs again"),
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"--again: 'fist' is unknown.*did you mean 'first'|first"):
         start(plan, ["them"], [], ["fist"])
