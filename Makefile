@@ -2,7 +2,7 @@
 # make demo    a tiny model is trained, aligned, broken and repaired, offline; prints the table
 # make test    the whole suite
 # make lint    ruff and mypy
-# make bench   benchmarks, ratios in one run (about 40 minutes; docs/performance.md)
+# make bench   benchmarks, ratios in one run (docs/performance.md)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
