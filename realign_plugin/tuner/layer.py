@@ -254,9 +254,8 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
                 continue
             if self.specs[adapter].vector_space == "lora":
                 low = self._product(adapter, "A", x)
-                result = result + self._product(
-                    adapter, "B", low * self.scaling[adapter]
-                )  # low is thin, result is not
+                # The thin tensor is scaled, not the result.
+                result = result + self._product(adapter, "B", low * self.scaling[adapter])
             elif self.reference != "aligned":  # in weight space the aligned model is the base model
                 result = result + self._weight_update(adapter, x)
         return result.to(dtype)
