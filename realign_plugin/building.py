@@ -101,6 +101,7 @@ def from_models(
     modules = linear_targets(safe, target)
     for model in models:
         check_same_model(model, safe, modules)
+    named, modules = modules, _moved_modules(models, safe, modules)
     spec.target_modules = modules
     spec.lora_target = target if isinstance(target, str) else list(target)
     spec.vector_dtype = _common_dtype([m.dtype(f"{module}.weight") for m in [safe, *models] for module in modules])
@@ -109,8 +110,6 @@ def from_models(
         {"role": "task", "name": model.path.name, "sha256": _sample(model, modules), "weight": weight}
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
-    for number, model in enumerate(models):
-        _check_model_moved(model, safe, modules, number)
 
     @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
     def read(module: str) -> Tensor:
@@ -123,8 +122,13 @@ def from_models(
 
     kept = [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
     shapes = {module: {"W": torch.Size(safe.shape(f"{module}.weight"))} for module in modules}
-    return SafetySubspace(spec, _initial_logits(spec, shapes), {}, kept, str(base))
+    subspace = SafetySubspace(spec, _initial_logits(spec, shapes), {}, kept, str(base))
+    subspace.unchanged = sorted(set(named) - set(modules))
+    return subspace
 
+
+FIRST_ROWS: Final = 8
+"""Rows of a tensor that are compared before the others are read."""
 
 ALL_ONES: Final = 30.0
 """A logit that every mask takes for 1."""
@@ -353,16 +357,29 @@ def _sample(model: Checkpoint, modules: Sequence[str]) -> str:
     return fingerprint(model.path, modules).get("weights", "")
 
 
-def _check_model_moved(model: Checkpoint, base: Checkpoint, modules: Sequence[str], number: int) -> None:
-    """Refuse a model whose target modules all equal the base's; stops at the first that differs."""
-    for module in modules:
-        name = f"{module}.weight"
-        if not torch.equal(model.tensor(name).float(), base.tensor(name).float()):
-            return
-    raise UserError(
-        f"task_models[{number}]: {model.path} equals the base {base.path} in every target module (the task vector is "
-        "0), expected the model after fine-tuning; give that one, or correct lora_target"
-    )
+def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequence[str]) -> list[str]:
+    """Modules that one of the models changed; the others' task vectors are 0, and there is nothing to mask.
+
+    Raises:
+        UserError: If a model equals the base in all of them.
+    """
+    moved: set[str] = set()
+    for number, model in enumerate(models):
+        own = {module for module in modules if _moved(model, base, f"{module}.weight")}
+        if not own:
+            raise UserError(
+                f"task_models[{number}]: {model.path} equals the base {base.path} in every target module (the task "
+                "vector is 0), expected the model after fine-tuning; give that one, or correct lora_target"
+            )
+        moved |= own
+    return [module for module in modules if module in moved]
+
+
+def _moved(model: Checkpoint, base: Checkpoint, name: str) -> bool:
+    """Whether a tensor differs; the rest of it is read only where its first rows are the same."""
+    if not torch.equal(model.rows(name, FIRST_ROWS).float(), base.rows(name, FIRST_ROWS).float()):
+        return True
+    return not torch.equal(model.tensor(name).float(), base.tensor(name).float())
 
 
 def _alphas(spec: SubspaceSpec) -> dict[str, float]:

@@ -32,6 +32,7 @@ class SafetySubspace:
         logits: fp32, with 1 for an axis where granularity is coarser.
         aligned: theta_safe; empty where the base model is the aligned model.
         deltas: A list of task vectors, one where the fusion is linear, else one for each task.
+        unchanged: Modules that were named as targets and left out, since no model changed them; not saved.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class SafetySubspace:
         self.aligned = aligned
         self.deltas = list(deltas)
         self.base_model = base_model
+        self.unchanged: Sequence[str] = ()
 
     def __repr__(self) -> str:
         """Modules, fusion and mask in one line."""
+        left_out = f" ({len(self.unchanged)} unchanged ones left out)" if self.unchanged else ""
         return (
-            f"SafetySubspace({len(self.logits)} modules, {len(self.spec.task_weights)} tasks, "
+            f"SafetySubspace({len(self.logits)} modules{left_out}, {len(self.spec.task_weights)} tasks, "
             f"{self.spec.fusion_method}, mask={self.spec.mask})"
         )
 
