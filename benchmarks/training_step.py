@@ -7,6 +7,7 @@ LLaMA-Factory's trainer:
 
 * ``lora_dpo``: stock ``stage: dpo`` with LoRA, from the fine-tuned adapter; its reference is the base model;
 * ``mask_dpo``: ``stage: mask_dpo`` on one task; ``mask_dpo_4``: on four, fused by task arithmetic;
+* ``compiled``: ``mask_dpo`` with ``mask_compile: true``;
 * ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch).
 
 In a bare loop (bare_loop.py): ``bare_lora``, ``bare_mask``, and ``published``, the way of the research code, written
@@ -33,7 +34,7 @@ from typing import Any
 
 from random_llama import write_adapters, write_pairs, write_tokenizer
 
-THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "remembered")
+THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "compiled", "remembered")
 BARE = ("bare_lora", "bare_mask", "published")
 SIDES = (*THROUGH_LLAMAFACTORY, *BARE)
 WORDS = 500
@@ -146,7 +147,7 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
         count = 4 if side == "mask_dpo_4" else 1
         tasks = [str(folder / f"task{n + 1}") for n in range(count)]
         arguments |= {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": tasks}
-        arguments |= {"aligned_adapter": str(folder / "aligned")}
+        arguments |= {"aligned_adapter": str(folder / "aligned"), "mask_compile": side == "compiled"}
     run_exp(arguments, callbacks=[Clock()])
     return times[chosen.steps :] if side == "remembered" else times
 

@@ -2,8 +2,9 @@
 
 python benchmarks/weight_space.py [HIDDEN LAYERS]
 
-Makes a random Llama and a fine-tuned copy in bf16 in a temporary folder, then attaches the copy's task vector to the
-base in a process of its own and follows its anonymous memory (RssAnon; files that are mapped do not count).
+Makes a random Llama in bf16 in a temporary folder, and two fine-tuned copies: one that changed everywhere, and one
+whose last quarter of layers alone did, as after freeze tuning. Attaches each copy's task vector to the base in a process of
+its own and follows its anonymous memory (RssAnon; files that are mapped do not count).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def anonymous_mib() -> float:
 
 
 def make(folder: Path, hidden: int, layers: int) -> None:
-    """A random Llama and a fine-tuned copy of it, bf16, in shards of 100 MB."""
+    """A random Llama and two fine-tuned copies of it, bf16, in shards of 100 MB."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -41,14 +42,16 @@ def make(folder: Path, hidden: int, layers: int) -> None:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder / "base", max_shard_size="100MB")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.01)
-    model.save_pretrained(folder / "tuned", max_shard_size="100MB")
+    last, others = model.model.layers[-(layers // 4) :], model.model.layers[: -(layers // 4)]
+    for name, changed in (("frozen", last), ("tuned", others)):
+        with torch.no_grad():
+            for parameter in changed.parameters():
+                parameter.mul_(1.01)
+        model.save_pretrained(folder / name, max_shard_size="100MB")
 
 
-def attach(folder: Path) -> None:
-    """Load the base, attach the task vector, print memory."""
+def attach(folder: Path, tuned: str) -> None:
+    """Load the base, attach the task vector of one copy, print memory and time."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -70,8 +73,11 @@ def attach(folder: Path) -> None:
     loaded = anonymous_mib()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    subspace = SafetySubspace.from_models(folder / "base", [folder / "tuned"])
+    start_s = time.perf_counter()
+    subspace = SafetySubspace.from_models(folder / "base", [folder / tuned])
+    built_s = time.perf_counter()
     peft_model = attach_subspace(model, subspace)
+    attached_s = time.perf_counter()
     done.set()
     watcher.join()
     vectors = sum(p.numel() * p.element_size() for n, p in peft_model.named_parameters() if "deltas_W" in n)
@@ -79,6 +85,9 @@ def attach(folder: Path) -> None:
     print(
         json.dumps(
             {
+                "modules": len(subspace.logits),
+                "build_s": round(built_s - start_s, 2),
+                "attach_s": round(attached_s - built_s, 2),
                 "model_mib": round(loaded - start),
                 "task_vectors_mib": round(vectors / 2**20),
                 "largest_tensor_fp32_mib": round(4 * largest / 2**20, 1),
@@ -92,15 +101,17 @@ def attach(folder: Path) -> None:
 def main() -> None:
     """Make the models, attach in a child, print its figures."""
     if sys.argv[1:2] == ["--attach"]:
-        attach(Path(sys.argv[2]))
+        attach(Path(sys.argv[2]), sys.argv[3])
         return
     hidden, layers = (int(x) for x in (sys.argv[1:3] or ("1024", "16")))
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), hidden, layers)
-        command = [sys.executable, __file__, "--attach", folder]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-        result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    figures = json.loads(result.stdout.strip().splitlines()[-1])
+        figures = {}
+        for tuned in ("tuned", "frozen"):
+            command = [sys.executable, __file__, "--attach", folder, tuned]
+            environment = os.environ | {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+            result = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            figures[tuned] = json.loads(result.stdout.strip().splitlines()[-1])
     print(json.dumps({"weight_space": {"hidden": hidden, "layers": layers} | figures}))
 
 

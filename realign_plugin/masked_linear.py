@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from realign_plugin import compiled
 from realign_plugin.masks import Draw
 
 
@@ -53,13 +54,15 @@ class _MaskedLinear(torch.autograd.Function):
         draw: Draw,
         dtype: torch.dtype,
     ) -> Tensor:
-        mask, _ = draw.mask(logits)
-        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask))
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
         ctx.save_for_backward(x, logits, aligned, deltas)
         ctx.draw, ctx.dtype = draw, dtype
+        if draw.compiled:
+            return functional.linear(x.to(dtype), compiled.theta(logits, aligned, deltas[0], draw, dtype))
+        mask, _ = draw.mask(logits, draw.uniform(logits))
+        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask))
         return functional.linear(x.to(dtype), theta.to(dtype))
 
     @staticmethod
@@ -67,15 +70,25 @@ class _MaskedLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, logits, aligned, deltas = ctx.saved_tensors
         draw, dtype = ctx.draw, ctx.dtype
-        mask, kept = draw.mask(logits)
-        scale = draw.scale(mask)
-        for_x = for_logits = None
         grad = grads[0].to(dtype)
+        for_x = for_logits = None
+        if draw.compiled:
+            theta, for_logits = compiled.gradients(
+                logits, aligned, deltas[0], draw, _for_theta(grad, x.to(dtype)), dtype
+            )
+            for_x = (grad @ theta).to(x.dtype) if ctx.needs_input_grad[0] else None
+            return for_x, for_logits, None, None, None, None
+        mask, kept = draw.mask(logits, draw.uniform(logits))
+        scale = draw.scale(mask)
         if ctx.needs_input_grad[0]:
             for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            rows = grad.reshape(-1, grad.shape[-1])
-            for_theta = (rows.T @ x.reshape(-1, x.shape[-1]).to(dtype)).float()
+            for_theta = _for_theta(grad, x.to(dtype)).float()
             found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale)
             for_logits = found.to(logits.dtype)
         return for_x, for_logits, None, None, None, None
+
+
+def _for_theta(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient with respect to theta, ``[rows, columns]``, from that with respect to the product, and the input."""
+    return grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])

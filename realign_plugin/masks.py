@@ -101,11 +101,19 @@ def relaxed_mask(logits: Tensor, seed: int, *, temperature: float = 0.5, noise: 
     Returns:
         fp32 mask in [0, 1], shaped as the logits.
     """
+    return _relaxed(logits, _uniform(logits, seed, noise), temperature, noise)
+
+
+def _uniform(logits: Tensor, seed: int, noise: float | Tensor) -> Tensor | None:
+    """The noise of one draw, None where its scale is 0."""
+    return None if not isinstance(noise, Tensor) and noise == 0.0 else uniform_noise(logits.shape, seed, logits.device)
+
+
+def _relaxed(logits: Tensor, u: Tensor | None, temperature: float, noise: float | Tensor) -> Tensor:
     alpha = logits.float()
-    if noise == 0.0:
+    if u is None:
         return torch.sigmoid(alpha / temperature)
-    u = uniform_noise(alpha.shape, seed, alpha.device)
-    if temperature == 0.5 and noise == 1.0:
+    if temperature == 0.5 and not isinstance(noise, Tensor) and noise == 1.0:
         # 1 / (1 + exp(-2 alpha) ((1 - u) / u)^2): the same number without the two logarithms.
         odds = (1.0 - u).div_(u).square_()
         return torch.exp(-2.0 * alpha).mul_(odds).add_(1.0).reciprocal_()
@@ -117,7 +125,7 @@ def hard_mask(logits: Tensor, seed: int, *, noise: float = 1.0) -> Tensor:
 
     With ``noise=0`` this is the binary mask at threshold one half.
     """
-    return (_noisy_logits(logits, seed, noise) >= 0).float()
+    return (_noisy_logits(logits, _uniform(logits, seed, noise), noise) >= 0).float()
 
 
 def soft_mask(logits: Tensor) -> Tensor:
@@ -249,24 +257,35 @@ class Draw:
     Attributes:
         seed: Seed of the draw.
         temperature: T of the relaxed mask.
-        noise: Scale of the logistic noise.
+        noise: Scale of the logistic noise; where ``u`` is given it may be a tensor without axes.
         estimator: ``relaxed``: the relaxed mask; ``straight_through``: the 0/1 mask forward, the relaxed gradient
             backward.
         rescale: Whether the mask is divided by its mean.
+        compiled: Whether ``masked_linear`` takes these operations from torch's compiler.
     """
 
     seed: int
     temperature: float = 0.5
-    noise: float = 1.0
+    noise: float | Tensor = 1.0
     estimator: Estimator = "relaxed"
     rescale: bool = True
+    compiled: bool = False
 
-    def mask(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """The mask, and what its gradient is computed from: itself, or the noisy logits of a 0/1 mask."""
+    def uniform(self, logits: Tensor) -> Tensor | None:
+        """The noise of the draw, U(0, 1), fp32, shaped as the logits; None where its scale is 0."""
+        return _uniform(logits, self.seed, self.noise)
+
+    def mask(self, logits: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The mask, and what its gradient is computed from: itself, or the noisy logits of a 0/1 mask.
+
+        Args:
+            logits: Logits, any shape.
+            u: What ``uniform`` gives.
+        """
         if self.estimator == "relaxed":
-            mask = relaxed_mask(logits, self.seed, temperature=self.temperature, noise=self.noise)
+            mask = _relaxed(logits, u, self.temperature, self.noise)
             return mask, mask
-        noisy = _noisy_logits(logits, self.seed, self.noise)
+        noisy = _noisy_logits(logits, u, self.noise)
         return (noisy >= 0).float(), noisy
 
     def scale(self, mask: Tensor) -> Scale:
@@ -328,11 +347,9 @@ def masked_add(
     return result
 
 
-def _noisy_logits(logits: Tensor, seed: int, noise: float) -> Tensor:
+def _noisy_logits(logits: Tensor, u: Tensor | None, noise: float | Tensor) -> Tensor:
     alpha = logits.float()
-    if noise == 0.0:
-        return alpha
-    return alpha + noise * logistic_noise(uniform_noise(alpha.shape, seed, alpha.device))
+    return alpha if u is None else alpha + noise * logistic_noise(u)
 
 
 class _MaskedAdd(torch.autograd.Function):
@@ -342,7 +359,7 @@ class _MaskedAdd(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, select: Any
     ) -> Tensor:
-        mask, kept = draw.mask(logits)
+        mask, kept = draw.mask(logits, draw.uniform(logits))
         if select is not None:
             delta = select(delta, mask)
         scale = draw.scale(mask)

@@ -70,6 +70,9 @@ class SafetySubspaceArguments:
         default="init",
         metadata={"help": "DPO reference: the plain fusion, the aligned model, the base model, or `ref_model`."},
     )
+    mask_compile: bool = field(
+        default=False, metadata={"help": "Whether or not to fuse the mask's operations with torch's compiler."}
+    )
     mask: Literal["soft", "binary", "sampled", "relaxed"] | None = field(
         default=None,
         metadata={"help": "Mask at evaluation, export and chat; none: binary for straight_through, else soft."},

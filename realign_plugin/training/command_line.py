@@ -42,7 +42,7 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
     for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
         kind: Any = str
         default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
-        if isinstance(default, bool):
+        if isinstance(default, bool) or name == "mask_compile":
             kind = _boolean
         elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
             kind = float

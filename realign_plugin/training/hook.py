@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
 from realign_plugin.training import command_line, preflight, processes
 
@@ -127,6 +128,8 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
         line = preflight.memory_line(finetuning_args.subspace)
         if line is not None and int(os.environ.get("RANK", "0")) == 0:
             print(f"realign-plugin: {line}", file=sys.stderr)
+    if finetuning_args.mask_compile and training_args.do_train:
+        check_compiler(training_args.device)
     if training_args.do_train:
         preflight.set_aside_incomplete(training_args.output_dir)
     if training_args.ddp_broadcast_buffers is None:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from realign_plugin.building import from_adapters, from_models, task_weights
 from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.fusion import is_linear
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec, check_mask
 from realign_plugin.subspace import SafetySubspace
-from realign_plugin.subspace_files import PEFT_TYPE
+from realign_plugin.subspace_files import PEFT_TYPE, read_spec
 from realign_plugin.tensor_files import open_tensors
 
 STAGE: Final = "mask_dpo"
@@ -45,6 +46,7 @@ OPTIONS: Final = (
     "task_models",
     "task_weight",
     "mask_reference",
+    "mask_compile",
     "mask",
     "mask_threshold",
     "mask_seed",
@@ -103,10 +105,23 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
+    if options.get("mask_compile"):
+        _check_compiled(spec)
     if tasks := adapters or models:
         weights = split_weights(options.get("task_weight"))
         task_weights(weights, len(tasks), spec.fusion_method, "adapters" if adapters else "models")
     return spec
+
+
+def _check_compiled(spec: SubspaceSpec) -> None:
+    """Refuse ``mask_compile`` where training does not go through ``masked_linear``, which is what can be compiled."""
+    element = spec.vector_space == "lora" or spec.mask_granularity == "element"
+    if not element or not is_linear(spec.fusion_method):  # type: ignore[arg-type]
+        raise UserError(
+            f"mask_compile: true with fusion_method: {spec.fusion_method} and mask_granularity: "
+            f"{spec.mask_granularity}, expected a linear fusion, and masks of elements where weights are whole; leave "
+            "mask_compile out"
+        )
 
 
 def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> None:
@@ -146,6 +161,8 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
                 "mask_dpo "
                 "run; give LoRA adapters as aligned_adapter and task_adapters"
             )
+        if options.get("mask_compile"):
+            _check_compiled(read_spec(Path(resumed[0]))[0])
     elif not adapters and not models:
         raise UserError(
             "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters, or "

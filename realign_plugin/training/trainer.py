@@ -42,6 +42,8 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
         super().__init__(
             model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs
         )
+        if finetuning_args.mask_compile:
+            model.base_model.compile_masks()
         self._references = ReferenceCache() if self._may_remember(model) else None
 
     def _may_remember(self, model: Any) -> bool:

@@ -49,6 +49,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         self.specs: dict[str, SubspaceSpec] = {}
         self.scaling: dict[str, float] = {}
         self.noise: dict[str, float] = {}
+        self.compiled = False
         self.reference: Reference | None = None
         self._cache: dict[tuple[str, str, str | None], tuple[tuple[Any, ...], Tensor]] = {}
         self._disable_adapters = False
@@ -152,7 +153,9 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     def _how_to_draw(self, adapter: str) -> Draw:
         spec = self.specs[adapter]
         estimator: Any = spec.mask_estimator
-        return Draw(draw_seed(), spec.mask_temperature, self.noise[adapter], estimator, spec.mask_rescale)
+        return Draw(
+            draw_seed(), spec.mask_temperature, self.noise[adapter], estimator, spec.mask_rescale, self.compiled
+        )
 
     def _kept(
         self, adapter: str, what: str, sources: tuple[Tensor | None, ...], compute: Callable[[], Tensor]

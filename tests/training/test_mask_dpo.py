@@ -12,6 +12,7 @@ from llamafactory.train.tuner import export_model, run_exp
 
 from realign_plugin import SafetySubspace, UserError
 from tests.conftest import make_lora, training_options
+from tests.test_compiled import needs_compiler
 
 
 def history(run: Path) -> list[dict[str, Any]]:
@@ -99,6 +100,16 @@ def test_gradient_checkpointing_changes_nothing(lab: Path, tmp_path: Path, reent
     run_exp(training_options(lab, tmp_path / "off", disable_gradient_checkpointing=True, **common))
     run_exp(training_options(lab, tmp_path / "on", **common))
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-6)
+
+
+@needs_compiler
+def test_compiled_masks_train_the_same(lab: Path, tmp_path: Path) -> None:
+    common = {"max_steps": 4, "mask_noise_end": 0.0, "learning_rate": 0.1}
+    run_exp(training_options(lab, tmp_path / "plain", **common))
+    run_exp(training_options(lab, tmp_path / "compiled", mask_compile=True, **common))
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+    one, two = (SafetySubspace.load(tmp_path / name).logits for name in ("plain", "compiled"))
+    assert all(torch.allclose(one[m][f], two[m][f], atol=1e-4) for m in one for f in "AB")
 
 
 def test_several_tasks_and_fusions(lab: Path, tmp_path: Path) -> None:

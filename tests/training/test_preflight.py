@@ -36,6 +36,11 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
         ({"mask_noise": float("nan")}, "mask_noise: nan is out of range"),
         ({"mask_keep_weight": -0.1}, "mask_keep_weight"),
         ({"mask_granularity": "module"}, "add it"),
+        ({"mask_compile": True, "fusion_method": "ties"}, "mask_compile: true with fusion_method: ties"),
+        (
+            {"mask_compile": True, "task_adapters": None, "task_models": ["m"]},
+            "mask_compile: true with .* mask_granularity: row",
+        ),
         ({"task_weight": [0.1, 0.2]}, "task_weight: \\[0.1, 0.2\\] has 2 numbers for 1 task adapters"),
         ({"task_adapters": 7}, "task_adapters: 7 is no path"),
     ],

@@ -1,0 +1,123 @@
+"""The masked step as torch's compiler fuses it: the same operations on the same noise in a few passes over memory.
+
+Triton kernels on a GPU, C++ on a CPU. What is compiled are the methods of ``masks.Draw`` themselves, which are the
+oracle too: results differ by rounding. torch is the only import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from realign_plugin.errors import UserError
+from realign_plugin.masks import Draw, Estimator
+
+
+def theta(logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
+    """The effective parameters of one draw.
+
+    Args:
+        logits: Logits, of a shape that broadcasts against ``[rows, columns]``.
+        aligned: theta_safe, ``[rows, columns]``; None stands for zeros.
+        delta: The fused task vector, same shape.
+        draw: How the mask is drawn.
+        dtype: Dtype of the result; theta is rounded to it once.
+    """
+    tensors = [*_plain(logits, aligned, delta), draw.uniform(logits)]
+    result: Tensor = _compiled(_theta)(*tensors, *_how(draw, logits), dtype)
+    return result
+
+
+def gradients(
+    logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, for_theta: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Theta as ``theta`` gives it, and the gradient with respect to the logits, from one more draw of the same mask.
+
+    Args:
+        logits: See ``theta``.
+        aligned: See ``theta``.
+        delta: See ``theta``.
+        draw: See ``theta``.
+        for_theta: d loss / d theta, ``[rows, columns]``.
+        dtype: Dtype of theta; the gradient has the logits'.
+    """
+    tensors = [*_plain(logits, aligned, delta), draw.uniform(logits)]
+    found: tuple[Tensor, Tensor] = _compiled(_gradients)(*tensors, *_how(draw, logits), for_theta.detach(), dtype)
+    return found
+
+
+def check_compiler(device: torch.device | str = "cpu") -> None:
+    """Compile the step for a device, on one small tensor.
+
+    Raises:
+        UserError: If that fails, for want of a compiler or of Triton.
+    """
+    small = torch.zeros(2, 3, device=device)
+    try:
+        gradients(small, small, small, Draw(0), small, torch.float32)
+    except Exception as error:  # whatever the compiler lacks, the user's way out is the same
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"mask_compile: true, but torch.compile fails on {device} ({type(error).__name__}: {reason}), expected "
+            "a C++ compiler on a CPU and Triton on a GPU; install it, or leave mask_compile out"
+        ) from error
+
+
+@lru_cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Tensors that are no parameters, so that one compilation serves all."""
+    return [None if tensor is None else tensor.detach() for tensor in tensors]
+
+
+def _how(draw: Draw, logits: Tensor) -> tuple[float, float | Tensor, Estimator, bool]:
+    """What the compiled functions depend on, without the seed.
+
+    They are compiled anew for each value of what is no tensor: a scale of noise that moves has to be one.
+    """
+    noise = draw.noise
+    if not isinstance(noise, Tensor) and noise not in (0.0, 1.0):
+        noise = torch.full((), noise, dtype=torch.float32, device=logits.device)
+    return draw.temperature, noise, draw.estimator, draw.rescale
+
+
+def _theta(
+    logits: Tensor,
+    aligned: Tensor | None,
+    delta: Tensor,
+    u: Tensor | None,
+    temperature: float,
+    noise: float | Tensor,
+    estimator: Estimator,
+    rescale: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    draw = Draw(0, temperature, noise, estimator, rescale)
+    mask, _ = draw.mask(logits, u)
+    return draw.theta(aligned, delta, mask, draw.scale(mask)).to(dtype)
+
+
+def _gradients(
+    logits: Tensor,
+    aligned: Tensor | None,
+    delta: Tensor,
+    u: Tensor | None,
+    temperature: float,
+    noise: float | Tensor,
+    estimator: Estimator,
+    rescale: bool,
+    for_theta: Tensor,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    draw = Draw(0, temperature, noise, estimator, rescale)
+    mask, kept = draw.mask(logits, u)
+    scale = draw.scale(mask)
+    found = draw.logits_gradient(for_theta.float(), delta, mask, kept, scale)
+    return draw.theta(aligned, delta, mask, scale).to(dtype), found.to(logits.dtype)
