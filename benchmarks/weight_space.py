@@ -3,8 +3,8 @@
 python benchmarks/weight_space.py [HIDDEN LAYERS]
 
 Makes a random Llama in bf16 in a temporary folder, and two fine-tuned copies: one that changed everywhere, and one
-whose last quarter of layers alone did, as after freeze tuning. Attaches each copy's task vector to the base in a process of
-its own and follows its anonymous memory (RssAnon; files that are mapped do not count).
+whose last quarter of layers alone did, as after freeze tuning. Attaches each copy's task vector to the base in a
+process of its own and follows its anonymous memory (RssAnon; files that are mapped do not count).
 """
 
 from __future__ import annotations
