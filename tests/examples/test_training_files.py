@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 ALONE = [FOLDER / f"{name}.yaml" for name in ("full_weights", "instruct_base", "lora_many_tasks", "lora_one_task")]
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed; pip install deepspeed")
+RAY = all(importlib.util.find_spec(name) is not None for name in ("ray", "grpc"))
+needs_ray = pytest.mark.skipif(not RAY, reason="ray is not installed; pip install 'ray[default]'")
 Run = Callable[..., Any]
 
 TOGETHER = {
@@ -142,6 +145,16 @@ def check(result: Any) -> None:
 def test_ddp_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path) -> None:
     file = write(replaced(FOLDER / "ddp.yaml", lab, tmp_path / "run", **TOGETHER), tmp_path / "x.yaml")
     check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
+    assert_same(tmp_path / "run", one_process)
+
+
+@pytest.mark.cli
+@needs_ray
+def test_ray_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path) -> None:
+    cluster = {"num_cpus": 20, "num_gpus": 2}
+    options = replaced(FOLDER / "ddp.yaml", lab, tmp_path / "run", **TOGETHER)
+    file = write(options | {"ray_num_workers": 2, "ray_init_kwargs": cluster}, tmp_path / "x.yaml")
+    check(run_stock(sys.executable, HERE / "ray_on_cpu.py", "train", file, env={"USE_RAY": "1"}))
     assert_same(tmp_path / "run", one_process)
 
 
