@@ -1,6 +1,9 @@
-"""The fused mask step against plain autograd over torch's RelaxedBernoulli, alternating, in one run.
+"""The mask step against plain autograd over torch's RelaxedBernoulli, alternating, in one run; and compiled.
 
 python benchmarks/masks.py [ROWS COLUMNS RUNS]
+
+``fused_*`` is ``masked_add``, forward and backward. ``linear`` and ``linear_compiled`` are ``masked_linear`` on one
+row of input: mask, effective parameters and both gradients, the mask drawn in both passes, as training does it.
 """
 
 from __future__ import annotations
@@ -14,15 +17,17 @@ from collections.abc import Callable
 import torch
 from torch.distributions import RelaxedBernoulli
 
+from realign_plugin.masked_linear import masked_linear
 from realign_plugin.masks import Draw, draw_seed, masked_add
 
 
 def main() -> None:
-    """Time forward and backward of both, and print medians and the ratio."""
+    """Time forward and backward of all, and print medians and ratios."""
     rows, columns, runs = (int(x) for x in (sys.argv[1:4] or ("256", "4096", "15")))
     torch.manual_seed(0)
     logits = torch.randn(rows, columns, requires_grad=True)
     aligned, delta, gradient = (torch.randn(rows, columns) for _ in range(3))
+    x, product_gradient = torch.randn(1, columns, requires_grad=True), torch.randn(1, rows)
 
     def plain() -> torch.Tensor:
         mask = RelaxedBernoulli(torch.tensor(0.5), logits=logits).rsample()
@@ -34,21 +39,38 @@ def main() -> None:
     def hard() -> torch.Tensor:
         return masked_add(aligned, delta, logits, Draw(draw_seed(), noise=0.5, estimator="straight_through"))
 
+    def linear() -> torch.Tensor:
+        return masked_linear(x, logits, aligned, delta.unsqueeze(0), Draw(draw_seed()))
+
+    def linear_compiled() -> torch.Tensor:
+        return masked_linear(x, logits, aligned, delta.unsqueeze(0), Draw(draw_seed(), compiled=True))
+
     def seconds(step: Callable[[], torch.Tensor]) -> float:
-        logits.grad = None
+        logits.grad = x.grad = None
         start = time.perf_counter()
-        step().backward(gradient)
+        found = step()
+        found.backward(gradient if found.shape == gradient.shape else product_gradient)
         return time.perf_counter() - start
 
-    steps = {"relaxed_bernoulli": plain, "fused_relaxed": fused, "fused_straight_through": hard}
+    steps = {
+        "relaxed_bernoulli": plain,
+        "fused_relaxed": fused,
+        "fused_straight_through": hard,
+        "linear": linear,
+        "linear_compiled": linear_compiled,
+    }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(runs + 2):
         for name, step in steps.items():
             times[name].append(seconds(step))
+
+    def ratio(one: str, other: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(times[one][2:], times[other][2:], strict=True)), 3)
+
     size = rows * columns
     result = {f"{name}_ns_per_element": round(1e9 * statistics.median(t[2:]) / size, 1) for name, t in times.items()}
-    ratios = [a / b for a, b in zip(times["fused_relaxed"][2:], times["relaxed_bernoulli"][2:], strict=True)]
-    result["ratio_fused_over_relaxed_bernoulli"] = round(statistics.median(ratios), 3)
+    result["ratio_fused_over_relaxed_bernoulli"] = ratio("fused_relaxed", "relaxed_bernoulli")
+    result["ratio_compiled_over_linear"] = ratio("linear_compiled", "linear")
     print(json.dumps({"masks": {"shape": [rows, columns], "threads": torch.get_num_threads(), "runs": runs} | result}))
 
 
