@@ -48,6 +48,17 @@ def test_the_loss_falls_and_a_resumed_run_is_an_unbroken_one(lab: Path, models: 
     assert losses(tmp_path / "whole")[-1] < 0.9 * losses(tmp_path / "whole")[0]
 
 
+def test_layers_that_were_frozen_have_no_mask(lab: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    frozen = {"stage": "dpo", "finetuning_type": "freeze", "freeze_trainable_layers": 1, "learning_rate": 0.01}
+    run_exp(options(lab, tuned, [], task_models=None, **frozen))  # fine-tuned by the host, the last layer alone
+    run_exp(options(lab, tmp_path / "run", [tuned], max_steps=2))
+    subspace = SafetySubspace.load(tmp_path / "run")
+    assert len(subspace.logits) == 7
+    assert all(name.startswith("model.layers.1.") for name in subspace.logits)
+    assert all(bool(pair["W"].any()) for pair in subspace.logits.values())
+
+
 def test_export_gives_the_weights_of_merge_and_unload(lab: Path, models: list[Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     run_exp(options(lab, run, models[:2], mask_estimator="straight_through", task_weight=0.4))
