@@ -119,5 +119,5 @@ def _gradients(
     draw = Draw(0, temperature, noise, estimator, rescale)
     mask, kept = draw.mask(logits, u)
     scale = draw.scale(mask)
-    found = draw.logits_gradient(for_theta.float(), delta, mask, kept, scale)
+    found = draw.logits_gradient(for_theta.float() * delta, mask, kept, scale)
     return draw.theta(aligned, delta, mask, scale).to(dtype), found.to(logits.dtype)

@@ -62,7 +62,7 @@ class _MaskedLinear(torch.autograd.Function):
         if draw.compiled:
             return functional.linear(x.to(dtype), compiled.theta(logits, aligned, deltas[0], draw, dtype))
         mask, _ = draw.mask(logits, draw.uniform(logits))
-        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask))
+        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask), overwrite=True)
         return functional.linear(x.to(dtype), theta.to(dtype))
 
     @staticmethod
@@ -83,8 +83,8 @@ class _MaskedLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            for_theta = _for_theta(grad, x.to(dtype)).float()
-            found = draw.logits_gradient(for_theta, deltas[0], mask, kept, scale)
+            product = _for_theta(grad, x.to(dtype)).float().mul_(deltas[0])
+            found = draw.logits_gradient(product, mask, kept, scale)
             for_logits = found.to(logits.dtype)
         return for_x, for_logits, None, None, None, None
 

@@ -116,7 +116,7 @@ def _relaxed(logits: Tensor, u: Tensor | None, temperature: float, noise: float 
     if temperature == 0.5 and not isinstance(noise, Tensor) and noise == 1.0:
         # 1 / (1 + exp(-2 alpha) ((1 - u) / u)^2): the same number without the two logarithms.
         odds = (1.0 - u).div_(u).square_()
-        return torch.exp(-2.0 * alpha).mul_(odds).add_(1.0).reciprocal_()
+        return (-2.0 * alpha).exp_().mul_(odds).add_(1.0).reciprocal_()
     return torch.sigmoid((alpha + noise * logistic_noise(u)) / temperature)
 
 
@@ -295,30 +295,41 @@ class Draw:
         mean = mask.mean()
         return Scale(mean.clamp(min=MEAN_FLOOR).reciprocal_(), (mean >= MEAN_FLOOR).float())
 
-    def theta(self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: Scale) -> Tensor:
-        """The effective parameters, fp32."""
-        fp32 = delta.dtype == torch.float32
-        theta = torch.mul(delta, mask) if fp32 else delta.float().mul_(mask)
+    def theta(
+        self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: Scale, overwrite: bool = False
+    ) -> Tensor:
+        """The effective parameters, fp32.
+
+        Args:
+            aligned: theta_safe, ``[rows, columns]``; None stands for zeros.
+            delta: The fused task vector, same shape.
+            mask: The mask, of the logits' shape.
+            scale: What ``scale`` gives.
+            overwrite: Whether the mask is needed no more: fresh memory costs more than the product.
+        """
+        if overwrite and mask.shape == delta.shape:
+            theta = mask.mul_(delta)
+        else:
+            theta = torch.mul(delta, mask) if delta.dtype == torch.float32 else delta.float().mul_(mask)
         theta = theta.mul_(scale.value) if self.rescale else theta
         return theta if aligned is None else theta.add_(aligned)
 
-    def logits_gradient(self, grad: Tensor, delta: Tensor, mask: Tensor, kept: Tensor, scale: Scale) -> Tensor:
+    def logits_gradient(self, product: Tensor, mask: Tensor, kept: Tensor, scale: Scale) -> Tensor:
         """Gradient with respect to the logits, fp32, from that with respect to theta.
 
         Args:
-            grad: d loss / d theta, fp32, ``[rows, columns]``.
-            delta: What was masked, same shape.
+            product: d loss / d theta times what was masked, fp32, ``[rows, columns]``; overwritten.
             mask: The mask, of the logits' shape.
             kept: The second of what ``mask`` gives.
             scale: What ``scale`` gives.
         """
-        reduced = _sum_to(grad * delta, mask.shape)  # d loss / d (m * scale)
+        reduced = _sum_to(product, mask.shape)  # d loss / d (m * scale)
         if self.rescale:
             # d scale / d m_j = -scale^2 / n, for each of the mask's n numbers.
             pull = torch.dot(reduced.flatten(), mask.flatten()) * scale.value * (scale.moves / mask.numel())
-            reduced = reduced - pull
+            reduced.sub_(pull)
         soft = mask if self.estimator == "relaxed" else torch.sigmoid(kept / self.temperature)
-        return reduced.mul(soft * (1.0 - soft)).mul_(scale.value / self.temperature)
+        return reduced.mul_((1.0 - soft).mul_(soft)).mul_(scale.value / self.temperature)
 
 
 def masked_add(
@@ -374,7 +385,7 @@ class _MaskedAdd(torch.autograd.Function):
         kept, delta = ctx.saved_tensors
         draw, scale, dtype = ctx.drawn
         mask = kept if draw.estimator == "relaxed" else (kept >= 0).float()
-        found = draw.logits_gradient(grads[0].float(), delta, mask, kept, scale)
+        found = draw.logits_gradient(grads[0].float() * delta, mask, kept, scale)
         return found.to(dtype), None, None, None, None
 
 
