@@ -55,8 +55,8 @@ bench: setup
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/files.py
 	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/training_step.py --tokens 64
-	$(BIN)/python benchmarks/training_step.py --tokens 512 --pairs 1
+	$(BIN)/python benchmarks/training_step.py --tokens 64 --steps 12
+	$(BIN)/python benchmarks/training_step.py --tokens 512 --pairs 1 --steps 8
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/estimate.py --sizes 256 --cases mask,lora_dpo
 

@@ -329,7 +329,8 @@ class Draw:
             pull = torch.dot(reduced.flatten(), mask.flatten()) * scale.value * (scale.moves / mask.numel())
             reduced.sub_(pull)
         soft = mask if self.estimator == "relaxed" else torch.sigmoid(kept / self.temperature)
-        return reduced.mul_((1.0 - soft).mul_(soft)).mul_(scale.value / self.temperature)
+        reduced.mul_(soft)
+        return reduced.addcmul_(reduced, soft, value=-1.0).mul_(scale.value / self.temperature)
 
 
 def masked_add(
