@@ -1,6 +1,6 @@
 """How a training step of masked DPO grows with rank, layers, tasks and tokens, beside LoRA-DPO's.
 
-    python benchmarks/growth.py [--runs 1] [--hidden 512] [--grid rank layers tasks tokens checkpointing]
+    python benchmarks/growth.py [--runs 3] [--hidden 512] [--grid rank layers tasks tokens checkpointing]
 
 Each point is a run of training_step.py; from the points of one axis, the others fixed, a line is fitted to the CPU
 seconds of a step: seconds more for each unit of the axis, for ``mask_dpo`` and for ``lora_dpo``.
@@ -64,7 +64,7 @@ def slope(points: list[dict[str, Any]], axis: str, what: str) -> float:
 def main() -> None:
     """Measure each axis, and print points and slopes."""
     parser = argparse.ArgumentParser(description="Growth of a training step.")
-    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--grid", nargs="+", default=list(AXES), choices=list(AXES))
     chosen = parser.parse_args()
