@@ -42,7 +42,8 @@ def make(folder: Path, hidden: int, layers: int) -> None:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     model.save_pretrained(folder / "base", max_shard_size="100MB")
-    last, others = model.model.layers[-(layers // 4) :], model.model.layers[: -(layers // 4)]
+    frozen = layers - max(1, layers // 4)
+    last, others = model.model.layers[frozen:], model.model.layers[:frozen]
     for name, changed in (("frozen", last), ("tuned", others)):
         with torch.no_grad():
             for parameter in changed.parameters():

@@ -81,8 +81,10 @@ def from_models(
 ) -> SafetySubspace:
     """Build a weight-space subspace to be trained from full checkpoints on disk.
 
-    Headers are read and compared here; task vectors are computed one module at a time, when they are asked for, so
-    that no more than one tensor of each model is in memory at once.
+    Headers are read and compared here, and the first rows of each target. Targets that no model changed, as in layers
+    frozen in fine-tuning, are left out, and named in ``unchanged``: their task vector is 0 whatever the mask. Task
+    vectors are computed one module at a time, when they are asked for: no more than one tensor of each model is in
+    memory at once.
 
     Args:
         base: Folder of the aligned model.
@@ -92,8 +94,8 @@ def from_models(
         **options: Any other field of ``SubspaceSpec``.
 
     Raises:
-        UserError: If a checkpoint cannot be read, models do not fit together, or an option means nothing. NaN in a
-            tensor is reported when that tensor is read.
+        UserError: If a checkpoint cannot be read, models do not fit together, a model equals the base in all targets,
+            or an option means nothing. NaN in a tensor is reported when that tensor is read.
     """
     spec = _spec(len(tasks), task_weight, {"mask_granularity": "row"} | options, vector_space="weight")
     safe = Checkpoint(base, "model_name_or_path")
@@ -126,9 +128,6 @@ def from_models(
     subspace.unchanged = sorted(set(named) - set(modules))
     return subspace
 
-
-FIRST_ROWS: Final = 8
-"""Rows of a tensor that are compared before the others are read."""
 
 ALL_ONES: Final = 30.0
 """A logit that every mask takes for 1."""
@@ -365,7 +364,7 @@ def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequ
     """
     moved: set[str] = set()
     for number, model in enumerate(models):
-        own = {module for module in modules if _moved(model, base, f"{module}.weight")}
+        own = {module for module in modules if not model.equals(base, f"{module}.weight")}
         if not own:
             raise UserError(
                 f"task_models[{number}]: {model.path} equals the base {base.path} in every target module (the task "
@@ -373,13 +372,6 @@ def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequ
             )
         moved |= own
     return [module for module in modules if module in moved]
-
-
-def _moved(model: Checkpoint, base: Checkpoint, name: str) -> bool:
-    """Whether a tensor differs; the rest of it is read only where its first rows are the same."""
-    if not torch.equal(model.rows(name, FIRST_ROWS).float(), base.rows(name, FIRST_ROWS).float()):
-        return True
-    return not torch.equal(model.tensor(name).float(), base.tensor(name).float())
 
 
 def _alphas(spec: SubspaceSpec) -> dict[str, float]:

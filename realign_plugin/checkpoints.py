@@ -17,6 +17,8 @@ from realign_plugin.tensor_files import all_finite, open_tensors
 INDEX_NAME: Final = "model.safetensors.index.json"
 SAMPLED_TENSORS: Final = 8
 SAMPLED_VALUES: Final = 256
+FIRST_ROWS: Final = 8
+"""Rows of a tensor that are compared before the others are read."""
 
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
 _ARCHITECTURE: Final = (
@@ -171,6 +173,21 @@ class Checkpoint:
         """
         rows: Tensor = self._reader(name).get_slice(self.find(name))[:count]
         return rows
+
+    def equals(self, other: Checkpoint, name: str, *, whole: bool = True) -> bool:
+        """Whether a matrix is the same in another model, whatever the dtypes.
+
+        Args:
+            other: The other model.
+            name: Name of the matrix.
+            whole: Whether matrices whose first rows are the same are read to their end.
+
+        Raises:
+            UserError: If a model lacks the matrix, or it is read to its end and holds NaN.
+        """
+        if not torch.equal(self.rows(name, FIRST_ROWS).float(), other.rows(name, FIRST_ROWS).float()):
+            return False
+        return not whole or torch.equal(self.tensor(name).float(), other.tensor(name).float())
 
     def _reader(self, name: str) -> Any:
         found = self.find(name)

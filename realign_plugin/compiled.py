@@ -51,19 +51,22 @@ def gradients(
 
 
 def check_compiler(device: torch.device | str = "cpu") -> None:
-    """Compile the step for a device, on one small tensor.
+    """Compile the step for a device, on a tensor as large as those of training.
+
+    What is compiled first decides how the kernels are laid out, and torch's cache on disk keeps that.
 
     Raises:
         UserError: If that fails, for want of a compiler or of Triton.
     """
-    small = torch.zeros(2, 3, device=device)
+    zeros = torch.zeros(256, 4096, device=device)
     try:
-        gradients(small, small, small, Draw(0), small, torch.float32)
+        gradients(zeros, zeros, zeros, Draw(0), zeros, torch.float32)
     except Exception as error:  # whatever the compiler lacks, the user's way out is the same
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "error: " in line), lines[0] if lines else "no message")
         raise UserError(
             f"mask_compile: true, but torch.compile fails on {device} ({type(error).__name__}: {reason}), expected "
-            "a C++ compiler on a CPU and Triton on a GPU; install it, or leave mask_compile out"
+            "g++ and Python's headers on a CPU, Triton on a GPU; install them, or leave mask_compile out"
         ) from error
 
 

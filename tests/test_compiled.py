@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,7 @@ from realign_plugin.masked_linear import masked_linear
 from tests.test_masked_linear import numbers
 
 needs_compiler = pytest.mark.skipif(
-    shutil.which("g++") is None and shutil.which("clang++") is None,
-    reason="torch.compile on a CPU needs g++ or clang++",
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile on a CPU needs g++ ($CXX)"
 )
 
 
@@ -46,11 +46,18 @@ def check(draw: masks.Draw, rows: int = 12, columns: int = 20, tolerance: float 
     [
         (masks.Draw(1), {}),
         (masks.Draw(2, estimator="straight_through", rescale=False), {"granularity": "row", "alone": True}),
+        (masks.Draw(4), {"granularity": "column"}),
         (masks.Draw(3, temperature=0.9), {"vectors": torch.bfloat16, "dtype": torch.bfloat16, "tolerance": 2e-2}),
     ],
 )
 def test_products_and_gradients_are_those_of_single_operations(draw: masks.Draw, options: dict[str, Any]) -> None:
     check(draw, **options)
+
+
+@needs_compiler
+def test_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        check(masks.Draw(5), tolerance=2e-2)
 
 
 @needs_compiler
@@ -70,12 +77,13 @@ def test_nothing_is_compiled_anew_for_another_shape_seed_or_scale_of_noise() -> 
 
 def test_a_machine_that_cannot_compile_is_told_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
-        raise RuntimeError("\nno working C++ compiler\nTraceback: much more")
+        raise RuntimeError("C++ compile error\n\nx.cpp:1:10: fatal error: Python.h: No such file\nmuch more")
 
     monkeypatch.setattr(compiled, "_compiled", lambda function: fails)
     with pytest.raises(UserError) as caught:
         compiled.check_compiler("cpu")
-    message = "mask_compile: true, but torch.compile fails on cpu (RuntimeError: no working C++ compiler), expected "
+    message = "mask_compile: true, but torch.compile fails on cpu (RuntimeError: x.cpp:1:10: fatal error: "
+    message += "Python.h: No such file), expected g++"
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 

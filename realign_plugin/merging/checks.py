@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from realign_plugin.building import check_same_model
-from realign_plugin.checkpoints import Checkpoint, fingerprint
+from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
@@ -21,6 +22,7 @@ from realign_plugin.merging.weights import check_disk, check_same_shapes, check_
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace_files import tensor_shapes
 
+LOG = logging.getLogger(__name__)
 METHODS: Final = ("safety_subspace", "safe_lora", "safe_merge")
 Models = dict[ModelReference, Checkpoint]
 
@@ -100,6 +102,7 @@ def _check_safety_subspace(
         _check_base(adapter, spec.base_sha256, base, targets)
     if spec.vector_space == "weight":
         _check_order(adapter, spec, others, targets)
+        _tell_unmasked(adapter, spec, base, others, shapes)
     return {"adapter": list(shapes)}
 
 
@@ -126,6 +129,22 @@ def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], mod
             f"models: {', '.join(str(model.path) for model in models)} are in another order than when {adapter} was "
             f"trained, expected {order}; list them so"
         )
+
+
+def _tell_unmasked(
+    adapter: str, spec: SubspaceSpec, base: Checkpoint, models: list[Checkpoint], masked: Iterable[str]
+) -> None:
+    """Warn of changes that are left behind: modules that the models of the training had not changed have no mask."""
+    if spec.lora_target != "all":
+        return
+    others = sorted(set(linear_targets(base, "all")) - set(masked))
+    for model in models:
+        lost = [module for module in others if not model.equals(base, f"{module}.weight", whole=False)]
+        if lost:
+            LOG.warning(
+                "%s changed %d modules that %s has no mask for (%s, …): they stay the base model's",
+                model.path, len(lost), adapter, lost[0],
+            )  # fmt: skip
 
 
 def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], models: Models) -> dict[str, list[str]]:

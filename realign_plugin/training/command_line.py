@@ -46,7 +46,8 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
             kind = _boolean
         elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
             kind = float
-        parser.add_argument(f"--{name}", type=kind)
+        bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
+        parser.add_argument(f"--{name}", type=kind, **bare)
     try:
         known, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:

@@ -171,7 +171,7 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
 
 
 def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
-    """Read and check the adapters, or the headers of the checkpoints, and build the subspace to be trained.
+    """Read and check the adapters, or the headers and first rows of the checkpoints; build the subspace to be trained.
 
     Args:
         options: Our options by name, and the host's ``model_name_or_path`` and ``lora_target``.

@@ -185,6 +185,23 @@ def test_the_models_of_the_training_in_another_order(yard: Path, merge: Merge, t
     assert merge(configuration(home, folder, one, two))
 
 
+def test_what_no_mask_is_for_stays_the_bases_with_a_warning(
+    yard: Path, merge: Merge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, target = yard / "fp32", "model.layers.1.mlp.up_proj"
+    moved = state_of(home / "full1")[f"{target}.weight"]
+    frozen = edited(home / "base", tmp_path / "frozen", lambda state: state.update({f"{target}.weight": moved}))
+    trained = SafetySubspace.from_models(home / "base", [frozen])
+    assert list(trained.logits) == [target]
+    folder = trained.save(tmp_path / "subspace")
+    merge(configuration(home, folder, frozen), tmp_path / "own")
+    assert "has no mask for" not in caplog.text
+    merged = merge(configuration(home, folder, home / "full1"), tmp_path / "other")
+    assert f"full1 changed 13 modules that {folder} has no mask for (model.layers.0.mlp.down_proj, …)" in caplog.text
+    base = state_of(home / "base")
+    assert [name for name in base if not torch.equal(merged[name], base[name])] == [f"{target}.weight"]
+
+
 def test_modules_that_mergekit_does_not_write(
     yard: Path, merge: Merge, tmp_path: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from realign_plugin import UserError
+from realign_plugin import SafetySubspace, UserError
 from realign_plugin.training import command_line, preflight
 from tests.conftest import make_llama
 
@@ -76,6 +76,16 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
 def test_sources_of_a_run(change: dict[str, Any], resumed: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         preflight.check_training(GOOD | change, resumed)
+
+
+def test_a_resumed_subspace_that_cannot_be_compiled(lab: Path, tmp_path: Path) -> None:
+    for fusion in ("ties", "dare"):
+        made = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1", lab / "task2"], fusion_method=fusion)
+        made.save(tmp_path / fusion)
+    options = GOOD | {"task_adapters": None, "mask_compile": True}
+    with pytest.raises(UserError, match="mask_compile: true with fusion_method: ties"):
+        preflight.check_training(options, [str(tmp_path / "ties")])
+    preflight.check_training(options, [str(tmp_path / "dare")])
 
 
 def test_paths_and_weights_from_text() -> None:
@@ -148,12 +158,13 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
         "0.5",
         "--mask_rescale",
         "false",
+        "--mask_compile",
         "--fusion_seed",
         "3",
         "--bf16",
         "true",
     ]
-    expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "fusion_seed": 3}
+    expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "mask_compile": True, "fusion_seed": 3}
     assert command_line.command_options(flags) == expected
     assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
