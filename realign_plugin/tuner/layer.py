@@ -22,6 +22,10 @@ from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 
 Reference = Literal["init", "aligned"]
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
+PARTS = {
+    factor: tuple(f"{PREFIX}{kind}_{factor}" for kind in ("logits", "aligned", "deltas")) for factor in ALL_FACTORS
+}
+Parts = tuple[Tensor, Tensor | None, Tensor]
 
 
 class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
@@ -95,16 +99,17 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
             if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
-    def parts(self, adapter: str, factor: str) -> tuple[Tensor, Tensor | None, Tensor]:
+    def parts(self, adapter: str, factor: str) -> Parts:
         """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor.
 
         Whole tensors even where they are sharded: outside forward, all processes have to call this then.
         """
-        aligned = getattr(self, f"safety_subspace_aligned_{factor}").get(adapter)
+        # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies.
+        logits, aligned, deltas = (self._modules[name]._parameters for name in PARTS[factor])  # type: ignore[union-attr]
         return (
-            whole(getattr(self, f"safety_subspace_logits_{factor}")[adapter]),
-            None if aligned is None else whole(aligned),
-            whole(getattr(self, f"safety_subspace_deltas_{factor}")[adapter]),
+            whole(logits[adapter]),  # type: ignore[arg-type]
+            whole(aligned[adapter]) if adapter in aligned else None,  # type: ignore[arg-type]
+            whole(deltas[adapter]),  # type: ignore[arg-type]
         )
 
     def effective(self, adapter: str, factor: str) -> Tensor:
@@ -115,7 +120,10 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         was asked for, kept until a tensor changes; the reference of a linear fusion is one sum, and a copy of all
         factors not worth keeping for it.
         """
-        logits, aligned, deltas = self.parts(adapter, factor)
+        return self._effective(adapter, factor, self.parts(adapter, factor))
+
+    def _effective(self, adapter: str, factor: str, parts: Parts) -> Tensor:
+        logits, aligned, deltas = parts
         select = select_for(self.specs[adapter])
         if self._draws(logits):
             return self._draw(adapter, logits, aligned, deltas[0] if select is None else deltas)
@@ -162,10 +170,11 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     ) -> Tensor:
         """A value computed once for these tensors and this mask; every time where versions do not tell of changes."""
         spec = self.specs[adapter]
-        if any(t is not None and may_be_swapped(self, t) for t in sources):
+        tensors = [t for t in sources if t is not None]
+        if may_be_swapped(self, tensors):
             with torch.no_grad():
                 return compute()
-        versions = tuple((t.data_ptr(), t._version) for t in sources if t is not None)
+        versions = [(t.data_ptr(), t._version) for t in tensors]
         state = (spec.mask, spec.mask_threshold, spec.mask_seed, versions)
         key = (adapter, what, self.reference)
         known = self._cache.get(key)
@@ -269,11 +278,11 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         The selection of TIES is worth keeping: it costs more than a mask.
         """
         spec = self.specs[adapter]
-        logits, aligned, deltas = self.parts(adapter, factor)
+        parts = logits, aligned, deltas = self.parts(adapter, factor)
         if self._draws(logits) and select_for(spec) is None:
             dtype = x.dtype if factor == "W" else torch.float32
             return masked_linear(x, logits, aligned, deltas, self._how_to_draw(adapter), dtype)
-        effective = self.effective(adapter, factor)
+        effective = self._effective(adapter, factor, parts)
         if factor == "W":
             return functional.linear(x, effective.to(x.dtype))
         return functional.linear(self._cast_input_dtype(x, effective.dtype), effective)

@@ -7,7 +7,7 @@ process has to call these functions, in the same order.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,14 +20,14 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor") or _zero_partitioned(tensor)
 
 
-def may_be_swapped(module: nn.Module, tensor: Tensor) -> bool:
-    """Whether a parameter's values can change without its version: FSDP and ZeRO-3 refill the same storage.
+def may_be_swapped(module: nn.Module, tensors: Iterable[Tensor]) -> bool:
+    """Whether values of parameters can change without their versions: FSDP and ZeRO-3 refill the same storage.
 
     Args:
-        module: The module that holds it.
-        tensor: The parameter.
+        module: The module that holds them.
+        tensors: The parameters.
     """
-    return bool(getattr(module, "_is_fsdp_managed_module", False)) or hasattr(tensor, "ds_id")
+    return "_is_fsdp_managed_module" in vars(module) or any(hasattr(tensor, "ds_id") for tensor in tensors)
 
 
 def whole(tensor: Tensor) -> Tensor:
