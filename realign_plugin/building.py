@@ -1,9 +1,8 @@
-"""Builds safety subspaces: from LoRA adapters, from full checkpoints, and from a trained mask on another task."""
+"""Builds safety subspaces to be trained: from LoRA adapters and from full checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache, partial, reduce
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +47,7 @@ def from_adapters(
             check_same_modules(adapter, safe, f"task_adapters[{i}]", "aligned_adapter")
         elif i:
             check_same_modules(adapter, adapters[0], f"task_adapters[{i}]", "task_adapters[0]")
-        _check_moved(adapter, safe, i)
+        check_moved(adapter, safe, i)
     first = adapters[0]
     module_spec(spec, list(first.factors), first.ranks, first.alphas)
     spec.use_rslora = bool(first.config.get("use_rslora"))
@@ -63,7 +62,7 @@ def from_adapters(
     for module in first.factors:
         for factor in spec.factors:
             theta = start[module][factor] if safe else None
-            vectors = [_difference(adapter.factors[module][factor], theta) for adapter in adapters]
+            vectors = [difference(adapter.factors[module][factor], theta) for adapter in adapters]
             for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
                 factors.setdefault(module, {})[factor] = delta
     theta_safe = {m: {f: t.to(dtype) for f, t in pair.items()} for m, pair in start.items()}
@@ -116,7 +115,7 @@ def from_models(
     @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
     def read(module: str) -> Tensor:
         theta = safe.tensor(f"{module}.weight")
-        vectors = [_difference(model.tensor(f"{module}.weight"), theta) for model in models]
+        vectors = [difference(model.tensor(f"{module}.weight"), theta) for model in models]
         return keep_vectors(spec, f"{module}.W", vectors)
 
     def nth(number: int, module: str) -> dict[str, Tensor]:
@@ -172,51 +171,6 @@ def parse_task_weights(text: str | None, what: str) -> float | list[float] | Non
     except ValueError as error:
         raise UserError(f"{what}: {text!r}, expected a number, or one for each task with commas") from error
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def transfer(
-    subspace: SafetySubspace, task: str | Path, task_weight: float | None = None, what: str = "task_adapter"
-) -> SafetySubspace:
-    """A trained mask on the vector of another task (SOMF, section 4.4).
-
-    Args:
-        subspace: The trained subspace, in LoRA space.
-        task: LoRA adapter of the other task, fine-tuned from the same aligned model.
-        task_weight: Lambda of that task; None takes the default for one task.
-        what: What the user calls the adapter.
-
-    Returns:
-        A subspace with the same logits and aligned factors, and the other task's vector.
-
-    Raises:
-        UserError: If the subspace is in weight space, or the adapter does not fit it.
-    """
-    spec = subspace.spec
-    if spec.vector_space != "lora":
-        raise UserError(
-            f"{what}: the subspace works on whole weights, expected one in LoRA space; merge with the other model in "
-            "mergekit's models instead (merge_method: safety_subspace)"
-        )
-    adapter = read_lora(task, what)
-    safe = LoraAdapter(Path("the subspace"), _lora_config(subspace), _shapes_of(subspace), _alphas(spec))
-    check_same_modules(adapter, safe, what, "the subspace")
-    if subspace.aligned:
-        _check_moved(adapter, replace(safe, factors={m: dict(p) for m, p in subspace.aligned.items()}), None, what)
-    else:
-        _check_moved(adapter, None, None, what)
-    weight = default_task_weight(spec.fusion_method, 1) if task_weight is None else task_weight  # type: ignore[arg-type]
-    moved = replace_spec(spec, task_weights=[float(weight)])
-    moved.sources = [s for s in spec.sources if s.get("role") != "task"]
-    moved.sources += [{**s, "role": "mask"} for s in spec.sources if s.get("role") == "task"]
-    moved.sources.append(adapter.provenance("task", float(weight)))
-    kept: list[Factors] = [{} for _ in range(moved.kept_deltas)]
-    for module in subspace.logits:
-        for factor in spec.factors:
-            start = subspace.aligned[module][factor] if subspace.aligned else None
-            vector = _difference(adapter.factors[module][factor], start)
-            for delta, factors in zip(keep_vectors(moved, f"{module}.{factor}", [vector]), kept, strict=True):
-                factors.setdefault(module, {})[factor] = delta
-    return SafetySubspace(moved, subspace.logits, subspace.aligned, kept, subspace.base_model)
 
 
 def replace_spec(spec: SubspaceSpec, **changes: Any) -> SubspaceSpec:
@@ -348,7 +302,8 @@ def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:
     return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
 
 
-def _difference(task: Tensor, aligned: Tensor | None) -> Tensor:
+def difference(task: Tensor, aligned: Tensor | None) -> Tensor:
+    """A task vector, fp32; None for the aligned parameters stands for zeros."""
     return task.float() if aligned is None else task.float() - aligned.float()
 
 
@@ -374,20 +329,18 @@ def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequ
     return [module for module in modules if module in moved]
 
 
-def _alphas(spec: SubspaceSpec) -> dict[str, float]:
-    return {m: float(spec.alpha_pattern.get(m, spec.lora_alpha)) for m in spec.target_modules or []}
+def check_moved(task: LoraAdapter, safe: LoraAdapter | None, number: int | None, what: str = "task_adapters") -> None:
+    """Refuse a task vector of zeros: there would be nothing to mask.
 
+    Args:
+        task: The fine-tuned model's adapter.
+        safe: The aligned model's; None where the base model itself is aligned.
+        number: Which of several it is.
+        what: What the user calls the adapter.
 
-def _lora_config(subspace: SafetySubspace) -> dict[str, Any]:
-    return {"base_model_name_or_path": subspace.base_model, "use_rslora": subspace.spec.use_rslora}
-
-
-def _shapes_of(subspace: SafetySubspace) -> Factors:
-    return {m: {f: subspace.deltas[0][m][f] for f in subspace.spec.factors} for m in subspace.logits}
-
-
-def _check_moved(task: LoraAdapter, safe: LoraAdapter | None, number: int | None, what: str = "task_adapters") -> None:
-    """Refuse a task vector of zeros: there would be nothing to mask."""
+    Raises:
+        UserError: If the adapters are equal, or without an aligned one, every B is 0.
+    """
     name = what if number is None else f"{what}[{number}]"
     if safe is None:
         if all(not pair["B"].any() for pair in task.factors.values()):

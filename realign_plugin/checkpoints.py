@@ -165,8 +165,8 @@ class Checkpoint:
             )
         return value
 
-    def rows(self, name: str, count: int) -> Tensor:
-        """Read the first rows of a matrix; unlike ``tensor``, without a look for NaN.
+    def rows(self, name: str, count: int | None) -> Tensor:
+        """Read the first rows of a matrix, None: all; unlike ``tensor``, without a look for NaN.
 
         Raises:
             UserError: If there is no such tensor.
@@ -183,11 +183,10 @@ class Checkpoint:
             whole: Whether matrices whose first rows are the same are read to their end.
 
         Raises:
-            UserError: If a model lacks the matrix, or it is read to its end and holds NaN.
+            UserError: If a model lacks the matrix.
         """
-        if not torch.equal(self.rows(name, FIRST_ROWS).float(), other.rows(name, FIRST_ROWS).float()):
-            return False
-        return not whole or torch.equal(self.tensor(name).float(), other.tensor(name).float())
+        rows = [FIRST_ROWS, None] if whole else [FIRST_ROWS]
+        return all(_same(self.rows(name, count), other.rows(name, count)) for count in rows)
 
     def _reader(self, name: str) -> Any:
         found = self.find(name)
@@ -270,6 +269,10 @@ def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[
             f"{known}; correct lora_target"
         )
     return [module for module in matrices if any(_ends(module, end) for end in wanted)]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
 
 
 def _ends(module: str, end: str) -> bool:

@@ -67,8 +67,8 @@ def transfer(
     task_weight: Annotated[float | None, typer.Option(help="Weight of its task vector (lambda).")] = None,
 ) -> None:
     """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
-    from realign_plugin.building import transfer as moved
     from realign_plugin.subspace import SafetySubspace
+    from realign_plugin.transfer import transfer as moved
 
     subspace = moved(SafetySubspace.load(adapter), task_adapter, task_weight, "--task-adapter")
     subspace.save(out)

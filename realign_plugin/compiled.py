@@ -16,6 +16,9 @@ from torch import Tensor
 from realign_plugin.errors import UserError
 from realign_plugin.masks import Draw, Estimator
 
+How = tuple[float, float | Tensor, Estimator, bool]
+"""Temperature, scale of the noise, estimator and rescaling of a draw."""
+
 
 def theta(logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, dtype: torch.dtype) -> Tensor:
     """The effective parameters of one draw.
@@ -27,8 +30,8 @@ def theta(logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, dty
         draw: How the mask is drawn.
         dtype: Dtype of the result; theta is rounded to it once.
     """
-    tensors = [*_plain(logits, aligned, delta), draw.uniform(logits)]
-    result: Tensor = _compiled(_theta)(*tensors, *_how(draw, logits), dtype)
+    tensors = _plain(logits, aligned, delta, draw.uniform(logits))
+    result: Tensor = _compiled(_theta)(_how(draw, logits), dtype, *tensors)
     return result
 
 
@@ -45,8 +48,8 @@ def gradients(
         for_theta: d loss / d theta, ``[rows, columns]``.
         dtype: Dtype of theta; the gradient has the logits'.
     """
-    tensors = [*_plain(logits, aligned, delta), draw.uniform(logits)]
-    found: tuple[Tensor, Tensor] = _compiled(_gradients)(*tensors, *_how(draw, logits), for_theta.detach(), dtype)
+    tensors = _plain(logits, aligned, delta, draw.uniform(logits), for_theta)
+    found: tuple[Tensor, Tensor] = _compiled(_gradients)(_how(draw, logits), dtype, *tensors)
     return found
 
 
@@ -80,7 +83,7 @@ def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
-def _how(draw: Draw, logits: Tensor) -> tuple[float, float | Tensor, Estimator, bool]:
+def _how(draw: Draw, logits: Tensor) -> How:
     """What the compiled functions depend on, without the seed.
 
     They are compiled anew for each value of what is no tensor: a scale of noise that moves has to be one.
@@ -92,34 +95,23 @@ def _how(draw: Draw, logits: Tensor) -> tuple[float, float | Tensor, Estimator, 
 
 
 def _theta(
-    logits: Tensor,
-    aligned: Tensor | None,
-    delta: Tensor,
-    u: Tensor | None,
-    temperature: float,
-    noise: float | Tensor,
-    estimator: Estimator,
-    rescale: bool,
-    dtype: torch.dtype,
+    how: How, dtype: torch.dtype, logits: Tensor, aligned: Tensor | None, delta: Tensor, u: Tensor | None
 ) -> Tensor:
-    draw = Draw(0, temperature, noise, estimator, rescale)
+    draw = Draw(0, *how)
     mask, _ = draw.mask(logits, u)
     return draw.theta(aligned, delta, mask, draw.scale(mask)).to(dtype)
 
 
 def _gradients(
+    how: How,
+    dtype: torch.dtype,
     logits: Tensor,
     aligned: Tensor | None,
     delta: Tensor,
     u: Tensor | None,
-    temperature: float,
-    noise: float | Tensor,
-    estimator: Estimator,
-    rescale: bool,
     for_theta: Tensor,
-    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    draw = Draw(0, temperature, noise, estimator, rescale)
+    draw = Draw(0, *how)
     mask, kept = draw.mask(logits, u)
     scale = draw.scale(mask)
     found = draw.logits_gradient(for_theta.float() * delta, mask, kept, scale)

@@ -1,10 +1,9 @@
-"""Subspaces of whole weights, built lazily; and a trained mask on another task."""
+"""Subspaces of whole weights, built lazily."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.building import transfer
 from realign_plugin.checkpoints import Checkpoint
 from realign_plugin.tensor_files import LazyFactors
 from tests import reference
-from tests.conftest import make_lora, with_random_logits
+from tests.conftest import with_random_logits
 
 TARGET = "q_proj,v_proj"
 WEIGHTS = {"task_arithmetic": [0.3, 0.6], "average": [1.0, 0.8], "ties": [0.4, 0.7], "dare": [0.3, 0.6]}
@@ -151,31 +149,3 @@ def test_whole_weights_are_no_lora(lab: Path, models: list[Path], tmp_path: Path
     with pytest.raises(UserError, match=r"export: a subspace on whole weights is no LoRA adapter"):
         subspace.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
-
-
-def test_transfer_is_the_mask_on_the_other_vector(lab: Path, subspace: Any) -> None:
-    moved = transfer(subspace, lab / "task3", 0.7)
-    direct = SafetySubspace.from_adapters(lab / "aligned", [lab / "task3"], task_weight=0.7)
-    direct.logits = subspace.logits
-    for module, pair in direct.effective("binary").items():
-        for factor, tensor in pair.items():
-            assert torch.equal(moved.effective("binary")[module][factor], tensor)
-    assert [(s["role"], s["name"]) for s in moved.spec.sources] == [
-        ("aligned", "aligned"),
-        ("mask", "task1"),
-        ("mask", "task2"),
-        ("task", "task3"),
-    ]
-    assert moved.spec.task_weights == [0.7]
-    assert transfer(subspace, lab / "task3").spec.task_weights == [1.0]
-
-
-def test_transfer_to_what_does_not_fit(lab: Path, models: list[Path], subspace: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"task_adapter: .* equals"):
-        transfer(subspace, lab / "aligned")
-    other = make_lora(lab / "base", tmp_path / "r8", r=8)
-    with pytest.raises(UserError, match=r"task_adapter: rank 8 of .* differs from the subspace's 4"):
-        transfer(subspace, other)
-    whole = SafetySubspace.from_models(lab / "base", models[:1], target=TARGET)
-    with pytest.raises(UserError, match=r"the subspace works on whole weights, expected one in LoRA space"):
-        transfer(whole, lab / "task1")
