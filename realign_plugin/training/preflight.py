@@ -105,6 +105,9 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
+    for name in ("mask_rescale", "mask_compile"):
+        if options.get(name) not in (None, True, False):
+            raise UserError(f"{name}: {options[name]!r}, expected true or false; correct it")
     if options.get("mask_compile"):
         _check_compiled(spec)
     if tasks := adapters or models:

@@ -36,6 +36,8 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
         ({"mask_noise": float("nan")}, "mask_noise: nan is out of range"),
         ({"mask_keep_weight": -0.1}, "mask_keep_weight"),
         ({"mask_granularity": "module"}, "add it"),
+        ({"mask_compile": "maybe"}, "mask_compile: 'maybe', expected true or false"),
+        ({"mask_rescale": "on"}, "mask_rescale: 'on', expected true or false"),
         ({"mask_compile": True, "fusion_method": "ties"}, "mask_compile: true with fusion_method: ties"),
         (
             {"mask_compile": True, "task_adapters": None, "task_models": ["m"]},
