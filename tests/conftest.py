@@ -132,6 +132,22 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of real depth: 13 layers, 26 target modules; an aligned adapter, two tasks, two full checkpoints.
+
+    With 20 or more target modules PEFT shortens ``target_modules`` in what it saves to suffixes.
+    """
+    root = tmp_path_factory.mktemp("deep")
+    make_llama(root / "base", hidden=16, layers=13)
+    make_tokenizer(root / "base")
+    make_lora(root / "base", root / "aligned", r=2)
+    for number in (1, 2):
+        make_lora(root / "base", root / f"task{number}", start=root / "aligned", seed=10 + number)
+        make_fine_tuned(root / "base", root / f"full{number}", seed=20 + number)
+    return root
+
+
 def make_fine_tuned(base: Path, folder: Path, *, seed: int, step: float = 0.02, shard: str = "5GB") -> Path:
     """A full checkpoint: every weight of the base moved by a random step, as if fine-tuned."""
     from transformers import AutoModelForCausalLM
