@@ -14,7 +14,7 @@ from torch import Tensor
 from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight, is_linear
-from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
+from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, natural_key, read_lora
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec, module_spec
 from realign_plugin.subspace import SafetySubspace
@@ -50,8 +50,9 @@ def from_adapters(
         check_moved(adapter, safe, i)
     first = adapters[0]
     module_spec(spec, list(first.factors), first.ranks, first.alphas)
-    spec.use_rslora = bool(first.config.get("use_rslora"))
-    spec.lora_target = first.config.get("target_modules")
+    spec.use_rslora = first.config.use_rslora
+    limited = first.config.layers_to_transform is not None or first.config.exclude_modules
+    spec.lora_target = None if limited else first.config.target_modules
     spec.sources = [safe.provenance("aligned")] if safe else []
     spec.sources += [a.provenance("task", w) for a, w in zip(adapters, spec.task_weights, strict=True)]
     files = [*adapters, *([safe] if safe else [])]
@@ -99,7 +100,7 @@ def from_models(
     spec = _spec(len(tasks), task_weight, {"mask_granularity": "row"} | options, vector_space="weight")
     safe = Checkpoint(base, "model_name_or_path")
     models = [Checkpoint(task, f"task_models[{i}]") for i, task in enumerate(tasks)]
-    modules = linear_targets(safe, target)
+    modules = sorted(linear_targets(safe, target), key=natural_key)
     for model in models:
         check_same_model(model, safe, modules)
     named, modules = modules, _moved_modules(models, safe, modules)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(ValueError):
@@ -54,3 +58,11 @@ def check_range(name: str, value: float, low: float, high: float, *, low_open: b
         raise UserError(
             f"{name}: {value!r} is out of range, expected {bracket}{low:g}, {high:g}]{'; ' + fix if fix else ''}"
         )
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first fault that pydantic found, in a few words: field, value, and what was expected."""
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"]) or "value"
+    message = fault["msg"].removeprefix("Input should be ")
+    return f"{name}: {str(fault['input'])[:80]!r}, expected {message}"

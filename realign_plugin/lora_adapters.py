@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from realign_plugin.atomic import sha256
 from realign_plugin.errors import UserError
+from realign_plugin.lora_config import LoraConfig, parse_lora_config
 from realign_plugin.tensor_files import read_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 MODEL_PREFIX = "base_model.model."
+
+_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight")
 
 Factors = dict[str, dict[str, Tensor]]
 """``{module: {"A": [r, in], "B": [out, r]}}``."""
@@ -29,24 +33,26 @@ class LoraAdapter:
         path: Where it was read from.
         config: Its ``adapter_config.json``.
         factors: ``{module: {"A": [r, in], "B": [out, r]}}``, in the dtype of the file.
-        alphas: LoRA alpha by module.
     """
 
     path: Path
-    config: dict[str, Any]
+    config: LoraConfig
     factors: Factors
-    alphas: dict[str, float]
 
     @property
     def base_model(self) -> str | None:
         """The base model that the adapter names, or None."""
-        name = self.config.get("base_model_name_or_path")
-        return str(name) if name else None
+        return self.config.base_model_name_or_path or None
 
     @property
     def ranks(self) -> dict[str, int]:
         """LoRA rank by module."""
         return {name: int(pair["A"].shape[0]) for name, pair in self.factors.items()}
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """LoRA alpha by module."""
+        return {name: self.config.alpha(name) for name in self.factors}
 
     def provenance(self, role: str, weight: float | None = None) -> dict[str, Any]:
         """Name and sha256 of the adapter's weights, for the record that a subspace keeps."""
@@ -88,41 +94,6 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     return config
 
 
-def _check_plain_lora(path: Path, config: dict[str, Any], what: str) -> None:
-    kind = config.get("peft_type")
-    if kind == "SAFETY_SUBSPACE":
-        raise UserError(
-            f"{what}: {path} is a SAFETY_SUBSPACE adapter, expected LORA; make one of it with `realign export {path} "
-            "OUT`"
-        )
-    if kind != "LORA":
-        raise UserError(f"{what}: {path} has peft_type {kind!r}, expected 'LORA'; only LoRA adapters can be realigned")
-    if config.get("use_dora"):
-        raise UserError(f"{what}: {path} uses DoRA, expected plain LoRA; train it again with use_dora: false")
-    if config.get("modules_to_save"):
-        saved = ", ".join(map(str, config["modules_to_save"]))
-        raise UserError(
-            f"{what}: {path} holds whole modules ({saved}) in modules_to_save, expected LoRA factors alone; "
-            "train it without modules_to_save (additional_target)"
-        )
-    for key in ("bias", "lora_bias"):
-        if config.get(key) not in (None, False, "none"):
-            raise UserError(f"{what}: {path} has {key}: {config[key]!r}, expected none; train it without biases")
-    for key in ("target_parameters", "alora_invocation_tokens", "trainable_token_indices", "layer_replication"):
-        if config.get(key):
-            raise UserError(f"{what}: {path} has {key}, expected plain LoRA on linear modules; train it without")
-
-
-def _pattern_value(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule for rank_pattern and alpha_pattern: the first key that matches the end of the module's name."""
-    import re
-
-    for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
-
-
 def read_lora(path: str | Path, what: str) -> LoraAdapter:
     """Read a LoRA adapter and check all that can be checked without its model.
 
@@ -131,11 +102,11 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
         what: What the user calls it, e.g. ``task_adapters[0]``; starts the message of an error.
 
     Raises:
-        UserError: If it is missing, empty, corrupt, no plain LoRA, or holds NaN or infinite numbers.
+        UserError: If it is missing, empty, corrupt, not plain LoRA, holds NaN or infinite numbers, or if its tensors
+            do not fit each other or its configuration.
     """
     path = Path(path)
-    config = read_adapter_config(path, what)
-    _check_plain_lora(path, config, what)
+    config = parse_lora_config(path, read_adapter_config(path, what), what)
     file = path / WEIGHTS_NAME
     if not file.is_file():
         if (path / "adapter_model.bin").exists():
@@ -144,29 +115,86 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
                 "save it again"
             )
         raise UserError(f"{what}: {file} does not exist, expected the adapter's weights; save the adapter again")
-    tensors = read_tensors(file, what)
     factors: Factors = {}
-    for name, tensor in tensors.items():
-        module, _, factor = name.removeprefix(MODEL_PREFIX).partition(".lora_")
-        if factor not in ("A.weight", "B.weight") or tensor.dim() != 2:
+    for name, tensor in read_tensors(file, what).items():
+        module, factor = split_name(name, file, what)
+        if tensor.dim() != 2:
             raise UserError(
                 f"{what}: {file} holds {name} of shape {tuple(tensor.shape)}, expected lora_A and lora_B of linear "
-                "modules; "
-                "train the adapter on linear modules only"
+                "modules; train the adapter on linear modules only"
             )
-        factors.setdefault(module, {})[factor[0]] = tensor
+        if factor in factors.setdefault(module, {}):
+            raise UserError(
+                f"{what}: {file} holds {factor} of {module} twice, expected it once; save the adapter again with PEFT"
+            )
+        factors[module][factor] = tensor
+    if not factors:
+        raise UserError(f"{what}: {file} holds no tensor, expected LoRA factors; save the adapter again")
+    _check_factors(factors, config, file, what)
+    ordered = {module: factors[module] for module in sorted(factors, key=natural_key)}
+    return LoraAdapter(path, config, ordered)
+
+
+def split_name(name: str, file: Path, what: str) -> tuple[str, str]:
+    """A tensor's module and factor, ``A`` or ``B``, from its name in an adapter's file.
+
+    The names that torch.compile (``_orig_mod.``) and DDP (``module.``) put around modules are left out, and an
+    adapter's name (``lora_A.default.weight``), as in a state dict that PEFT did not save.
+
+    Args:
+        name: The tensor's name.
+        file: Its file, for messages.
+        what: What the user calls the adapter.
+
+    Raises:
+        UserError: If it is not a LoRA factor of a linear module, or PEFT would not find it.
+    """
+    plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
+    while plain.startswith("module."):
+        plain = plain.removeprefix("module.")
+    if not plain.startswith(MODEL_PREFIX):
+        raise UserError(
+            f"{what}: {file} holds {name}, expected a name that begins with {MODEL_PREFIX!r}, without which PEFT "
+            "loads nothing; save the adapter with PEFT's save_pretrained"
+        )
+    match = _FACTOR.fullmatch(plain.removeprefix(MODEL_PREFIX))
+    if match is None or match["module"].startswith(MODEL_PREFIX):
+        raise UserError(
+            f"{what}: {file} holds {name}, expected lora_A and lora_B of linear modules; train the adapter on linear "
+            "modules only"
+        )
+    return match["module"].removeprefix("module."), match["factor"]
+
+
+def _check_factors(factors: Factors, config: LoraConfig, file: Path, what: str) -> None:
+    """Refuse factors that do not fit each other or the configuration, by PEFT's rules for both."""
     for module, pair in factors.items():
-        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            shapes = {k: tuple(v.shape) for k, v in pair.items()}
+        shapes = {factor: tuple(tensor.shape) for factor, tensor in sorted(pair.items())}
+        rank = config.rank(module)
+        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1] or 0 in (*shapes["A"], *shapes["B"]):
             raise UserError(
                 f"{what}: {file} has factors {shapes} for {module}, expected A [r, in] and B [out, r]; save it again"
             )
-    if not factors:
-        raise UserError(f"{what}: {file} holds no tensor, expected LoRA factors; save the adapter again")
-    patterns = config.get("alpha_pattern") or {}
-    alphas = {m: float(_pattern_value(patterns, m, config.get("lora_alpha", 8))) for m in factors}
-    ordered = {module: factors[module] for module in sorted(factors, key=natural_key)}
-    return LoraAdapter(path, config, ordered, alphas)
+        if pair["A"].shape[0] != rank:
+            raise UserError(
+                f"{what}: {file} has factors of rank {pair['A'].shape[0]} for {module}, {CONFIG_NAME} gives it rank "
+                f"{rank}, expected the same; the two files belong to different runs, copy the whole folder again"
+            )
+        if not all(tensor.dtype.is_floating_point for tensor in pair.values()):
+            raise UserError(
+                f"{what}: {file} has {pair['A'].dtype} factors for {module}, expected floating-point ones; save it "
+                "again"
+            )
+        if not config.adapts(module):
+            raise UserError(
+                f"{what}: {file} holds factors of {module}, which target_modules in {CONFIG_NAME} does not name, so "
+                "PEFT would leave them out; the two files belong to different runs, copy the whole folder again"
+            )
+    if lost := config.unmatched(factors):
+        raise UserError(
+            f"{what}: {file} holds no factors of {lost[0]}, which target_modules in {CONFIG_NAME} names, expected "
+            "them; the file is incomplete, copy the whole folder again"
+        )
 
 
 def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_what: str) -> None:
@@ -187,7 +215,7 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
             "base; "
             "use adapters of the same base model"
         )
-    rslora, other_rslora = bool(task.config.get("use_rslora")), bool(other.config.get("use_rslora"))
+    rslora, other_rslora = task.config.use_rslora, other.config.use_rslora
     if rslora != other_rslora:
         raise UserError(
             f"{what}: use_rslora is {rslora}, {other_what} has {other_rslora}, expected the same; "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import cache
+from typing import Annotated, Any, Final, get_type_hints
 
-from realign_plugin.errors import UserError, check_choice, check_range
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
+
+from realign_plugin.errors import UserError, check_choice, check_range, first_fault
 from realign_plugin.fusion import FUSION_METHODS, is_linear
 from realign_plugin.masks import ESTIMATORS, GRANULARITIES, MASK_KINDS
 
 VECTOR_SPACES = ("lora", "weight")
+VECTOR_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
 FACTORS: Final = {"lora": ("A", "B"), "weight": ("W",)}
 """What is masked of each target module: the two LoRA factors, or the whole weight."""
 
@@ -92,10 +96,15 @@ class SubspaceSpec:
         Raises:
             UserError: With the option, its value and what was expected.
         """
+        try:
+            _types().model_validate({name: getattr(self, name) for name in SubspaceSpec.__dataclass_fields__})
+        except ValidationError as error:
+            raise UserError(f"{first_fault(error)}; correct it") from error
         check_choice("vector_space", self.vector_space, VECTOR_SPACES)
         check_choice("fusion_method", self.fusion_method, FUSION_METHODS)
         check_choice("mask_granularity", self.mask_granularity, GRANULARITIES)
         check_choice("mask_estimator", self.mask_estimator, ESTIMATORS)
+        check_choice("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
         check_mask(self.mask, self.mask_threshold)
         check_range("ties_density", self.ties_density, 0.0, 1.0, low_open=True)
         check_range("dare_drop_rate", self.dare_drop_rate, 0.0, 0.99)
@@ -116,6 +125,18 @@ class SubspaceSpec:
                 "tensor), "
                 "expected mask_rescale: false; add it"
             )
+
+
+@cache
+def _types() -> type[BaseModel]:
+    """The types of a spec's fields, none of which is converted: numbers have to be finite, ranks positive."""
+    hints = get_type_hints(SubspaceSpec) | {
+        "r": PositiveInt,
+        "rank_pattern": dict[str, PositiveInt],
+        "task_weights": Annotated[list[float], Field(min_length=1)],
+    }
+    kinds: dict[str, Any] = {name: (hints[name], ...) for name in SubspaceSpec.__dataclass_fields__}
+    return create_model("SpecTypes", __config__=ConfigDict(strict=True, allow_inf_nan=False), **kinds)
 
 
 def check_mask(mask: str, threshold: float) -> None:

@@ -16,9 +16,10 @@ from realign_plugin.atomic import atomic_folder, write_json
 from realign_plugin.effective import effective_tensor
 from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME
+from realign_plugin.lora_config import LoraConfig
 from realign_plugin.spec import SubspaceSpec, check_mask
-from realign_plugin.subspace_files import PEFT_TYPE, PREFIX, check_tensors, read_spec
-from realign_plugin.tensor_files import LazyFactors, Tensors, check_finite, open_tensors
+from realign_plugin.subspace_files import PEFT_TYPE, open_subspace, read_spec, tensor_name
+from realign_plugin.tensor_files import LazyFactors, Tensors, check_finite, check_writable
 
 
 class SafetySubspace:
@@ -145,11 +146,10 @@ class SafetySubspace:
         for module in self.logits if modules is None else modules:
             deltas = self.stacked_deltas(module)
             for factor in self.spec.factors:
-                stem = f"{MODEL_PREFIX}{module}.{PREFIX}"
-                state[f"{stem}logits_{factor}"] = self.logits[module][factor]
-                state[f"{stem}deltas_{factor}"] = deltas[factor]
+                state[tensor_name(module, "logits", factor)] = self.logits[module][factor]
+                state[tensor_name(module, "deltas", factor)] = deltas[factor]
                 if self.aligned:
-                    state[f"{stem}aligned_{factor}"] = self.aligned[module][factor]
+                    state[tensor_name(module, "aligned", factor)] = self.aligned[module][factor]
         return state
 
     def save(self, path: str | Path) -> Path:
@@ -168,6 +168,7 @@ class SafetySubspace:
         config = asdict(self.spec) | _peft_fields(PEFT_TYPE, self.base_model)
         with atomic_folder(path) as work:
             state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
+            check_writable(state, path)
             save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
             write_json(work / CONFIG_NAME, config)
         return path
@@ -185,19 +186,17 @@ class SafetySubspace:
         """
         path = Path(path)
         spec, base_model = read_spec(path)
-        file = path / WEIGHTS_NAME
-        if not file.is_file():
-            raise UserError(f"adapter: {file} does not exist, expected the subspace's tensors; copy the whole folder")
-        reader = open_tensors(file, "adapter")
-        modules = check_tensors(spec, file, reader)
+        reader, shapes = open_subspace(path, spec)
+        modules = list(shapes)
+        dtypes = {"logits": torch.float32, "aligned": getattr(torch, spec.vector_dtype)}
 
         def read(kind: str, module: str, number: int | None = None) -> dict[str, Tensor]:
             found = {}
             for factor in spec.factors:
-                name = f"{MODEL_PREFIX}{module}.{PREFIX}{kind}_{factor}"
+                name = tensor_name(module, kind, factor)
                 tensor = reader.get_tensor(name) if number is None else reader.get_slice(name)[number]
-                check_finite(tensor, name, file, "adapter")
-                found[factor] = tensor
+                check_finite(tensor, name, path / WEIGHTS_NAME, "adapter")
+                found[factor] = tensor.to(dtypes.get(kind, dtypes["aligned"]))
             return found
 
         logits: Tensors = LazyFactors(modules, partial(read, "logits"))
@@ -231,7 +230,8 @@ class SafetySubspace:
             The folder.
 
         Raises:
-            UserError: If the subspace is in weight space, the mask is unknown, or the folder cannot be written.
+            UserError: If the subspace is in weight space, the mask is unknown, the dtype cannot hold a factor, or the
+                folder cannot be written.
         """
         path = Path(path)
         if self.spec.vector_space != "lora":
@@ -252,13 +252,16 @@ class SafetySubspace:
             "modules_to_save": None,
             "rank_pattern": self.spec.rank_pattern,
             "alpha_pattern": self.spec.alpha_pattern,
-            "target_modules": self.spec.lora_target or self.spec.target_modules,
+            "target_modules": self.spec.lora_target or list(factors),
         }
+        if not all(map(LoraConfig.model_validate(config).adapts, factors)):  # PEFT would leave the others out
+            config["target_modules"] = list(factors)
         state = {
             f"{MODEL_PREFIX}{module}.lora_{factor}.weight": tensor.to(dtype).contiguous()
             for module, pair in factors.items()
             for factor, tensor in pair.items()
         }
+        check_writable(state, path)
         with atomic_folder(path) as work:
             save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
             write_json(work / CONFIG_NAME, config)

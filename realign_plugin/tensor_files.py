@@ -68,6 +68,25 @@ def check_finite(tensor: Tensor, name: str, file: Path, what: str) -> None:
         )
 
 
+def check_writable(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse to write tensors that their dtype cannot hold.
+
+    Args:
+        state: Tensors by name.
+        path: Where they are to be written.
+
+    Raises:
+        UserError: With the tensor's name, its dtype and the path.
+    """
+    for name, tensor in state.items():
+        if not all_finite(tensor):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{path}: {name} would hold numbers too large for {dtype}, expected finite ones; choose a wider "
+                "dtype, or check the source adapters for huge values"
+            )
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """A torch dtype by its short name: fp32, fp16 or bf16.
 

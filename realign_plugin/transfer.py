@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from realign_plugin.building import check_moved, difference, keep_vectors, replace_spec
 from realign_plugin.errors import UserError
 from realign_plugin.fusion import default_task_weight
 from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
-from realign_plugin.spec import SubspaceSpec
+from realign_plugin.lora_config import LoraConfig
 from realign_plugin.subspace import SafetySubspace
 
 
@@ -38,7 +37,7 @@ def transfer(
             "mergekit's models instead (merge_method: safety_subspace)"
         )
     adapter = read_lora(task, what)
-    safe = LoraAdapter(Path("the subspace"), _lora_config(subspace), _shapes_of(subspace), _alphas(spec))
+    safe = LoraAdapter(Path("the subspace"), _lora_config(subspace), _shapes_of(subspace))
     check_same_modules(adapter, safe, what, "the subspace")
     if subspace.aligned:
         check_moved(adapter, replace(safe, factors={m: dict(p) for m, p in subspace.aligned.items()}), None, what)
@@ -59,12 +58,17 @@ def transfer(
     return SafetySubspace(moved, subspace.logits, subspace.aligned, kept, subspace.base_model)
 
 
-def _alphas(spec: SubspaceSpec) -> dict[str, float]:
-    return {m: float(spec.alpha_pattern.get(m, spec.lora_alpha)) for m in spec.target_modules or []}
-
-
-def _lora_config(subspace: SafetySubspace) -> dict[str, Any]:
-    return {"base_model_name_or_path": subspace.base_model, "use_rslora": subspace.spec.use_rslora}
+def _lora_config(subspace: SafetySubspace) -> LoraConfig:
+    spec = subspace.spec
+    return LoraConfig(
+        peft_type="LORA",
+        base_model_name_or_path=subspace.base_model,
+        use_rslora=spec.use_rslora,
+        r=spec.r,
+        lora_alpha=spec.lora_alpha,
+        rank_pattern=spec.rank_pattern,
+        alpha_pattern=spec.alpha_pattern,
+    )
 
 
 def _shapes_of(subspace: SafetySubspace) -> Factors:

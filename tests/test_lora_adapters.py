@@ -80,10 +80,13 @@ BAD = {
     "a subspace": (lambda t: edited_config(t, peft_type="SAFETY_SUBSPACE"), "realign export"),
     "DoRA": (
         lambda t: edited_config(t, use_dora=True),
-        "uses DoRA, expected plain LoRA; train it again with use_dora: false",
+        "has use_dora: 'True', expected plain LoRA on linear modules; train it again with use_dora: false",
     ),
-    "modules_to_save": (lambda t: edited_config(t, modules_to_save=["lm_head"]), "lm_head.*modules_to_save"),
-    "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected none"),
+    "modules_to_save": (
+        lambda t: edited_config(t, modules_to_save=["lm_head"]),
+        "modules_to_save: .*lm_head.*additional_target",
+    ),
+    "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected plain LoRA"),
     "embedding": (embedding, "expected lora_A and lora_B of linear modules"),
     "alpha": (lambda t: edited_config(t, lora_alpha=64), "alpha 64 of model.layers.0.self_attn.q_proj differs.*'s 8"),
     "rslora": (lambda t: edited_config(t, use_rslora=True), "use_rslora is True, aligned_adapter has False"),

@@ -134,7 +134,7 @@ def test_exported_lora_holds_the_effective_factors(lab: Path, tmp_path: Path, op
         scaling = subspace.spec.scaling(module)
         rank = exported.ranks[module]
         assert scaling == pytest.approx(exported.alphas[module] / (rank**0.5 if options.get("use_rslora") else rank))
-    assert exported.config["target_modules"] == read_lora(tmp_path / "t", "").config["target_modules"]
+    assert exported.config.target_modules == read_lora(tmp_path / "t", "").config.target_modules
 
 
 def test_all_ones_is_the_fine_tuned_adapter(lab: Path) -> None:

@@ -84,7 +84,7 @@ def _check_safety_subspace(
             f"models: {len(others)} beside the base, expected the {len(spec.task_weights)} fine-tuned models that the "
             f"masks of {adapter} (in weight space) are for, in the order of its training; list them"
         )
-    shapes = tensor_shapes(adapter, spec)
+    shapes = tensor_shapes(adapter)
     for module, parts in shapes.items():
         expected = (parts["B"][0], parts["A"][1]) if spec.vector_space == "lora" else parts["W"]
         found = base.shape(f"{module}.weight")
@@ -97,7 +97,7 @@ def _check_safety_subspace(
         check_same_model(model, base, list(shapes))
         check_same_shapes(config, model, base)
     _check_not_quantised(models, shapes)
-    targets = list(spec.target_modules or shapes)
+    targets = list(shapes)
     if check_base:
         _check_base(adapter, spec.base_sha256, base, targets)
     if spec.vector_space == "weight":

@@ -46,7 +46,7 @@ def lora_update(adapter: LoraAdapter, module: str, device: torch.device) -> Upda
     if pair is None:
         return None
     rank = pair["A"].shape[0]
-    scale = adapter.alphas[module] / (rank**0.5 if adapter.config.get("use_rslora") else rank)
+    scale = adapter.alphas[module] / (rank**0.5 if adapter.config.use_rslora else rank)
     return Update(pair["B"].to(device).float() * scale, pair["A"].to(device).float())
 
 

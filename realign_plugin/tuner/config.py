@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
+from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec
+from realign_plugin.subspace_files import check_folder
 
 
 @dataclass
@@ -28,6 +31,29 @@ class SafetySubspaceConfig(SubspaceSpec, PeftConfig):  # type: ignore[misc]
         PeftConfig.__post_init__(self)
         self.peft_type = PeftType("SAFETY_SUBSPACE")
         self.check()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """Read a configuration, once the whole adapter is known to be sound: PEFT loads what it finds, in silence.
+
+        Args:
+            pretrained_model_name_or_path: The adapter's folder, or its repository on the hub.
+            subfolder: Where in it the adapter is.
+            **kwargs: As for PEFT's own.
+
+        Raises:
+            UserError: If the configuration or a tensor is missing, corrupt, inconsistent or not finite.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if not (folder / CONFIG_NAME).is_file():
+            from huggingface_hub import hf_hub_download
+
+            options, _, _ = cls._split_kwargs(kwargs)
+            for name in (WEIGHTS_NAME, CONFIG_NAME):
+                file = hf_hub_download(pretrained_model_name_or_path, name, subfolder=subfolder, **options)
+                folder = Path(file).parent
+        check_folder(folder)
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     @classmethod
     def from_spec(cls, spec: SubspaceSpec, **peft_fields: Any) -> SafetySubspaceConfig:

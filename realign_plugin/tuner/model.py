@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from realign_plugin.building import replace_spec
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import MODEL_PREFIX, WEIGHTS_NAME, Factors
+from realign_plugin.lora_adapters import MODEL_PREFIX, Factors, natural_key
 from realign_plugin.spec import check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PREFIX
-from realign_plugin.tensor_files import open_tensors
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
 from realign_plugin.tuner.sharding import whole
@@ -31,6 +30,14 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
     prefix: str = PREFIX
     tuner_layer_cls = SafetySubspaceLayer
     target_module_mapping: dict[str, list[str]] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Put the layers in; ``target_modules`` keeps full names, which PEFT shortens where there are 20 or more."""
+        config = self.peft_config[adapter_name]
+        targets = list(config.target_modules or ())
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        found = [layer.module_name for layer in self.layers() if adapter_name in layer.specs]
+        config.target_modules = targets if set(targets) == set(found) else sorted(found, key=natural_key)
 
     def _create_and_replace(
         self,
@@ -117,14 +124,30 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
             adapter_name: The adapter.
 
         Raises:
-            UserError: If the file is missing or corrupt.
+            UserError: If it is missing or corrupt, or has other modules.
         """
-        reader = open_tensors(Path(folder) / WEIGHTS_NAME, "checkpoint")
+        self.fill(SafetySubspace.load(folder, lazy=True), adapter_name)
+
+    def fill(self, subspace: SafetySubspace, adapter_name: str = "default") -> None:
+        """Copy a subspace into the parameters of an adapter, which may be sharded.
+
+        Args:
+            subspace: The same on every process.
+            adapter_name: The adapter.
+
+        Raises:
+            UserError: If it has other modules than the adapter.
+        """
         layers = {layer.module_name: layer for layer in self.layers() if adapter_name in layer.specs}
-        for name in sorted(reader.keys()):
-            module, _, part = name.removeprefix(MODEL_PREFIX).rpartition(f".{PREFIX}")
-            if module in layers:
-                layers[module].fill(adapter_name, {part: reader.get_tensor(name)})
+        if other := sorted(set(layers) ^ set(subspace.logits), key=natural_key):
+            raise UserError(
+                f"adapter: {other[0]} is a target module of {'the model' if other[0] in layers else 'the adapter'} "
+                "alone, expected the same modules; give the adapter of this run"
+            )
+        for module, layer in layers.items():
+            stem = f"{MODEL_PREFIX}{module}.{PREFIX}"
+            state = subspace.state_dict([module])
+            layer.fill(adapter_name, {name.removeprefix(stem): tensor for name, tensor in state.items()})
 
     def set_noise(self, scale: float, adapter_name: str = "default") -> None:
         """Set the scale of the logistic noise that training draws with.
@@ -202,11 +225,7 @@ def attach_subspace(
     )
     config.base_model_name_or_path = getattr(model, "name_or_path", None)
     peft_model = get_peft_model(model, config, adapter_name=adapter_name)
-    for layer in peft_model.base_model.layers():
-        if adapter_name in layer.specs:
-            stem = f"{MODEL_PREFIX}{layer.module_name}.{PREFIX}"
-            state = subspace.state_dict([layer.module_name])
-            layer.fill(adapter_name, {name.removeprefix(stem): tensor for name, tensor in state.items()})
+    peft_model.base_model.fill(subspace, adapter_name)
     return peft_model
 
 
