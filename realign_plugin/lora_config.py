@@ -90,7 +90,7 @@ class LoraConfig(BaseModel):
 
     def rank(self, module: str) -> int:
         """Rank of one module, by its full name."""
-        return _pattern_value(self.rank_pattern, module, self.r)
+        return int(_pattern_value(self.rank_pattern, module, self.r))
 
     def alpha(self, module: str) -> float:
         """Alpha of one module, by its full name."""

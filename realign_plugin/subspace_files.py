@@ -146,18 +146,14 @@ def _modules(headers: Mapping[str, Any], spec: SubspaceSpec, file: Path) -> list
     targets = spec.target_modules
     if targets is not None and set(targets) == found:
         return targets
-    for names, others, where, fault in (
-        (modules, targets or (), file, f"which target_modules in {CONFIG_NAME} does not name"),
-        (targets or (), modules, CONFIG_NAME, f"of which {file.name} holds no tensor"),
-    ):
-        for name in names:
-            pairs = ((name, other) if where is file else (other, name) for other in others)
-            if not any(module == target or module.endswith(f".{target}") for module, target in pairs):
-                raise UserError(
-                    f"adapter: {where} names {name}, {fault}, expected the same modules in both; the two files belong "
-                    "to different runs, copy the whole folder again"
-                )
-    return modules
+    named = [[target for target in targets or () if f".{module}".endswith(f".{target}")] for module in modules]
+    if unnamed := [module for module, by in zip(modules, named, strict=True) if not by]:
+        fault = f"{file} holds tensors of {unnamed[0]}, which target_modules in {CONFIG_NAME} does not name"
+    elif empty := [target for target in targets or () if not any(target in by for by in named)]:
+        fault = f"{file} holds no tensor of {empty[0]}, which target_modules in {CONFIG_NAME} names"
+    else:
+        return modules
+    raise UserError(f"adapter: {fault}; the two files belong to different runs, copy the whole folder again")
 
 
 def _shape(spec: SubspaceSpec, module: str, factor: str, headers: Mapping[str, Any], file: Path) -> tuple[int, ...]:

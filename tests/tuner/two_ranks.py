@@ -82,7 +82,7 @@ def check(base: Path, saved: Path) -> None:
     state = model.base_model.whole_state_dict(keep=first)
     assert bool(state) == first
     if first:
-        out.mkdir()
+        model.peft_config["default"].save_pretrained(out)
         save_file({name.removesuffix(".default"): t for name, t in state.items()}, out / "adapter_model.safetensors")
     distributed.barrier()
     trained = answers(model, tokens)
