@@ -13,6 +13,7 @@ from torch import Tensor
 from realign_plugin.atomic import sha256
 from realign_plugin.errors import UserError
 from realign_plugin.lora_config import LoraConfig, parse_lora_config
+from realign_plugin.spec import VECTOR_DTYPES
 from realign_plugin.tensor_files import read_tensors
 
 CONFIG_NAME = "adapter_config.json"
@@ -180,11 +181,12 @@ def _check_factors(factors: Factors, config: LoraConfig, file: Path, what: str) 
                 f"{what}: {file} has factors of rank {pair['A'].shape[0]} for {module}, {CONFIG_NAME} gives it rank "
                 f"{rank}, expected the same; the two files belong to different runs, copy the whole folder again"
             )
-        if not all(tensor.dtype.is_floating_point for tensor in pair.values()):
-            raise UserError(
-                f"{what}: {file} has {pair['A'].dtype} factors for {module}, expected floating-point ones; save it "
-                "again"
-            )
+        for tensor in pair.values():
+            if str(tensor.dtype).removeprefix("torch.") not in VECTOR_DTYPES:
+                raise UserError(
+                    f"{what}: {file} has {tensor.dtype} factors for {module}, expected one of "
+                    f"{', '.join(VECTOR_DTYPES)}; save it again"
+                )
         if not config.adapts(module):
             raise UserError(
                 f"{what}: {file} holds factors of {module}, which target_modules in {CONFIG_NAME} does not name, so "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Final, get_type_hints
@@ -105,6 +106,12 @@ class SubspaceSpec:
         check_choice("mask_granularity", self.mask_granularity, GRANULARITIES)
         check_choice("mask_estimator", self.mask_estimator, ESTIMATORS)
         check_choice("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
+        try:
+            re.compile(self.lora_target if isinstance(self.lora_target, str) else "")
+        except re.error as error:
+            raise UserError(
+                f"lora_target: {self.lora_target!r}, expected names or a regular expression ({error}); correct it"
+            ) from error
         check_mask(self.mask, self.mask_threshold)
         check_range("ties_density", self.ties_density, 0.0, 1.0, low_open=True)
         check_range("dare_drop_rate", self.dare_drop_rate, 0.0, 0.99)

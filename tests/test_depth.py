@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from realign_plugin import SafetySubspace, UserError, attach_subspace
 from realign_plugin.checkpoints import fingerprint
 from realign_plugin.transfer import transfer
-from tests.conftest import logits_of, make_fine_tuned, with_random_logits
+from tests.conftest import logits_of, make_fine_tuned, make_llama, with_random_logits
 from tests.test_lora_adapters import edited_config
 
 MODULES = [f"model.layers.{layer}.self_attn.{name}" for layer in range(13) for name in ("q_proj", "v_proj")]
@@ -114,3 +114,20 @@ def test_modules_of_another_run_are_refused(deep: Path, tmp_path: Path) -> None:
         for load in (SafetySubspace.load, lambda f: PeftModel.from_pretrained(torch.nn.Linear(2, 2), f)):
             with pytest.raises(UserError, match=message):
                 load(other)
+
+
+def test_a_model_that_is_not_the_base_is_refused(deep: Path, tmp_path: Path) -> None:
+    """PEFT by itself leaves out what the model does not have."""
+
+    def load(base: str, **options: int) -> None:
+        make_llama(tmp_path / base, **options)
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / base), folder)
+
+    folder = saved_by_peft(deep, tmp_path / "s", lora, shortened=False)
+    with pytest.raises(UserError, match=r"target module model.layers.2.self_attn.q_proj is not in LlamaForCausalLM"):
+        load("short", hidden=16, layers=2)
+    edited_config(folder, target_modules=["q_proj", "v_proj"])
+    with pytest.raises(UserError, match=r"model.layers.2.self_attn.q_proj\S+ is not in LlamaForCausalLM, expected"):
+        load("short", hidden=16, layers=2)
+    with pytest.raises(UserError, match=r"has shape \(2, 16\), \(2, 32\) in the model"):
+        load("wide", hidden=32, layers=13)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from realign_plugin import SafetySubspace, UserError
+from realign_plugin.building import plain_fusion
 from realign_plugin.lora_adapters import natural_key, read_lora
 from tests.conftest import make_llama, make_lora
 
@@ -151,3 +152,89 @@ def test_a_file_in_place_of_a_folder(lab: Path) -> None:
 def test_layers_are_in_natural_order() -> None:
     names = [f"model.layers.{i}.q_proj" for i in (10, 2, 0)]
     assert sorted(names, key=natural_key) == [f"model.layers.{i}.q_proj" for i in (0, 2, 10)]
+
+
+def renamed(task: Path, change: Callable[[str], str]) -> Path:
+    file = task / "adapter_model.safetensors"
+    save_file({change(name): tensor for name, tensor in load_file(file).items()}, file)
+    return task
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: name.replace("base_model.model.", "base_model.model._orig_mod."),
+        lambda name: name.replace("base_model.model.", "base_model.model.module."),
+        lambda name: name.replace(".layers.", "._orig_mod.layers."),
+        lambda name: name.replace(".weight", ".default.weight"),
+        lambda name: f"_orig_mod.{name.replace('.weight', '.policy.weight')}",
+    ],
+)
+def test_names_that_compilers_and_ddp_wrap_are_read(
+    lab: Path, task: Path, tmp_path: Path, base_model: Any, change: Callable[[str], str]
+) -> None:
+    """PEFT itself loads nothing of these files; what is written is found by PEFT."""
+    from peft import PeftModel
+
+    fused = plain_fusion(None, [renamed(task, change)]).to_lora(tmp_path / "fused")
+    model = PeftModel.from_pretrained(base_model, fused)
+    plain = read_lora(lab / "task1", "")
+    for module, pair in plain.factors.items():
+        layer = model.base_model.model.get_submodule(module)
+        torch.testing.assert_close(layer.get_delta_weight("default"), 2.0 * pair["B"] @ pair["A"])
+
+
+def test_names_that_peft_would_not_find_are_refused(task: Path) -> None:
+    for change, message in (
+        (
+            lambda name: name.removeprefix("base_model.model."),
+            r"begins with 'base_model\.model\.', without",
+        ),
+        (lambda name: f"base_model.model.{name}", "expected lora_A and lora_B of linear modules"),
+        (lambda name: name.replace("lora_A", "lora_magnitude_vector"), "expected lora_A and lora_B"),
+        (lambda name: name.replace("q_proj", "k_proj"), "factors of .*k_proj, which target_modules .* does not name"),
+    ):
+        copy = Path(shutil.copytree(task, task.with_name("copy"), dirs_exist_ok=True))
+        with pytest.raises(UserError, match=message):
+            read_lora(renamed(copy, change), "task_adapters[0]")
+
+
+def test_one_factor_under_two_names_is_refused(task: Path) -> None:
+    def twice(state: dict[str, torch.Tensor]) -> None:
+        name = next(iter(state))
+        state[f"_orig_mod.{name}"] = state[name].clone()
+
+    edited_weights(task, twice)
+    with pytest.raises(UserError, match=r"holds A of model.layers.0.self_attn.q_proj twice"):
+        read_lora(task, "task_adapters[0]")
+
+
+def test_layers_that_were_chosen_by_number_are_exported_by_name(lab: Path, tmp_path: Path, base_model: Any) -> None:
+    from peft import PeftModel
+
+    task = make_lora(lab / "base", tmp_path / "t", layers_to_transform=[1])
+    fused = plain_fusion(None, [task]).to_lora(tmp_path / "fused")
+    assert read_lora(fused, "").config.target_modules == [f"model.layers.1.self_attn.{m}_proj" for m in "qv"]
+    assert len([n for n, _ in PeftModel.from_pretrained(base_model, fused).named_parameters() if "lora_A" in n]) == 2
+
+
+def test_the_rank_of_the_tensors_is_that_of_the_configuration(task: Path) -> None:
+    edited_config(task, r=8)
+    with pytest.raises(UserError, match=r"factors of rank 4 for .*, adapter_config.json gives it rank 8"):
+        read_lora(task, "task_adapters[0]")
+
+
+def test_numbers_too_large_for_the_dtype_are_not_written(lab: Path, task: Path, tmp_path: Path) -> None:
+    put("q_proj.lora_A", 1e38)(task)
+    subspace = SafetySubspace.from_adapters(lab / "aligned", [task], task_weight=10.0)
+    for save in (lambda: subspace.to_lora(tmp_path / "out"), lambda: subspace.save(tmp_path / "out")):
+        with pytest.raises(UserError, match=r"q_proj\S+ would hold numbers too large for float32"):
+            save()
+        assert not (tmp_path / "out").exists()
+    half = SafetySubspace.from_adapters(lab / "aligned", [task])
+    with pytest.raises(UserError, match="too large for float16"):
+        half.to_lora(tmp_path / "out", dtype=torch.float16)
+    assert not list(tmp_path.glob(".out*"))

@@ -71,7 +71,9 @@ def test_the_defaults_of_peft_are_accepted() -> None:
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "unheard_of"])
 def test_adapters_that_change_the_base_are_refused(start: str) -> None:
-    with pytest.raises(UserError, match=f"initialised by '{start}', which changes the base.*pissa_converted") as caught:
+    with pytest.raises(
+        UserError, match=f"initialised by '{start}', which changes the base.*pissa_converted"
+    ) as caught:
         parse_lora_config(Path("x"), PLAIN | {"init_lora_weights": start}, "task_adapters[0]")
     assert str(caught.value).startswith("task_adapters[0]: ")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
+from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace_files import check_folder
@@ -22,13 +23,12 @@ class SafetySubspaceConfig(SubspaceSpec, PeftConfig):  # type: ignore[misc]
         UserError: If a field means nothing.
     """
 
-    exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Modules to leave out, as in LoRA."}
-    )
-
     def __post_init__(self) -> None:
         """Set the type and check the values."""
-        PeftConfig.__post_init__(self)
+        try:
+            PeftConfig.__post_init__(self)
+        except ValueError as error:
+            raise UserError(f"task_type: {error}") from error
         self.peft_type = PeftType("SAFETY_SUBSPACE")
         self.check()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PREFIX
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
-from realign_plugin.tuner.sharding import whole
+from realign_plugin.tuner.sharding import is_sharded, whole
 
 
 class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
@@ -35,6 +35,12 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         """Put the layers in; ``target_modules`` keeps full names, which PEFT shortens where there are 20 or more."""
         config = self.peft_config[adapter_name]
         targets = list(config.target_modules or ())
+        names = [f".{name}" for name, _ in model.named_modules()]
+        if lost := [target for target in targets if not any(name.endswith(f".{target}") for name in names)]:
+            raise UserError(
+                f"adapter: target module {lost[0]} is not in {type(model).__name__}, expected the base model that the "
+                "adapter was trained on; give that one"
+            )
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         found = [layer.module_name for layer in self.layers() if adapter_name in layer.specs]
         config.target_modules = targets if set(targets) == set(found) else sorted(found, key=natural_key)
@@ -70,6 +76,24 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         for name, parameter in model.named_parameters():
             if f"{PREFIX}logits_" not in name:
                 parameter.requires_grad = False
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+        """Refuse an adapter's tensors that are not in the model, or of another shape there: PEFT would skip them."""
+        own = {f"{prefix}{name}": parameter for name, parameter in self.named_parameters() if PREFIX in name}
+        for name, value in state_dict.items():
+            if PREFIX not in name or not name.startswith(prefix):
+                continue
+            if name not in own:
+                raise UserError(
+                    f"adapter: {name} is not in {type(self.model).__name__}, expected the base model that the adapter "
+                    "was trained on; give that one"
+                )
+            if not is_sharded(own[name]) and value.shape != own[name].shape:
+                raise UserError(
+                    f"adapter: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} in the model, expected "
+                    "the base model that the adapter was trained on; give that one"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Leave dtypes alone: logits are fp32 already, and frozen bf16 vectors must stay as they were trained."""
