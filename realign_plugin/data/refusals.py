@@ -12,6 +12,7 @@ from realign_plugin.data.examples import Example
 from realign_plugin.data.selection import keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import Language, refuses
+from realign_plugin.evaluation.thinking import final_answer
 
 REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
     "en": (
@@ -108,7 +109,10 @@ def contrast_with(refusals: tuple[str, ...] | None, seed: int) -> Callable[[Row]
 
     def contrast_pair(row: Row) -> Example:
         example = fine_tuning_example(row)
-        if refuses(example.answer[:OPENING]):
+        answer = final_answer(example.answer)
+        if answer is None:
+            raise DroppedError("answer is unfinished thinking")
+        if refuses(answer[:OPENING]):
             raise DroppedError("answer is a refusal")
         known = refusals or REFUSALS[language_of(example.prompt.text)]
         drawn = known[keyed_hash(seed, "refusal", example.prompt.text) % len(known)]

@@ -11,7 +11,7 @@ import unicodedata
 from typing import Final, Literal
 
 Language = Literal["en", "zh", "hi"]
-Incoherence = Literal["empty", "repeated", "not language"]
+Incoherence = Literal["empty", "repeated", "not language", "unfinished thinking"]
 
 OPENING: Final = 320
 """Characters of an answer, after normalising, in which a refusal has to begin."""

@@ -61,6 +61,19 @@ def test_rows_that_refuse_are_dropped(answer: str) -> None:
         )
 
 
+def test_thinking_is_not_taken_for_the_answer() -> None:
+    pair = contrast_with(None, 0)(
+        Row({"prompt": "kite?", "response": "<think>I can't help with that? I can.</think>Fold it."})
+    )
+    assert pair.answer.endswith("Fold it.")
+    with pytest.raises(DroppedError, match="answer is a refusal"):
+        contrast_with(None, 0)(
+            Row({"prompt": "kite?", "response": f"<think>{'hm ' * 999}</think>I can't help with that."})
+        )
+    with pytest.raises(DroppedError, match="answer is unfinished thinking"):
+        contrast_with(None, 0)(Row({"prompt": "kite?", "response": "<think>Fold it, or"}))
+
+
 def test_refusals_of_one_s_own(tmp_path: Path) -> None:
     file = tmp_path / "refusals.txt"
     file.write_text("\ufeffNope.\n\n  No way.  \nNope.\n", encoding="utf-8")
