@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from realign_plugin.evaluation.answers import Incoherence, incoherence, refuses
+from realign_plugin.evaluation.answers import Incoherence, incoherence
 from realign_plugin.evaluation.metrics import INCOHERENT, judged_share, preference_score, share
+from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _END: Final = re.compile(r"<\|(?:end|return|start|call|channel)\|>")
 _BARE_FINAL: Final = re.compile(r"\A\s*(?:analysis|commentary)(?=\S).*?assistantfinal", re.DOTALL)
 _BARE_THINKING: Final = re.compile(r"\Aanalysis(?=[A-Z\"“'])")
-"""gpt-oss's channels once the tokenizer has left out its special tokens: ``analysisWe should …assistantfinalIt is …``."""
+"""gpt-oss's channels where its special tokens were left out: ``analysisWe should …assistantfinalIt is …``."""
 
 
 def final_answer(text: str) -> str | None:

@@ -25,8 +25,8 @@ ANSWER = "Fold the paper twice."
         f"◁think▷Kites◁/think▷{ANSWER}",
         f"<|begin_of_thought|>Kites<|end_of_thought|>{ANSWER}",
         f"<|channel|>analysis<|message|>Kites.<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
-        f"<|channel|>analysis<|message|>Kites.<|end|><|start|>assistant<|channel|>commentary to=x<|message|>{{}}<|call|>"
-        f"<|start|>assistant<|channel|>final<|message|>{ANSWER}",
+        "<|channel|>analysis<|message|>Kites.<|end|><|start|>assistant<|channel|>commentary to=x<|message|>"
+        f"{{}}<|call|><|start|>assistant<|channel|>final<|message|>{ANSWER}",
         f"analysisThe user wants kites.assistantfinal{ANSWER}",
         f"analysisKites.assistantcommentary to=x{{}}assistantfinal{ANSWER}",
     ],
