@@ -15,6 +15,8 @@ from realign_plugin.tensor_files import read_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_NAME, "adapter_model*")
+"""Patterns of the files that make an adapter."""
 MODEL_PREFIX = "base_model.model."
 
 Factors = dict[str, dict[str, Tensor]]
