@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -220,6 +221,7 @@ def exchange(first: Path, second: Path) -> None:
         OSError: If they, or the file system, do not allow it.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    sys.audit("os.rename", str(first), str(second), -1, -1)  # as for each other rename
     if call is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if call(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE):
@@ -228,7 +230,7 @@ def exchange(first: Path, second: Path) -> None:
 
 def _move_in(stage: Path, todo: dict[str, Any]) -> None:
     """Move the files of a staging folder into the folder that it is in; the second time, the rest of them."""
-    folder, work, files, last = stage.parent, stage / todo["from"], todo["files"], todo["last"]
+    folder, work, files, last = stage.parent, stage / todo["from"], todo["files"], todo.get("last")
     for path in folder.iterdir():
         if path.name not in files and not path.is_dir() and _matches(path.name, todo["replaces"]):
             path.unlink()
@@ -245,10 +247,14 @@ def _move_in(stage: Path, todo: dict[str, Any]) -> None:
 
 def _stays_inside(stage: Path, todo: dict[str, Any]) -> bool:
     """Whether finishing moves files of the stage into its folder only: a folder from elsewhere may hold anything."""
-    folder, work = stage.parent.resolve(), stage.resolve() / str(todo.get("from"))
-    names = [Path(name) for name in todo.get("files", ()) if isinstance(name, str)]
-    return work.parent.parent == folder and all(
-        (home / name).parent.resolve().is_relative_to(home) for name in names for home in (folder, work)
+    source, files, replaces = todo.get("from"), todo.get("files"), todo.get("replaces")
+    if not (isinstance(source, str) and isinstance(files, list) and isinstance(replaces, list)):
+        return False
+    if not all(isinstance(word, str) for word in (*files, *replaces)):
+        return False
+    folder, work = stage.parent.resolve(), stage.resolve() / source
+    return work.resolve() == folder / stage.name / work.name and all(
+        (home / name).parent.resolve().is_relative_to(home) for name in files for home in (folder, work)
     )
 
 

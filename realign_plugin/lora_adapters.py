@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from realign_plugin.atomic import sha256
+from realign_plugin.atomic import clean_up, sha256
 from realign_plugin.errors import UserError
 from realign_plugin.tensor_files import read_tensors
 
@@ -75,6 +75,7 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
         raise UserError(
             f"{what}: {path} is a file, expected the folder of a LoRA adapter; give the folder that holds it"
         )
+    clean_up(path)  # finishes a save that a kill cut off
     file = path / CONFIG_NAME
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"

@@ -45,6 +45,8 @@ class Stage:
             OSError: If it cannot be written.
         """
         self._made = [folder for folder in (home, *home.parents) if not folder.exists()]
+        if home.exists() and not home.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
         home.mkdir(parents=True, exist_ok=True)
         while True:
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
