@@ -47,6 +47,8 @@ def atomic_file(target: str | Path) -> Iterator[Path]:
         clean_up(file.parent)
         stage = Stage(file.parent)
     try:
+        with reported(target):
+            (stage.folder / file.name).exists()  # a name that is too long shows here
         with reported(target, stage.folder):
             work = stage.folder / "new"
             yield work
@@ -134,7 +136,12 @@ def try_folder(target: str | Path) -> None:
         UserError: If it is a file or cannot be written.
     """
     with reported(target):
-        _stage_for(real_folder(target), True).close()
+        folder = real_folder(target)
+        stage = _stage_for(folder, True)
+        try:
+            (stage.folder / folder.name).exists()  # a name that is too long shows here
+        finally:
+            stage.close()
 
 
 def clean_up(home: Path) -> None:
@@ -230,7 +237,7 @@ def exchange(first: Path, second: Path) -> None:
 
 def _move_in(stage: Path, todo: dict[str, Any]) -> None:
     """Move the files of a staging folder into the folder that it is in; the second time, the rest of them."""
-    folder, work, files, last = stage.parent, stage / todo["from"], todo["files"], todo.get("last")
+    folder, work, files, last = stage.parent, stage / todo["from"], todo["files"], str(todo.get("last") or "")
     for path in folder.iterdir():
         if path.name not in files and not path.is_dir() and _matches(path.name, todo["replaces"]):
             path.unlink()

@@ -6,15 +6,21 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.chown"}
+RENAMES = {"os.rename", "os.link", "os.remove"}
+"""What makes a difference to whoever looks on."""
+CHANGES = {*RENAMES, "open", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"}
 
 
 def kill_at_each_change(
-    root: Path, before: Callable[[], Any], action: Callable[[], Any], after: Callable[[], Any]
+    root: Path,
+    before: Callable[[], Any],
+    action: Callable[[], Any],
+    after: Callable[[], Any],
+    changes: Collection[str] = CHANGES,
 ) -> int:
     """Run an action again and again in a process that ends, without any clean-up, at its first, second, … change.
 
@@ -23,6 +29,7 @@ def kill_at_each_change(
         before: Called before each run.
         action: What is run; the last time it is not cut off.
         after: Called after each run.
+        changes: Audit events that count.
 
     Returns:
         How many changes the action makes.
@@ -31,7 +38,7 @@ def kill_at_each_change(
         before()
         child = os.fork()
         if child == 0:
-            _run(root, action, number)
+            _run(root, action, number, changes)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 9), f"ended with {code} at change {number}"
         after()
@@ -40,12 +47,12 @@ def kill_at_each_change(
     raise AssertionError
 
 
-def _run(root: Path, action: Callable[[], Any], number: int) -> None:
+def _run(root: Path, action: Callable[[], Any], number: int, changes: Collection[str]) -> None:
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if event in CHANGES and str(arguments[0]).startswith(str(root)):
+        if event in changes and str(arguments[0]).startswith(str(root)):
             if count == number:
                 os._exit(9)
             count += 1

@@ -41,7 +41,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         raise UserError(f"--out: {target} is a folder, expected a file to write; give {target / FILE_NAME}")
     if target.suffix.lower() not in (".html", ".htm") and target.exists():
         raise UserError(f"--out: {target} exists and is not an HTML page, expected a file to write; give another path")
-    check_file(target)
+    if out is not None or folder.is_dir():
+        check_file(target)
     environment = _environment()
     from realign_plugin.report.records import UNWRITABLE
     from realign_plugin.report.run import read_run
