@@ -49,8 +49,8 @@ def atomic_file(target: str | Path) -> Iterator[Path]:
     try:
         with reported(target):
             (stage.folder / file.name).exists()  # a name that is too long shows here
-        with reported(target, stage.folder):
-            work = stage.folder / "new"
+        work = stage.folder / "new"
+        with reported(target, work):
             yield work
         with reported(target):
             if work.exists():
@@ -107,8 +107,8 @@ def atomic_folder(
         folder = real_folder(target)
         stage = _stage_for(folder, shared)
     try:
-        with reported(target, stage.folder):
-            work = stage.folder / (folder.name or "root")
+        work = stage.folder / (folder.name or "root")
+        with reported(target, work):
             work.mkdir()
             yield work
         with reported(target):

@@ -153,21 +153,25 @@ def abandoned(home: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
 
 
 @contextmanager
-def reported(target: str | Path, stage: Path | None = None) -> Iterator[None]:
+def reported(target: str | Path, work: Path | None = None) -> Iterator[None]:
     """Turn what writing raises into the one line for the user.
 
     Args:
         target: What the user called the file or folder.
-        stage: Staging folder, where the block does more than write to it: then only what concerns that, and a full
-            disk, is turned.
+        work: What stands for it while it is staged, where the block does more than write to that: then only what
+            concerns that, and a full disk, is turned.
 
     Raises:
         UserError: With the system's reason.
     """
     try:
         yield
+    except UserError as error:
+        if work is None or str(work) not in str(error):
+            raise
+        raise UserError(str(error).replace(str(work), str(target))) from error
     except Exception as error:
-        reason = None if isinstance(error, UserError) else _reason(error, stage)
+        reason = _reason(error, work)
         if reason is None:
             raise
         raise UserError(
@@ -176,14 +180,14 @@ def reported(target: str | Path, stage: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-def _reason(error: Exception, stage: Path | None) -> str | None:
+def _reason(error: Exception, work: Path | None) -> str | None:
     if isinstance(error, OSError):
         about = str(error.filename or "")
-        ours = stage is None or about.startswith(f"{stage}{os.sep}") or (not about and error.errno in _FULL)
+        ours = work is None or about.startswith(str(work)) or (not about and error.errno in _FULL)
         return (error.strerror or str(error)) if ours else None
     from safetensors import SafetensorError
 
     text = str(error).partition("\n")[0]
     wrote = isinstance(error, SafetensorError) and text.startswith("Error while serializing")
     wrote = wrote or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing" in text)
-    return text if wrote else None
+    return text.rpartition("I/O error: ")[2] if wrote else None

@@ -347,6 +347,20 @@ def test_what_has_nothing_to_do_with_the_output_stays_what_it_is(tmp_path: Path,
         raise error
 
 
+def test_an_error_names_the_output_and_not_where_it_is_staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill() -> None:
+        with atomic_folder(tmp_path / "out") as work:
+            monkeypatch.setattr(os, "replace", full)
+            write_json(work / "a.json", {})
+
+    with pytest.raises(UserError, match=r"out/a\.json: cannot be written") as caught:
+        fill()
+    assert ".realign" not in str(caught.value)
+
+
 def test_json_is_replaced_whole(tmp_path: Path) -> None:
     file = tmp_path / "a" / "x.json"
     write_json(file, {"b": 1})

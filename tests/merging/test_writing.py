@@ -113,7 +113,7 @@ def test_a_model_that_is_killed_while_it_is_put_there_is_the_old_one_or_the_new_
 
 def test_a_merge_onto_one_of_its_models_is_refused(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
     config = configuration(yard / "fp32", adapter)
-    (tmp_path / "alias").symlink_to(yard / "fp32")
-    for target in (yard / "fp32", tmp_path / "alias", adapter):
+    (tmp_path / "alias").symlink_to(yard / "fp32" / "base")
+    for target in (yard / "fp32" / "base", tmp_path / "alias", adapter):
         with pytest.raises(UserError, match="is an input of this command"):
             merge(config, target)
