@@ -47,13 +47,13 @@ class Stage:
         self._made = [folder for folder in (home, *home.parents) if not folder.exists()]
         if home.exists() and not home.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
-        home.mkdir(parents=True, exist_ok=True)
         while True:
-            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
+            home.mkdir(parents=True, exist_ok=True)
             try:
+                self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=home))
                 self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             except FileNotFoundError:
-                continue  # another process took the empty folder for one that was left
+                continue  # another process cleaned up: this folder, still empty, or the one that it is in
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
