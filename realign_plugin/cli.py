@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another adapter or model that is in OUT.")]
+
 
 def _version(asked: bool) -> None:
     if asked:
@@ -46,11 +48,14 @@ def export(
     threshold: Annotated[float | None, typer.Option(help="Threshold of the binary mask.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampled and the relaxed mask.")] = None,
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a plain LoRA adapter that any LoRA consumer loads."""
+    from realign_plugin.outputs import check_adapter_folder
     from realign_plugin.subspace import SafetySubspace
     from realign_plugin.tensor_files import torch_dtype
 
+    check_adapter_folder(out, [adapter], overwrite=overwrite)
     number_type = torch_dtype(dtype)
     subspace = SafetySubspace.load(adapter)
     subspace.to_lora(out, mask, threshold, seed, number_type)
@@ -65,11 +70,14 @@ def transfer(
         Path, typer.Option(help="LoRA adapter of the other task, fine-tuned from the same aligned model.")
     ],
     task_weight: Annotated[float | None, typer.Option(help="Weight of its task vector (lambda).")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
+    from realign_plugin.outputs import check_adapter_folder
     from realign_plugin.subspace import SafetySubspace
     from realign_plugin.transfer import transfer as moved
 
+    check_adapter_folder(out, [adapter, task_adapter], overwrite=overwrite)
     subspace = moved(SafetySubspace.load(adapter), task_adapter, task_weight, "--task-adapter")
     subspace.save(out)
     typer.echo(f"{out}: the mask of {adapter} on {task_adapter}, {len(subspace.logits)} modules")
@@ -89,10 +97,13 @@ def fuse(
     ties_density: Annotated[float, typer.Option(help="Share of elements that TIES keeps.")] = 0.2,
     dare_drop_rate: Annotated[float, typer.Option(help="Share of elements that DARE drops.")] = 0.2,
     fusion_seed: Annotated[int, typer.Option(help="Seed of DARE.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
     from realign_plugin.building import parse_task_weights, plain_fusion
+    from realign_plugin.outputs import check_adapter_folder
 
+    check_adapter_folder(out, [*tasks, aligned], overwrite=overwrite)
     weights = parse_task_weights(task_weight, "--task-weight")
     subspace = plain_fusion(
         aligned, tasks, task_weight=weights, fusion_method=method, ties_density=ties_density,
@@ -175,8 +186,10 @@ def inspect(
 ) -> None:
     """Print what the mask keeps of each module."""
     from realign_plugin.inspection import draw_heat_map, inspect_subspace, print_table, to_json
+    from realign_plugin.outputs import check_file
     from realign_plugin.subspace import SafetySubspace
 
+    check_file(plot)
     subspace = SafetySubspace.load(adapter)
     rows = inspect_subspace(subspace, mask)
     if plot is not None:
@@ -207,6 +220,7 @@ def judge(
     from realign_plugin.evaluation.report import print_metrics
     from realign_plugin.evaluation.session import Session
     from realign_plugin.evaluation.settings import EvaluationSettings
+    from realign_plugin.outputs import check_file
 
     try:
         given = json.loads(metadata)
@@ -214,6 +228,9 @@ def judge(
         raise UserError(
             f"--metadata: {metadata!r} is no JSON ({error}), expected an object; mind the quotes"
         ) from error
+    check_file(out, samples)
+    for file in filter(Path.is_file, samples):
+        check_file(file)
     session = Session(EvaluationSettings.load({"judge": "openai"} | given))
     session.prepare()
     judged = [judge_samples(file, session) for file in samples]
@@ -231,10 +248,13 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .json and .png.")] = None,
 ) -> None:
     """Set lm-eval results side by side: safety, skill, differences with their intervals."""
+    from realign_plugin.atomic import try_folder
     from realign_plugin.evaluation.compare import compare as side_by_side
     from realign_plugin.evaluation.compare import write
     from realign_plugin.evaluation.report import print_comparison
 
+    if out is not None:
+        try_folder(out)
     comparison = side_by_side(results)
     print_comparison(comparison)
     if out is not None:
@@ -271,6 +291,11 @@ def tasks_path() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command; a user's mistake gets one line and exit code 2."""
     try:
+        for word in sys.argv[1:] if arguments is None else arguments:
+            if not word or (word.startswith("--") and word.endswith("=")):
+                raise UserError(
+                    f"{word or repr(word)}: an argument is empty, expected none; is a shell variable unset?"
+                )
         return app(arguments, standalone_mode=True)
     except UserError as error:
         typer.echo(f"error: {error}", err=True)

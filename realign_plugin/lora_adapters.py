@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from realign_plugin.atomic import sha256
+from realign_plugin.atomic import clean_up, sha256
 from realign_plugin.errors import UserError
 from realign_plugin.lora_config import LoraConfig, parse_lora_config
 from realign_plugin.spec import VECTOR_DTYPES
@@ -18,6 +18,8 @@ from realign_plugin.tensor_files import read_tensors
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_NAME, "adapter_model*")
+"""Patterns of the files that make an adapter."""
 MODEL_PREFIX = "base_model.model."
 
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight")
@@ -80,6 +82,7 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
         raise UserError(
             f"{what}: {path} is a file, expected the folder of a LoRA adapter; give the folder that holds it"
         )
+    clean_up(path)  # finishes a save that a kill cut off
     file = path / CONFIG_NAME
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"

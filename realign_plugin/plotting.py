@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.atomic import atomic_file
 from realign_plugin.errors import UserError
 
 DPI: Final = 150
@@ -36,7 +35,7 @@ def pyplot_for(path: Path) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure under a temporary name, rename it, and close the figure.
+    """Write a figure, whole or not at all, and close it.
 
     Args:
         figure: matplotlib's figure.
@@ -47,18 +46,8 @@ def save_figure(figure: Any, path: Path) -> None:
     """
     import matplotlib.pyplot as plt
 
-    work = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".png", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with atomic_file(path) as work, open(work, "wb") as file:
             figure.savefig(file, dpi=DPI, format="png")
-        os.chmod(work, 0o644)
-        os.replace(work, path)
-        work = None
-    except OSError as error:
-        raise UserError(f"--plot: {path} cannot be written ({error.strerror}), expected a writable folder") from error
     finally:
-        if work is not None:
-            Path(work).unlink(missing_ok=True)
         plt.close(figure)

@@ -15,7 +15,7 @@ from torch import Tensor
 from realign_plugin.atomic import atomic_folder, write_json
 from realign_plugin.effective import effective_tensor
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME
+from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME
 from realign_plugin.lora_config import LoraConfig
 from realign_plugin.spec import SubspaceSpec, check_mask
 from realign_plugin.subspace_files import PEFT_TYPE, open_subspace, read_spec, tensor_name
@@ -153,7 +153,7 @@ class SafetySubspace:
         return state
 
     def save(self, path: str | Path) -> Path:
-        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, each whole or not at all.
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``, both or none.
 
         Args:
             path: Folder to write to.
@@ -164,14 +164,13 @@ class SafetySubspace:
         Raises:
             UserError: If the folder cannot be written.
         """
-        path = Path(path)
         config = asdict(self.spec) | _peft_fields(PEFT_TYPE, self.base_model)
-        with atomic_folder(path) as work:
+        with atomic_folder(path, replaces=ADAPTER_FILES, last=CONFIG_NAME) as work:
             state = {name: tensor.detach().contiguous().cpu() for name, tensor in self.state_dict().items()}
-            check_writable(state, path)
+            check_writable(state, Path(path))
             save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
             write_json(work / CONFIG_NAME, config)
-        return path
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, *, lazy: bool = False) -> SafetySubspace:
@@ -233,7 +232,6 @@ class SafetySubspace:
             UserError: If the subspace is in weight space, the mask is unknown, the dtype cannot hold a factor, or the
                 folder cannot be written.
         """
-        path = Path(path)
         if self.spec.vector_space != "lora":
             raise UserError(
                 "export: a subspace on whole weights is no LoRA adapter, expected one in LoRA space; merge it: "
@@ -261,11 +259,11 @@ class SafetySubspace:
             for module, pair in factors.items()
             for factor, tensor in pair.items()
         }
-        check_writable(state, path)
-        with atomic_folder(path) as work:
+        check_writable(state, Path(path))
+        with atomic_folder(path, replaces=ADAPTER_FILES, last=CONFIG_NAME) as work:
             save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
             write_json(work / CONFIG_NAME, config)
-        return path
+        return Path(path)
 
 
 def _peft_fields(peft_type: str, base_model: str | None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_an_interrupted_picture_leaves_the_old_one(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(figure, "savefig", full)
-    with pytest.raises(UserError, match=r"p.png cannot be written \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"p.png: cannot be written \(No space left on device\)"):
         save_figure(figure, path)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]

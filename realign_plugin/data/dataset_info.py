@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import sha256
+from realign_plugin.atomic import atomic_file, clean_up, sha256
 from realign_plugin.errors import UserError
+from realign_plugin.staging import Stage, abandoned, remove
 
 INFO: Final = "dataset_info.json"
 LOCK: Final = ".dataset_info.json.lock"
+KIND: Final = "data"
+"""What a staging folder with a data set says that it holds."""
 WAIT: Final = 60.0
 """Seconds to wait for another process that holds the lock."""
 
@@ -101,7 +104,7 @@ def publish(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Move finished files into a ``dataset_dir`` and add their entries; what is there and the same stays.
+    """Put a finished data set into a ``dataset_dir`` in one step: files, card, entries; one that is the same stays.
 
     Args:
         folder: The ``dataset_dir``; made if it is missing.
@@ -117,18 +120,92 @@ def publish(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        _finish_earlier(folder)
         info = read_info(folder)
+        for path in (*staged, card):
+            if (folder / path.name).is_dir():
+                raise UserError(f"{folder / path.name}: is a folder, expected a file or none; give another --name")
         if not overwrite:
             _check_same(folder, staged, entries, retired, info)
-        gone = {*retired, *(f"{name}_chosen" for name in retired)}
-        changed = {name: value for name, value in info.items() if name not in gone} | dict(entries)
-        # The entries come last: until then nothing refers to the new files.
-        for path in (*staged, card):
-            os.replace(path, folder / path.name)
-        if changed != info or not (folder / INFO).exists():
-            _write_info(folder, changed)
-        for name in retired:
-            (folder / f"{name}.jsonl").unlink(missing_ok=True)
+        changed = _changed(info, entries, retired)
+        if changed == info and all(_same_bytes(folder / path.name, path) for path in staged):
+            os.replace(card, folder / card.name)
+            return
+        _exchange(folder, (*staged, card), info, entries, retired)
+
+
+def _exchange(
+    folder: Path,
+    files: Sequence[Path],
+    info: Mapping[str, Any],
+    entries: Mapping[str, Mapping[str, Any]],
+    retired: Sequence[str],
+) -> None:
+    """Put a whole data set in the place of another.
+
+    The rename of ``dataset_info.json`` does it: the entries lead to the new files where they are staged. Only then
+    the old ones go, both halves, before the new ones come under their names and the entries lead there.
+    """
+    stage = Stage(folder)
+    seen = False
+    try:
+        for path in files:
+            os.replace(path, stage.folder / path.name)
+        todo = {"kind": KIND, "files": [path.name for path in files], "entries": entries, "retired": list(retired)}
+        stage.commit(todo)
+        there = {
+            name: {**value, "file_name": f"{stage.folder.name}/{value['file_name']}"}
+            for name, value in entries.items()
+        }
+        _write_info(folder, _changed(info, there, retired))
+        seen = True
+        _settle(folder, stage.folder, todo)
+    finally:
+        stage.close(keep=seen)
+
+
+def _finish_earlier(folder: Path) -> None:
+    """Finish what killed processes had made visible, and remove the rest of what they left."""
+    clean_up(folder)
+    for stage, todo in abandoned(folder):
+        if todo is not None and todo.get("kind") == KIND:
+            names = [value.get("file_name", "") for value in read_info(folder).values() if isinstance(value, dict)]
+            if any(str(name).startswith(f"{stage.name}/") for name in names):
+                _settle(folder, stage, todo)
+            else:
+                remove(stage)
+
+
+def _settle(folder: Path, stage: Path, todo: Mapping[str, Any]) -> None:
+    files = [Path(name).name for name in todo["files"]]
+    for name in (*files, *(f"{Path(name).name}.jsonl" for name in todo["retired"])):
+        present = folder / name
+        if os.path.lexists(present) and not _same_file(present, stage / name):
+            present.unlink()
+    for name in files:
+        if not os.path.lexists(folder / name):
+            try:
+                os.link(stage / name, folder / name)
+            except OSError:  # a file system without links
+                with atomic_file(folder / name) as work:
+                    shutil.copyfile(stage / name, work)
+    _write_info(folder, _changed(read_info(folder), todo["entries"], todo["retired"]))
+    remove(stage)
+
+
+def _changed(
+    info: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]], retired: Sequence[str]
+) -> dict[str, Any]:
+    gone = {*retired, *(f"{name}_chosen" for name in retired)}
+    return {name: value for name, value in info.items() if name not in gone} | dict(entries)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return first.exists() and second.exists() and first.samefile(second)
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    return first.is_file() and sha256(first) == sha256(second)
 
 
 def _check_same(
@@ -141,7 +218,7 @@ def _check_same(
     fix = "give another --name, or --overwrite to replace it"
     for path in staged:
         present = folder / path.name
-        if present.exists() and (not present.is_file() or sha256(present) != sha256(path)):
+        if present.exists() and not _same_bytes(present, path):
             raise UserError(
                 f"{present} exists and differs from what would be written, expected none or the same; {fix}"
             )
@@ -176,15 +253,6 @@ def read_info(folder: Path) -> dict[str, Any]:
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:
     """Replace the file whole, the order of its entries kept; behind a link, the file that it leads to."""
-    path = (folder / INFO).resolve()
-    handle, name = tempfile.mkstemp(prefix=f".{INFO}.", dir=path.parent)
-    try:
+    with atomic_file(folder / INFO) as work:
         # ASCII: LLaMA-Factory opens the file in the machine's own encoding.
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            json.dump(info, file, indent=2)
-            file.write("\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        work.write_text(json.dumps(info, indent=2) + "\n", encoding="ascii", newline="\n")

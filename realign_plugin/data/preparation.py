@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json
+from realign_plugin.atomic import clean_up, real_folder, write_json
 from realign_plugin.data import cards, dataset_info
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, kind_of
 from realign_plugin.data.examples import Example
@@ -19,9 +17,11 @@ from realign_plugin.data.progress import shown
 from realign_plugin.data.reading import Broken, FileRows
 from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.selection import in_validation, keyed_hash
-from realign_plugin.data.sources import rows_of
+from realign_plugin.data.sources import HubSource, rows_of
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
+from realign_plugin.outputs import refuse_inputs
+from realign_plugin.staging import Stage, reported
 
 ROWS_BEFORE_GIVING_UP: Final = 100
 """Rows without the needed columns, from the first on, after which the source is refused."""
@@ -54,15 +54,18 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: If the source cannot be read, lacks columns or leaves no row; if a data set of that name exists and
             differs; or if nothing can be written. Then nothing is.
     """
+    source = None if isinstance(recipe.source, HubSource) else recipe.source
+    for name in (recipe.name, f"{recipe.name}_validation"):
+        refuse_inputs(recipe.folder / f"{name}.jsonl", [source])
     rows = rows_of(recipe.source, recipe.split)
-    try:
-        with _staging(recipe.folder) as work:
-            return _prepare(recipe, rows, work)
-    except OSError as error:
-        raise UserError(
-            f"{recipe.folder}: cannot be written ({error.strerror or error}), expected a writable folder with room; "
-            "free some, or give another folder"
-        ) from error
+    with reported(recipe.folder):
+        folder = real_folder(recipe.folder)
+        clean_up(folder)
+        stage = Stage(folder)
+        try:
+            return _prepare(recipe, rows, stage.folder)
+        finally:
+            stage.close()
 
 
 def _prepare(recipe: Recipe, rows: FileRows | HubRows, work: Path) -> Prepared:
@@ -177,15 +180,3 @@ def _check_sizes(recipe: Recipe, rows: FileRows | HubRows, tally: Tally, trainin
             f"--share: {recipe.source_name} gives {len(training):,} rows, expected {recipe.limit:,} for that "
             "share; give a smaller one, or a larger --source"
         )
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """A folder on the file system of the ``dataset_dir``: in it, or in the nearest folder that exists."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, expected a folder to write to; give another path")
-    near = folder
-    while not near.is_dir():
-        near = near.parent
-    with tempfile.TemporaryDirectory(prefix=".realign-data.", dir=near) as work:
-        yield Path(work)

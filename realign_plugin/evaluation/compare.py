@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json
+from realign_plugin.atomic import atomic_folder, write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
 from realign_plugin.evaluation.metrics import Z95, difference, wilson
@@ -315,12 +315,14 @@ def write(comparison: dict[str, Any], out: Path) -> list[Path]:
 
     Returns:
         The files.
+
+    Raises:
+        UserError: If the folder cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "comparison.md", out / "comparison.json"]
-    files[0].write_text(markdown(comparison), encoding="utf-8")
-    write_json(files[1], comparison)
-    if both_axes(comparison)[1]:
-        draw(comparison, out / "comparison.png")
-        files.append(out / "comparison.png")
-    return files
+    names = ["comparison.md", "comparison.json"] + (["comparison.png"] if both_axes(comparison)[1] else [])
+    with atomic_folder(out, replaces=["comparison.*"]) as work:
+        write_text(work / names[0], markdown(comparison))
+        write_json(work / names[1], comparison)
+        if len(names) > 2:
+            draw(comparison, work / names[2])
+    return [out / name for name in names]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from realign_plugin.atomic import atomic_file
 from realign_plugin.errors import UserError
 
 
@@ -100,18 +99,11 @@ def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) 
 
 
 def write_samples(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write sample rows under a temporary name, then rename.
+    """Write sample rows, whole or not at all.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the file cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, file)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror}), expected a writable folder") from error
+    with atomic_file(file) as work, open(work, "w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

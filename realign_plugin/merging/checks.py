@@ -19,6 +19,7 @@ from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_s
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
+from realign_plugin.outputs import refuse_inputs
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace_files import tensor_shapes
 
@@ -55,6 +56,8 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
         if model not in models:
             models[model] = _checkpoint(model, f"models ({model})", cache)
     given = {name: setting for name, setting in settings if isinstance(setting, str)}
+    adapters = [setting for name, setting in given.items() if name in ("adapter", *ADAPTERS)]
+    refuse_inputs(out, [*(model.path for model in models.values()), *adapters])
     if method == "safety_subspace":
         check_base = all(known[name].validate(setting) for name, setting in settings if name == "check_base")
         modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)

@@ -6,20 +6,22 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
+from realign_plugin.atomic import atomic_folder
 from realign_plugin.errors import UserError
 from realign_plugin.merging import reporting, sources
-from realign_plugin.merging.aside import written_aside
 from realign_plugin.merging.checks import METHODS, check_merge
 from realign_plugin.merging.rounding import output_dtype
 
 LOG = logging.getLogger(__name__)
+MODEL_FILES: Final = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+"""Patterns of the files that make a model."""
 
 
 class MergeMistake(click.ClickException):  # type: ignore[misc]
@@ -57,7 +59,8 @@ def run_merge(
         sources.forget()
         reporting.clear()
         check_merge(merge_config, Path(out_path), options)
-        with written_aside(Path(out_path)) as work, output_dtype(dtype_from_name(merge_config.out_dtype)):
+        aside = atomic_folder(out_path, replaces=MODEL_FILES, last="config.json")
+        with aside as work, output_dtype(dtype_from_name(merge_config.out_dtype)):
             result = original(merge_config, str(work), options=options, config_source=config_source)
             line = reporting.write(work, merge_config.merge_method)
         sources.forget()

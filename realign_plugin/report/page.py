@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin import __version__
+from realign_plugin.atomic import write_text
 from realign_plugin.errors import UserError
+from realign_plugin.outputs import check_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,12 +39,16 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     target = out or folder / FILE_NAME
     if target.is_dir():
         raise UserError(f"--out: {target} is a folder, expected a file to write; give {target / FILE_NAME}")
+    if target.suffix.lower() not in (".html", ".htm") and target.exists():
+        raise UserError(f"--out: {target} exists and is not an HTML page, expected a file to write; give another path")
+    if out is not None or folder.is_dir():
+        check_file(target)
     environment = _environment()
     from realign_plugin.report.records import UNWRITABLE
     from realign_plugin.report.run import read_run
 
     text = environment.get_template("report.html.j2").render(contents(read_run(folder)))
-    _write(target, UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text))
+    write_text(target, UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text))
     return target
 
 
@@ -119,20 +123,3 @@ def contents(run: Run) -> Mapping[str, Any]:
         "seconds": sum(command.seconds or 0.0 for command in run.commands),
         "limits": limits(run, judges, found),
     }
-
-
-def _write(target: Path, text: str) -> None:
-    work = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(work, 0o644)
-        os.replace(work, target)
-        work = None
-    except OSError as error:
-        raise UserError(f"--out: {target} cannot be written ({error.strerror}), expected a writable folder") from error
-    finally:
-        if work is not None:
-            Path(work).unlink(missing_ok=True)

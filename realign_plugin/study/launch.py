@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json
+from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.ablations import add_ablations
 from realign_plugin.study.builder import Builder
@@ -136,7 +136,7 @@ def write_commands(plan: Plan) -> None:
             known = json.loads(marker.read_text(encoding="utf-8"))
             entry = {"step": step.name, "kind": step.kind, "seconds": known["seconds"], "log": known["log"]}
             lines.append(json.dumps(entry | {"command": "\n".join(known["commands"])}, ensure_ascii=False))
-    (plan.folder / "commands.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(plan.folder / "commands.jsonl", "\n".join(lines) + "\n")
 
 
 @contextmanager

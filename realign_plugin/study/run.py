@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from realign_plugin.atomic import write_json
+from realign_plugin.atomic import write_json, write_text
+from realign_plugin.errors import UserError
 from realign_plugin.study.plan import Plan, Step
 
 TAIL: Final = 5
@@ -128,7 +129,7 @@ class Progress:
     def begin(self, step: Step) -> None:
         """Forget what was done and start anew."""
         self.forget()
-        self.path.write_text(step.fingerprint + "\n", encoding="utf-8")
+        write_text(self.path, step.fingerprint + "\n")
 
     def add(self, number: int) -> None:
         """Remember that a command is done."""
@@ -154,8 +155,7 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
             elif path.is_dir():
                 shutil.rmtree(path)
     for name, text in step.files.items():
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(text, encoding="utf-8")
+        write_text(name, text)
     if step.training is not None and _inside(plan, Path(step.training)):
         # Final weights without a marker: the training was cut off while it saved them, and would refuse the folder.
         for name in WEIGHTS:
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with held(plan, step):
             run(plan, step)
-    except (StepError, OSError) as error:
+    except (StepError, UserError, OSError) as error:
         log = plan.log(name)
         write_json(plan.failure(name), {"step": name, "log": str(log), "message": str(error), "tail": tail(log)})
         print(f"! {name}: {error}; {log}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json
+from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.compare import SKILL, Cell, safety_cell, skill_cell
 from realign_plugin.study.measuring_config import Column
@@ -224,7 +224,7 @@ def write(plan: Plan, name: str) -> list[Path]:
     table = make(plan, replace(spec, models=tuple(m for m in spec.models if m in plan.models)))
     files = [plan.folder / "tables" / f"{name}.{suffix}" for suffix in ("json", "md")]
     write_json(files[0], table)
-    files[1].write_text(markdown(table, plan.groups), encoding="utf-8")
+    write_text(files[1], markdown(table, plan.groups))
     return files
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from realign_plugin.atomic import try_folder
 from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
+from realign_plugin.outputs import refuse_inputs
 from realign_plugin.training import command_line, preflight, processes
 
 
@@ -115,6 +117,16 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     options = finetuning_args.options() | finetuning_args.real_names
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
+    if training_args.do_train:
+        given = [
+            *preflight.split_paths(options.get("task_adapters")),
+            *preflight.split_paths(options.get("task_models")),
+        ]
+        refuse_inputs(
+            training_args.output_dir, [model_args.model_name_or_path, options.get("aligned_adapter"), *given]
+        )
+        if int(os.environ.get("RANK", "0")) == 0:
+            try_folder(training_args.output_dir)
     processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
     for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
         if getattr(model_args, name, False):

@@ -15,6 +15,7 @@ from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.fusion import is_linear
 from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.outputs import refuse_inputs
 from realign_plugin.spec import SubspaceSpec, check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PEFT_TYPE, read_spec
@@ -294,6 +295,8 @@ def check_inference(
     ours = [path for path in adapters if is_subspace(path)]
     if not ours:
         return
+    if export_dir:
+        refuse_inputs(export_dir, adapters)
     if backend not in ("huggingface", "hf"):
         raise UserError(
             f"infer_backend: {backend!r} takes plain LoRA adapters only, {ours[0]} is a safety subspace; "

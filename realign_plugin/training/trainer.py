@@ -12,8 +12,10 @@ from accelerate.utils import DistributedType
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
 from torch import Tensor, nn
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from realign_plugin.atomic import atomic_folder
+from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.masks import keep_penalty, scheduled_noise
 from realign_plugin.statistics import mask_statistics
 from realign_plugin.training.reference_cache import ReferenceCache
@@ -170,7 +172,11 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
         self._tuner(self.model).load_whole(self.state.best_model_checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Save under a temporary name, then rename: a kill or a full disk leaves the last good files."""
-        target = Path(output_dir or self.args.output_dir)
-        with atomic_folder(target) as work:
+        """Save in one step: a kill or a full disk leaves the last good adapter.
+
+        An earlier run's state goes with its adapter; the trainer writes its own after this.
+        """
+        old = (*ADAPTER_FILES, TRAINER_STATE_NAME)
+        shared = self.args.world_size > 1  # the others write their random states into a checkpoint's folder
+        with atomic_folder(output_dir or self.args.output_dir, replaces=old, last=CONFIG_NAME, shared=shared) as work:
             super()._save(str(work), state_dict)

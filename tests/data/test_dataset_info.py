@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from realign_plugin.data import dataset_info
 from realign_plugin.data.dataset_info import check_name, entry, publish
 from realign_plugin.errors import UserError
 from tests.data.conftest import read_json
+from tests.kills import RENAMES, kill_at_each_change
 
 STOCK = {"z_stock": {"hf_hub_url": "a/b", "note": "纸"}, "a_stock": {"file_name": "x.json"}}
 
@@ -132,3 +135,69 @@ def test_names_that_cannot_be(name: str) -> None:
 @pytest.mark.parametrize("name", ["preference", "alpaca-zh_1.0", "风筝"])
 def test_names_that_can(name: str) -> None:
     check_name("--name", name)
+
+
+def pair_of(folder: Path) -> list[str | None]:
+    """The two halves as LLaMA-Factory finds them, by their entries."""
+    info = read_json(folder / "dataset_info.json")
+    return [
+        (folder / info[name]["file_name"]).read_text() if name in info else None
+        for name in ("x", "x_chosen", "x_validation")
+    ]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("start", ["none", "old", "old without validation"])
+def test_killed_anywhere_both_halves_are_old_or_both_are_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, links: bool
+) -> None:
+    root, folder, seen = tmp_path / "root", tmp_path / "root" / "d", set()
+
+    def write(mark: str, *, validation: bool = True) -> None:
+        names = ["x", "x_validation"] if validation else ["x"]
+        staging = tmp_path / "staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        for name in names:
+            (staging / f"{name}.jsonl").write_text(f"{mark} {name}")
+        (staging / "x.card.json").write_text(mark)
+        entries = {name: entry(f"{name}.jsonl", ranking=True, extras=set()) for name in names}
+        entries["x_chosen"] = dataset_info.chosen_entry(entries["x"])
+        files = [staging / f"{name}.jsonl" for name in names]
+        retired = () if validation else ("x_validation",)
+        publish(folder, files, staging / "x.card.json", entries, retired, overwrite=True)
+
+    def before() -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text(json.dumps(STOCK))
+        if start != "none":
+            write("old", validation=start == "old")
+
+    def halves(mark: str) -> list[list[str | None]]:
+        whole: list[str | None] = [f"{mark} x", f"{mark} x", f"{mark} x_validation"]
+        return [whole, [*whole[:2], None]]
+
+    def after() -> None:
+        found = pair_of(folder)
+        seen.add((found[0] or "none").partition(" ")[0])
+        assert found in [*halves("new")[:1], [None] * 3 if start == "none" else halves("old")[start != "old"]]
+        there = [folder / f"{name}.jsonl" for name in ("x", "x_validation")]
+        marks = {path.read_text().partition(" ")[0] for path in there if path.exists()}
+        assert len(marks) < 2  # whoever looks at the files alone is not misled either
+        if len(marks) == 1 and (folder / "x.card.json").exists():
+            assert marks == {(folder / "x.card.json").read_text()} or pair_of(folder) == halves("new")[0]
+        write("next", validation=False)
+        assert pair_of(folder) == halves("next")[1]
+        assert list(read_json(folder / "dataset_info.json"))[:2] == list(STOCK)
+        names = ["dataset_info.json", "x.card.json", "x.jsonl"]
+        assert sorted(p.name for p in folder.iterdir() if p.name != dataset_info.LOCK) == names
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    assert kill_at_each_change(root, before, lambda: write("new"), after, RENAMES) > 10
+    assert seen == {"none" if start == "none" else "old", "new"}
+
+
+def no_links(*_: Any, **__: Any) -> None:
+    raise OSError(1, "Operation not permitted")

@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.conftest import make_fine_tuned, make_llama, make_lora, make_tokenizer
+from realign_plugin import SafetySubspace
+from tests.conftest import make_fine_tuned, make_llama, make_lora, make_tokenizer, with_random_logits
 
 Merge = Callable[..., dict[str, torch.Tensor]]
 
@@ -61,3 +62,13 @@ def configuration(home: Path, adapter: Path, *models: Path, **parameters: Any) -
         "models": [{"model": str(path)} for path in models or (home / "base",)],
         "parameters": {"adapter": str(adapter)} | parameters,
     }
+
+
+@pytest.fixture
+def adapter(yard: Path, tmp_path: Path) -> Path:
+    home = yard / "fp32"
+    subspace = SafetySubspace.from_adapters(home / "aligned", [home / "task1"])
+    from realign_plugin.checkpoints import fingerprint
+
+    subspace.spec.base_sha256 = fingerprint(home / "base", list(subspace.logits))
+    return with_random_logits(subspace).save(tmp_path / "adapter")

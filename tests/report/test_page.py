@@ -263,7 +263,7 @@ def realign(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str]:
         (["{run}/study.json"], "study.json is a file, expected the folder"),
         (["{run}/data"], "data holds no study.json, expected the folder of a study; `realign study` writes it"),
         (["{run}", "--out", "{run}"], "is a folder, expected a file to write; give"),
-        (["{run}", "--out", "{run}/study.json/x.html"], "x.html cannot be written ("),
+        (["{run}", "--out", "{run}/study.json/x.html"], "x.html: cannot be written ("),
     ],
 )
 def test_mistakes_get_one_line(
@@ -291,7 +291,7 @@ def test_a_full_disk_leaves_the_old_page(run_folder: Path, monkeypatch: pytest.M
 
     (run_folder / "report.html").write_text("old")
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match=r"report\.html cannot be written \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"report\.html: cannot be written \(No space left on device\)"):
         write_report(run_folder)
     assert (run_folder / "report.html").read_text() == "old"
     assert not list(run_folder.glob(".report.html*"))

@@ -248,12 +248,18 @@ def test_export_merges_the_mask_that_is_asked_for(lab: Path, tmp_path: Path) -> 
         ({"mask_reference": "model"}, "needs ref_model"),
         ({"ref_model": "x"}, "ref_model: 'x' is not used with mask_reference: init"),
         ({"use_unsloth_gc": True}, "use_unsloth_gc: true does not restore random numbers"),
+        ({"output_dir": "LAB/task1", "overwrite_output_dir": True}, r"is an input of this command \(.*/task1\)"),
+        ({"output_dir": "LAB/base", "overwrite_output_dir": True}, r"is an input of this command \(.*/base\)"),
+        ({"output_dir": "LAB/pairs.json"}, "pairs.json: is a file, expected a folder to write to"),
+        ({"output_dir": "LAB/" + "x" * 256}, r"cannot be written \(File name too long\)"),
     ],
 )
 def test_mistakes_are_found_before_a_model_is_loaded(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("llamafactory.train.tuner.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
+    if "output_dir" in changes:
+        changes = changes | {"output_dir": changes["output_dir"].replace("LAB", str(lab))}
     with pytest.raises(UserError, match=message):
         run_exp(training_options(lab, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
@@ -275,7 +281,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
 
     monkeypatch.setattr(peft.peft_model, "safe_save_file", full_at_the_second)
     options = training_options(lab, tmp_path / "run", save_strategy="steps", save_steps=2)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"checkpoint-4: cannot be written \(No space left"):
         run_exp(options)
     monkeypatch.undo()
     SafetySubspace.load(tmp_path / "run" / "checkpoint-2")
