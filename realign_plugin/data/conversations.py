@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from realign_plugin.data.columns import BadRowError, MissingColumnsError, Row, checked_text, kind_of
+from realign_plugin.data.columns import BadRowError, MissingColumnsError, Row, checked_text
 from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.text_files import kind_of
 
 PROMPT_COLUMNS: Final = ("instruction", "prompt", "question")
 ANSWER_COLUMNS: Final = ("output", "response", "answer", "completion")

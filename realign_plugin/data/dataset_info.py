@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from realign_plugin.atomic import sha256
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import read_json
 
 INFO: Final = "dataset_info.json"
 LOCK: Final = ".dataset_info.json.lock"
@@ -113,7 +114,7 @@ def publish(
 
     Raises:
         UserError: If an entry or a data file differs and ``overwrite`` is not set, or the present
-            ``dataset_info.json`` is no JSON object.
+            ``dataset_info.json`` is not a JSON object.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -159,19 +160,12 @@ def read_info(folder: Path) -> dict[str, Any]:
         folder: The ``dataset_dir``.
 
     Raises:
-        UserError: If the file is no JSON object.
+        UserError: If the file cannot be read, or is not a JSON object.
     """
     path = folder / INFO
     if not path.exists():
         return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        place = f"line {getattr(error, 'lineno', 1)} column {getattr(error, 'colno', 1)}"
-        raise UserError(f"{path} is no JSON ({place}), expected an object of data sets; mend it") from error
-    if not isinstance(info, dict):
-        raise UserError(f"{path} holds a {type(info).__name__}, expected an object of data sets; mend it")
-    return info
+    return read_json(path, "", "an object of data sets", "fix it")
 
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:

@@ -11,17 +11,18 @@ from typing import Any, Final
 
 from realign_plugin.atomic import write_json
 from realign_plugin.data import cards, dataset_info
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, kind_of
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.examples import Example
 from realign_plugin.data.halves import Half
 from realign_plugin.data.hub import HubRows
 from realign_plugin.data.progress import shown
-from realign_plugin.data.reading import Broken, FileRows
+from realign_plugin.data.reading import FileRows
 from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.selection import in_validation, keyed_hash
 from realign_plugin.data.sources import rows_of
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import Broken, kind_of
 
 ROWS_BEFORE_GIVING_UP: Final = 100
 """Rows without the needed columns, from the first on, after which the source is refused."""

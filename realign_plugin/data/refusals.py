@@ -12,6 +12,7 @@ from realign_plugin.data.examples import Example
 from realign_plugin.data.selection import keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import Language, refuses
+from realign_plugin.text_files import read_text, text_lines
 
 REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
     "en": (
@@ -74,18 +75,12 @@ def read_refusals(file: Path) -> tuple[str, ...]:
     """Refusals of the user's own, one a line; empty lines are left out.
 
     Args:
-        file: UTF-8 text.
+        file: The text file.
 
     Raises:
         UserError: If it cannot be read, or holds none.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError(
-            f"--refusals: {file} cannot be read ({reason}), expected a text file with one refusal a line"
-        ) from error
+    lines = text_lines(read_text(file, "--refusals", "a text file with one refusal a line"))
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:
         raise UserError(

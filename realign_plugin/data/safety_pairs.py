@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, checked_text, kind_of
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, checked_text
 from realign_plugin.data.conversations import PROMPT_COLUMNS, request
 from realign_plugin.data.examples import Example
+from realign_plugin.text_files import kind_of
 
 SAFE_RLHF_COLUMNS: Final = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 EXPECTED: Final = (
