@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 from realign_plugin.atomic import sha256
 from realign_plugin.errors import UserError
 from realign_plugin.tensor_files import read_tensors
+from realign_plugin.text_files import read_json
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -77,15 +77,7 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise UserError(f"{what}: {path} holds {found}, expected {CONFIG_NAME}; give the folder that PEFT saved")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{what}: {file} is no JSON ({error}), expected PEFT's adapter configuration; save it again"
-        ) from error
-    if not isinstance(config, dict):
-        raise UserError(f"{what}: {file} is no JSON object, expected PEFT's adapter configuration; save it again")
-    return config
+    return read_json(file, what, "PEFT's adapter configuration", "save it again")
 
 
 def _check_plain_lora(path: Path, config: dict[str, Any], what: str) -> None:

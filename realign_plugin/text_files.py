@@ -224,6 +224,31 @@ def read_json(
     return value
 
 
+def json_option(text: str, option: str) -> dict[str, Any]:
+    """The object that an option gives as JSON text.
+
+    Args:
+        text: What was given.
+        option: Its name.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    try:
+        value = parse_json(text)
+    except NotJsonError as error:
+        raise UserError(
+            f'{option}: {text[:200]!r} is not JSON ({error}), expected an object such as {{"judge": "off"}}; mind '
+            "the quotes"
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f'{option}: {text[:200]!r} is {kind_of(value)}, expected an object such as {{"judge": "off"}}; mind '
+            "the quotes"
+        )
+    return value
+
+
 def checked(kind: type[T], value: Any, where: str, fix: str) -> T:
     """A value in the shape that it must have.
 
@@ -239,7 +264,7 @@ def checked(kind: type[T], value: Any, where: str, fix: str) -> T:
     from pydantic import ValidationError
 
     try:
-        found: T = _adapter(kind).validate_python(value)
+        found: T = _adapter(kind).validate_python(value)  # type: ignore[arg-type]
         return found
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

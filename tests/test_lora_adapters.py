@@ -67,8 +67,8 @@ def embedding(task: Path) -> None:
 BAD = {
     "missing": (shutil.rmtree, "does not exist, expected the folder of a LoRA adapter"),
     "no config": (lambda t: (t / "adapter_config.json").unlink(), "holds .*, expected adapter_config.json"),
-    "config no JSON": (lambda t: (t / "adapter_config.json").write_text("{"), "is no JSON"),
-    "config a list": (lambda t: (t / "adapter_config.json").write_text("[]"), "is no JSON object"),
+    "config no JSON": (lambda t: (t / "adapter_config.json").write_text("{"), "is not JSON"),
+    "config a list": (lambda t: (t / "adapter_config.json").write_text("[]"), "holds a list"),
     "no weights": (lambda t: (t / "adapter_model.safetensors").unlink(), "adapter_model.safetensors does not exist"),
     "pickle": (only_pickle, "holds adapter_model.bin \\(a pickle\\)"),
     "corrupt": (spoil_file, "is corrupt"),

@@ -26,7 +26,7 @@ class ArrayReader:
         chunk: Characters that are read at a time.
 
     Iterating yields ``(line, value)``, the line (from 1) on which the value begins, and raises ``UserError`` with the
-    line and the column where the text is no JSON array.
+    line and the column where the text is not a JSON array.
     """
 
     def __init__(self, file: TextIO, name: str, chunk: int = CHUNK) -> None:

@@ -46,8 +46,8 @@ def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
             raise UserError(f"{what}: line {number} of {file} holds no doc and resps, expected {SAMPLES}; give those")
         if not isinstance(_answer(row), str):
             raise UserError(
-                f"{what}: line {number} of {file} holds no text in resps, expected samples of a task that generates text; "
-                "give those"
+                f"{what}: line {number} of {file} holds no text in resps, expected samples of a task that generates "
+                "it; give those"
             )
         if row["doc"].get("realign") is not None:
             checked(Note, row["doc"]["realign"], f"{what}: line {number} of {file}: doc.realign", "run lm-eval again")
