@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Required
 
-from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat
+from pydantic import AfterValidator, BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from realign_plugin.errors import UserError
 from realign_plugin.text_files import checked, read_json
 
-LARGEST: Final = 1 << 53
-"""Of a whole number that stands for itself as a float."""
+LARGEST: Final = 1e100
+"""Of a metric; the square of a larger one is no longer a number."""
 EXPECTED: Final = "lm-eval's results_….json"
 FIX: Final = "give the file as lm-eval wrote it (--output_path)"
 
@@ -23,8 +23,8 @@ def _number(value: Any) -> Any:
     """A metric; NaN and infinity, which lm-eval writes as such, are not available."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError("a number below 2**53")
+    if isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise ValueError(f"a number up to {LARGEST:g}")
     return value
 
 
@@ -46,16 +46,19 @@ def _or_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Names = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 class Interval(TypedDict, total=False):
     """What ``metrics.describe`` notes of a rate or a score."""
 
-    low: FiniteFloat | None
-    high: FiniteFloat | None
-    hits: Annotated[FiniteFloat, Field(ge=0)]
+    low: Number | None
+    high: Number | None
+    hits: Annotated[float, Field(ge=0, le=1 << 53)]
     count: Count
     not_available: str
 
