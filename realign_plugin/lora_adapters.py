@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,40 @@ def _pattern_value(patterns: dict[str, Any], module: str, default: Any) -> Any:
     return default
 
 
+_NOT_FACTORS = (
+    (
+        r"(.+)\.lora_embedding_[AB]",
+        "LoRA factors of {}, an embedding table",
+        "train the adapter without {} in lora_target",
+    ),
+    (
+        r"(.+)\.base_layer\.weight",
+        "PEFT's copy of the base model's {} next to its LoRA factors",
+        "save the adapter again with save_pretrained(…, save_embedding_layers=False), or train it without {} in "
+        "lora_target",
+    ),
+    (
+        r"(?!.*\.lora_)(.+)\.weight",
+        "the whole weight of {}, which PEFT saves where the vocabulary was resized",
+        "train the adapter on a base model that has the tokens, without resize_vocab",
+    ),
+)
+"""What PEFT saves for an embedding or the output head: names, what they are, what to do."""
+
+
+def _check_embeddings(names: Iterable[str], file: Path, what: str) -> None:
+    import re
+
+    modules = [name.removeprefix(MODEL_PREFIX) for name in names]
+    for pattern, found, fix in _NOT_FACTORS:
+        match = next(filter(None, (re.fullmatch(pattern, module) for module in modules)), None)
+        if match is not None:
+            raise UserError(
+                f"{what}: {file} holds {found.format(match[1])}, expected LoRA factors of linear modules alone; "
+                f"{fix.format(match[1].rpartition('.')[2])}"
+            )
+
+
 def read_lora(path: str | Path, what: str) -> LoraAdapter:
     """Read a LoRA adapter and check all that can be checked without its model.
 
@@ -137,6 +172,7 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
             )
         raise UserError(f"{what}: {file} does not exist, expected the adapter's weights; save the adapter again")
     tensors = read_tensors(file, what)
+    _check_embeddings(tensors, file, what)
     factors: Factors = {}
     for name, tensor in tensors.items():
         module, _, factor = name.removeprefix(MODEL_PREFIX).partition(".lora_")

@@ -58,6 +58,10 @@ def only_pickle(task: Path) -> None:
     (task / "adapter_model.safetensors").rename(task / "adapter_model.bin")
 
 
+def resized(task: Path) -> None:
+    edited_weights(task, lambda s: s.update({"base_model.model.model.embed_tokens.weight": torch.ones(80, 4)}))
+
+
 def embedding(task: Path) -> None:
     edited_weights(
         task, lambda s: s.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 80)})
@@ -84,7 +88,8 @@ BAD = {
     ),
     "modules_to_save": (lambda t: edited_config(t, modules_to_save=["lm_head"]), "lm_head.*modules_to_save"),
     "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected none"),
-    "embedding": (embedding, "expected lora_A and lora_B of linear modules"),
+    "embedding": (embedding, "LoRA factors of model.embed_tokens, an embedding table, .* without embed_tokens in"),
+    "resized": (resized, "the whole weight of model.embed_tokens, .* vocabulary was resized, .* without resize_vocab"),
     "alpha": (lambda t: edited_config(t, lora_alpha=64), "alpha 64 of model.layers.0.self_attn.q_proj differs.*'s 8"),
     "rslora": (lambda t: edited_config(t, use_rslora=True), "use_rslora is True, aligned_adapter has False"),
     "base": (lambda t: edited_config(t, base_model_name_or_path="other/model"), "base model 'other/model' differs"),
@@ -148,3 +153,33 @@ def test_a_file_in_place_of_a_folder(lab: Path) -> None:
 def test_layers_are_in_natural_order() -> None:
     names = [f"model.layers.{i}.q_proj" for i in (10, 2, 0)]
     assert sorted(names, key=natural_key) == [f"model.layers.{i}.q_proj" for i in (0, 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "lm_head",
+            r"PEFT's copy of the base model's lm_head .* save_embedding_layers=False\), or train it without lm_",
+        ),
+        (
+            "embed_tokens",
+            "LoRA factors of model.embed_tokens, an embedding table, .* without embed_tokens in lora_target",
+        ),
+    ],
+)
+def test_an_output_head_or_an_embedding_says_what_it_is(lab: Path, tmp_path: Path, target: str, message: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(lab / "base"),
+        LoraConfig(r=2, target_modules=["q_proj", target], task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(tmp_path / "t")
+    with pytest.raises(UserError, match=message) as error:
+        read_lora(tmp_path / "t", "task_adapters[0]")
+    assert "\n" not in str(error.value)
+    if target == "lm_head":  # the fix of the message
+        model.save_pretrained(tmp_path / "t", save_embedding_layers=False)
+        assert "lm_head" in read_lora(tmp_path / "t", "task_adapters[0]").factors
