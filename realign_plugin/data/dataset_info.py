@@ -46,15 +46,21 @@ def entry(file_name: str, *, ranking: bool, extras: set[str]) -> dict[str, Any]:
     Args:
         file_name: The file, in the same folder.
         ranking: Whether it holds pairs.
-        extras: Which of the columns ``system`` and ``history`` it has.
+        extras: What ``Half.write`` returns.
     """
-    columns = (
-        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
-        if ranking
-        else {"prompt": "instruction", "query": "input", "response": "output"}
-    )
-    columns |= {name: name for name in sorted(extras)}
-    return {"file_name": file_name} | ({"ranking": True} if ranking else {}) | {"columns": columns}
+    if "roles" in extras:
+        columns = {"messages": "conversations"} | ({name: name for name in ("chosen", "rejected")} if ranking else {})
+        columns |= {name: name for name in sorted(extras - {"roles", "history"})}
+        layout = {"formatting": "sharegpt"}
+    else:
+        columns = (
+            {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+            if ranking
+            else {"prompt": "instruction", "query": "input", "response": "output"}
+        )
+        columns |= {name: name for name in sorted(extras)}
+        layout = {}
+    return {"file_name": file_name} | layout | ({"ranking": True} if ranking else {}) | {"columns": columns}
 
 
 def chosen_entry(pairs: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,9 +69,10 @@ def chosen_entry(pairs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         pairs: The entry of the pairs.
     """
-    columns = {"prompt": "prompt", "response": "chosen"}
-    columns |= {name: name for name in ("system", "history") if name in pairs["columns"]}
-    return {"file_name": pairs["file_name"], "columns": columns}
+    layout = {"formatting": pairs["formatting"]} if "formatting" in pairs else {}
+    columns = {"messages": "messages"} if layout else {"prompt": "prompt", "response": "chosen"}
+    columns |= {name: name for name in ("system", "history", "tools") if name in pairs["columns"]}
+    return {"file_name": pairs["file_name"]} | layout | {"columns": columns}
 
 
 @contextmanager

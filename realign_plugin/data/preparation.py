@@ -15,6 +15,7 @@ from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumn
 from realign_plugin.data.examples import Example
 from realign_plugin.data.halves import Half
 from realign_plugin.data.hub import HubRows
+from realign_plugin.data.messages import check_text_only
 from realign_plugin.data.progress import shown
 from realign_plugin.data.reading import FileRows
 from realign_plugin.data.recipe import Recipe
@@ -157,7 +158,9 @@ def _row(value: Any) -> Row:
         raise BadRowError(value.reason)
     if not isinstance(value, dict):
         raise BadRowError(f"row is {kind_of(value)}, expected an object")
-    return Row(value)
+    row = Row(value)
+    check_text_only(row)
+    return row
 
 
 def _check_sizes(recipe: Recipe, rows: FileRows | HubRows, tally: Tally, training: Half, validation: Half) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -107,6 +108,6 @@ def contrast_with(refusals: tuple[str, ...] | None, seed: int) -> Callable[[Row]
             raise DroppedError("answer is a refusal")
         known = refusals or REFUSALS[language_of(example.prompt.text)]
         drawn = known[keyed_hash(seed, "refusal", example.prompt.text) % len(known)]
-        return Example(example.prompt, example.answer, drawn, rejected_drawn=True).checked()
+        return replace(example, rejected=drawn, rejected_drawn=True).checked()
 
     return contrast_pair
