@@ -129,7 +129,7 @@ def test_pairs_of_several_turns() -> None:
 @pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
-        ({"chosen": [USER, FOLD], "rejected": [said("user", "bread?"), BURN]}, BadRowError, "differ before their last"),
+        ({"chosen": [USER, FOLD], "rejected": [said("user", "bread?"), BURN]}, BadRowError, "differ before their"),
         ({"prompt": "bread?", "chosen": [USER, FOLD], "rejected": [USER, BURN]}, BadRowError, "prompt is not what"),
         ({"chosen": [FOLD], "rejected": [BURN]}, BadRowError, "do not alternate"),
         ({"prompt": [USER], "chosen": [USER], "rejected": [BURN]}, BadRowError, "does not end with an answer"),
