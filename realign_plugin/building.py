@@ -14,7 +14,8 @@ from torch import Tensor
 from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight, is_linear
-from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, natural_key, read_lora
+from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
+from realign_plugin.lora_names import natural_key
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec, module_spec
 from realign_plugin.subspace import SafetySubspace

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.tensor_files import all_finite, open_tensors
+from realign_plugin.text_files import read_json
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 SAMPLED_TENSORS: Final = 8
@@ -75,7 +76,8 @@ class Checkpoint:
         index = self.path / INDEX_NAME
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+                named = read_json(index, self.what, "a weight_map", "copy it again")
+                shards = sorted(set(named["weight_map"].values()))
             except (ValueError, KeyError, AttributeError) as error:
                 raise UserError(
                     f"{self.what}: {index} is corrupt ({error}), expected a weight_map; copy it again"
@@ -107,13 +109,7 @@ class Checkpoint:
             UserError: If it is missing or no JSON object.
         """
         file = self.path / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.what}: {file} cannot be read ({error}), expected the model's config") from error
-        if not isinstance(config, dict):
-            raise UserError(f"{self.what}: {file} is no JSON object, expected the model's config; copy it again")
-        return config
+        return read_json(file, self.what, "the model's config", "copy it again")
 
     def find(self, name: str) -> str | None:
         """The name that a tensor has in the files: its own, or one that differs in leading wrappers only."""

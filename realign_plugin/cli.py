@@ -213,21 +213,15 @@ def judge(
     ] = "{}",
 ) -> None:
     """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
-    import json
-
     from realign_plugin.atomic import write_json
     from realign_plugin.evaluation.rejudge import judge_samples, results
     from realign_plugin.evaluation.report import print_metrics
     from realign_plugin.evaluation.session import Session
     from realign_plugin.evaluation.settings import EvaluationSettings
     from realign_plugin.outputs import check_file
+    from realign_plugin.text_files import json_option
 
-    try:
-        given = json.loads(metadata)
-    except ValueError as error:
-        raise UserError(
-            f"--metadata: {metadata!r} is no JSON ({error}), expected an object; mind the quotes"
-        ) from error
+    given = json_option(metadata, "--metadata")
     check_file(out, samples)
     for file in filter(Path.is_file, samples):
         check_file(file)

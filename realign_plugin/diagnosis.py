@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import realign_plugin
+from realign_plugin.terminal import new_console
 
 HOSTS = {
     "peft": ("peft",),
@@ -71,10 +72,8 @@ def print_diagnosis() -> bool:
     Returns:
         Whether all installed hosts are attached.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if Console().is_terminal else 140)
     table = Table(
         "host",
         "version",
@@ -93,7 +92,7 @@ def print_diagnosis() -> bool:
         "present" if importlib.util.find_spec("torchaudio") else "absent; stood in for where LLaMA-Factory imports it"
     )
     table.add_row("torchaudio", _version("torchaudio") or "–", audio)
-    console.print(table)
+    new_console().print(table)
     return well
 
 

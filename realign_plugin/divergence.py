@@ -1,7 +1,7 @@
 """How far one model's next-token distributions lie from another's: the loss of self-distillation, torch only.
 
-Forward KL(teacher || student) is knowledge distillation's (arXiv 1503.02531); reverse KL(student || teacher) is that of
-MiniLLM (arXiv 2306.08543). Both are computed token by token in fp32, a few rows at a time: of the ``[tokens,
+Forward KL(teacher || student) is knowledge distillation's (arXiv 1503.02531); reverse KL(student || teacher) is
+MiniLLM's (arXiv 2306.08543). Both are computed token by token in fp32, a few rows at a time: of the ``[tokens,
 vocabulary]`` matrices nothing but the logits and their gradient, in the model's own dtype, is ever whole.
 """
 

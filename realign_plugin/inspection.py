@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from realign_plugin.effective import effective_tensor
-from realign_plugin.lora_adapters import natural_key
+from realign_plugin.lora_names import natural_key
 from realign_plugin.plotting import pyplot_for, save_figure
 from realign_plugin.spec import check_mask
 from realign_plugin.subspace import SafetySubspace
+from realign_plugin.terminal import new_console
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,10 @@ def to_json(subspace: SafetySubspace, rows: list[ModuleRow]) -> str:
 
 def print_table(subspace: SafetySubspace, rows: list[ModuleRow], mask: str | None) -> None:
     """Print where the subspace comes from, and the table."""
-    from rich.console import Console
     from rich.table import Table
 
     spec = subspace.spec
-    console = Console(width=None if Console().is_terminal else 140)
+    console = new_console()
     console.print(
         f"base {subspace.base_model or 'unknown'}; {spec.fusion_method}, weights {spec.task_weights}; "
         f"{spec.mask_granularity} masks, {spec.mask_estimator}; used as {mask or spec.mask}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,15 @@ from torch import Tensor
 from realign_plugin.atomic import clean_up, sha256
 from realign_plugin.errors import UserError
 from realign_plugin.lora_config import LoraConfig, parse_lora_config
+from realign_plugin.lora_names import check_names, natural_key, split_name
 from realign_plugin.spec import VECTOR_DTYPES
 from realign_plugin.tensor_files import read_tensors
+from realign_plugin.text_files import read_json
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 ADAPTER_FILES = (CONFIG_NAME, "adapter_model*")
 """Patterns of the files that make an adapter."""
-MODEL_PREFIX = "base_model.model."
-
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])(\.[^.]+)?\.weight")
 
 Factors = dict[str, dict[str, Tensor]]
 """``{module: {"A": [r, in], "B": [out, r]}}``."""
@@ -87,15 +84,7 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     if not file.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
         raise UserError(f"{what}: {path} holds {found}, expected {CONFIG_NAME}; give the folder that PEFT saved")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{what}: {file} is no JSON ({error}), expected PEFT's adapter configuration; save it again"
-        ) from error
-    if not isinstance(config, dict):
-        raise UserError(f"{what}: {file} is no JSON object, expected PEFT's adapter configuration; save it again")
-    return config
+    return read_json(file, what, "PEFT's adapter configuration", "save it again")
 
 
 def read_lora(path: str | Path, what: str) -> LoraAdapter:
@@ -120,7 +109,9 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
             )
         raise UserError(f"{what}: {file} does not exist, expected the adapter's weights; save the adapter again")
     factors: Factors = {}
-    for name, tensor in read_tensors(file, what).items():
+    tensors = read_tensors(file, what)
+    check_names(tensors, file, what)
+    for name, tensor in tensors.items():
         module, factor = split_name(name, file, what)
         if tensor.dim() != 2:
             raise UserError(
@@ -137,37 +128,6 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
     _check_factors(factors, config, file, what)
     ordered = {module: factors[module] for module in sorted(factors, key=natural_key)}
     return LoraAdapter(path, config, ordered)
-
-
-def split_name(name: str, file: Path, what: str) -> tuple[str, str]:
-    """A tensor's module and factor, ``A`` or ``B``, from its name in an adapter's file.
-
-    The names that torch.compile (``_orig_mod.``) and DDP (``module.``) put around modules are left out, and an
-    adapter's name (``lora_A.default.weight``), as in a state dict that PEFT did not save.
-
-    Args:
-        name: The tensor's name.
-        file: Its file, for messages.
-        what: What the user calls the adapter.
-
-    Raises:
-        UserError: If it is not a LoRA factor of a linear module, or PEFT would not find it.
-    """
-    plain = ".".join(part for part in name.split(".") if part != "_orig_mod")
-    while plain.startswith("module."):
-        plain = plain.removeprefix("module.")
-    if not plain.startswith(MODEL_PREFIX):
-        raise UserError(
-            f"{what}: {file} holds {name}, expected a name that begins with {MODEL_PREFIX!r}, without which PEFT "
-            "loads nothing; save the adapter with PEFT's save_pretrained"
-        )
-    match = _FACTOR.fullmatch(plain.removeprefix(MODEL_PREFIX))
-    if match is None or match["module"].startswith(MODEL_PREFIX):
-        raise UserError(
-            f"{what}: {file} holds {name}, expected lora_A and lora_B of linear modules; train the adapter on linear "
-            "modules only"
-        )
-    return match["module"].removeprefix("module."), match["factor"]
 
 
 def _check_factors(factors: Factors, config: LoraConfig, file: Path, what: str) -> None:
@@ -266,8 +226,3 @@ def _same_model(one: str, two: str) -> bool:
         return copies or a.resolve() == b.resolve()
     # A path and a hub id, or a path of another machine: the same last part is taken for the same model.
     return a.name == b.name
-
-
-def natural_key(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts layer 2 before layer 10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in name.split("."))

@@ -15,8 +15,9 @@ from torch import Tensor
 from realign_plugin.atomic import atomic_folder, write_json
 from realign_plugin.effective import effective_tensor
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME
+from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.lora_config import LoraConfig
+from realign_plugin.lora_names import MODEL_PREFIX
 from realign_plugin.spec import SubspaceSpec, check_mask
 from realign_plugin.subspace_files import PEFT_TYPE, open_subspace, read_spec, tensor_name
 from realign_plugin.tensor_files import LazyFactors, Tensors, check_finite, check_writable

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import CONFIG_NAME, MODEL_PREFIX, WEIGHTS_NAME, natural_key, read_adapter_config
+from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_adapter_config
+from realign_plugin.lora_names import MODEL_PREFIX, natural_key
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.tensor_files import check_finite, open_tensors

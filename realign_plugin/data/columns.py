@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from realign_plugin.text_files import kind_of
+
 
 class BadRowError(Exception):
     """A row that is not what its columns promise; its text is the reason that is counted."""
@@ -16,20 +18,6 @@ class DroppedError(Exception):
 
 class MissingColumnsError(Exception):
     """A row without the columns that are needed; its text says which those are."""
-
-
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words.
-
-    Args:
-        value: The value.
-    """
-    if value is None:
-        return "null"
-    for types, words in ((bool, "true or false"), (str, "text"), (int | float, "a number"), (list, "a list")):
-        if isinstance(value, types):
-            return words
-    return "an object"
 
 
 def checked_text(value: object, name: str) -> str:

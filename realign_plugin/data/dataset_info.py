@@ -14,6 +14,7 @@ from typing import Any, Final
 from realign_plugin.atomic import atomic_file, clean_up, sha256
 from realign_plugin.errors import UserError
 from realign_plugin.staging import Stage, abandoned, remove
+from realign_plugin.text_files import read_json
 
 INFO: Final = "dataset_info.json"
 LOCK: Final = ".dataset_info.json.lock"
@@ -48,15 +49,21 @@ def entry(file_name: str, *, ranking: bool, extras: set[str]) -> dict[str, Any]:
     Args:
         file_name: The file, in the same folder.
         ranking: Whether it holds pairs.
-        extras: Which of the columns ``system`` and ``history`` it has.
+        extras: What ``Half.write`` returns.
     """
-    columns = (
-        {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
-        if ranking
-        else {"prompt": "instruction", "query": "input", "response": "output"}
-    )
-    columns |= {name: name for name in sorted(extras)}
-    return {"file_name": file_name} | ({"ranking": True} if ranking else {}) | {"columns": columns}
+    if "roles" in extras:
+        columns = {"messages": "conversations"} | ({name: name for name in ("chosen", "rejected")} if ranking else {})
+        columns |= {name: name for name in sorted(extras - {"roles", "history"})}
+        layout = {"formatting": "sharegpt"}
+    else:
+        columns = (
+            {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+            if ranking
+            else {"prompt": "instruction", "query": "input", "response": "output"}
+        )
+        columns |= {name: name for name in sorted(extras)}
+        layout = {}
+    return {"file_name": file_name} | layout | ({"ranking": True} if ranking else {}) | {"columns": columns}
 
 
 def chosen_entry(pairs: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,9 +72,10 @@ def chosen_entry(pairs: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         pairs: The entry of the pairs.
     """
-    columns = {"prompt": "prompt", "response": "chosen"}
-    columns |= {name: name for name in ("system", "history") if name in pairs["columns"]}
-    return {"file_name": pairs["file_name"], "columns": columns}
+    layout = {"formatting": pairs["formatting"]} if "formatting" in pairs else {}
+    columns = {"messages": "messages"} if layout else {"prompt": "prompt", "response": "chosen"}
+    columns |= {name: name for name in ("system", "history", "tools") if name in pairs["columns"]}
+    return {"file_name": pairs["file_name"]} | layout | {"columns": columns}
 
 
 @contextmanager
@@ -116,7 +124,7 @@ def publish(
 
     Raises:
         UserError: If an entry or a data file differs and ``overwrite`` is not set, or the present
-            ``dataset_info.json`` is no JSON object.
+            ``dataset_info.json`` is not a JSON object.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -236,19 +244,12 @@ def read_info(folder: Path) -> dict[str, Any]:
         folder: The ``dataset_dir``.
 
     Raises:
-        UserError: If the file is no JSON object.
+        UserError: If the file cannot be read, or is not a JSON object.
     """
     path = folder / INFO
     if not path.exists():
         return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        place = f"line {getattr(error, 'lineno', 1)} column {getattr(error, 'colno', 1)}"
-        raise UserError(f"{path} is no JSON ({place}), expected an object of data sets; mend it") from error
-    if not isinstance(info, dict):
-        raise UserError(f"{path} holds a {type(info).__name__}, expected an object of data sets; mend it")
-    return info
+    return read_json(path, "", "an object of data sets", "fix it")
 
 
 def _write_info(folder: Path, info: Mapping[str, Any]) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
-from realign_plugin.data.examples import Example
+from realign_plugin.data.examples import Example, as_conversation
 from realign_plugin.data.selection import Smallest, folded, keyed_hash
 
-EXTRAS: Final[dict[str, Any]] = {"system": "", "history": []}
+EXTRAS: Final[dict[str, Any]] = {"system": "", "history": [], "tools": ""}
 """Columns that only some rows have, and what the others hold once one row has it."""
+ROLES: Final = "roles"
+"""Column of rows with a tool's turns; where one has it, all rows are written in the sharegpt layout."""
 
 
 class Half:
@@ -60,7 +62,7 @@ class Half:
                 return
             self._chosen.add(value, self._file.tell(), prompt)
         row = example.row()
-        self._seen_extras.update(row.keys() & EXTRAS.keys())
+        self._seen_extras.update(row.keys() & {*EXTRAS, ROLES})
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def write(self, out: Path) -> set[str]:
@@ -73,12 +75,12 @@ class Half:
             out: JSON Lines file to write.
 
         Returns:
-            Which of the columns ``system`` and ``history`` it has.
+            Which of the columns ``system``, ``history`` and ``tools`` it has, and ``roles`` for the sharegpt layout.
         """
         extras: set[str] = set()
         if self._seen_extras:
             for line in self._lines():
-                extras |= json.loads(line).keys() & EXTRAS.keys()
+                extras |= json.loads(line).keys() & {*EXTRAS, ROLES}
         with open(out, "wb") as file:
             if not extras:
                 file.writelines(self._lines())
@@ -92,6 +94,7 @@ class Half:
                 row = json.loads(line)
                 filled = {name: value for name, value in row.items() if name not in fill}
                 filled |= {name: row.get(name, value) for name, value in fill.items()}
+                filled = as_conversation(filled) if ROLES in extras else filled
                 file.write(json.dumps(filled, ensure_ascii=False).encode() + b"\n")
         return extras
 

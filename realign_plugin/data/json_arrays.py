@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
+from json import JSONDecodeError
 from typing import Any, Final, TextIO
 
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import DECODER
 
 CHUNK: Final = 1 << 16
 SLACK: Final = 32
@@ -25,14 +26,14 @@ class ArrayReader:
         chunk: Characters that are read at a time.
 
     Iterating yields ``(line, value)``, the line (from 1) on which the value begins, and raises ``UserError`` with the
-    line and the column where the text is no JSON array.
+    line and the column where the text is not a JSON array.
     """
 
     def __init__(self, file: TextIO, name: str, chunk: int = CHUNK) -> None:
         self._file = file
         self._name = name
         self._chunk = chunk
-        self._decoder = json.JSONDecoder()
+        self._decoder = DECODER
         self._buffer = ""
         self._at = 0
         self._line = 1
@@ -66,7 +67,7 @@ class ArrayReader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError as error:
+            except JSONDecodeError as error:
                 cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(self._buffer) - SLACK
                 place = error.pos - self._at
                 if cut_off and self._more():
@@ -112,6 +113,6 @@ class ArrayReader:
     def _error(self, at: int, message: str) -> UserError:
         line, column = self._place(at)
         return UserError(
-            f"--source: {self._name} is no JSON array: line {line} column {column}: {message}; mend it, or save it as "
-            ".jsonl, one object a line"
+            f"--source: {self._name} is not a JSON array: line {line} column {column}: {message}; fix it, or save it "
+            "as .jsonl, one object a line"
         )

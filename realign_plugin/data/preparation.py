@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from realign_plugin.atomic import clean_up, real_folder, write_json
 from realign_plugin.data import cards, dataset_info
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, kind_of
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.examples import Example
 from realign_plugin.data.halves import Half
 from realign_plugin.data.hub import HubRows
+from realign_plugin.data.messages import check_text_only
 from realign_plugin.data.progress import shown
-from realign_plugin.data.reading import Broken, FileRows
+from realign_plugin.data.reading import FileRows
 from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.selection import in_validation, keyed_hash
 from realign_plugin.data.sources import HubSource, rows_of
@@ -22,6 +23,7 @@ from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.staging import Stage, reported
+from realign_plugin.text_files import Broken, kind_of
 
 ROWS_BEFORE_GIVING_UP: Final = 100
 """Rows without the needed columns, from the first on, after which the source is refused."""
@@ -159,7 +161,9 @@ def _row(value: Any) -> Row:
         raise BadRowError(value.reason)
     if not isinstance(value, dict):
         raise BadRowError(f"row is {kind_of(value)}, expected an object")
-    return Row(value)
+    row = Row(value)
+    check_text_only(row)
+    return row
 
 
 def _check_sizes(recipe: Recipe, rows: FileRows | HubRows, tally: Tally, training: Half, validation: Half) -> None:

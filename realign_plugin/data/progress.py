@@ -26,7 +26,7 @@ def shown(rows: FileRows | HubRows, title: str) -> Iterator[tuple[int, Any]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[read]:,} rows"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[read]:,} rows"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=rows.size, read=0)
         for count, item in enumerate(rows, 1):

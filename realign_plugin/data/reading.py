@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from realign_plugin.data.json_arrays import ArrayReader
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import Broken, csv_rows, encoding_of, json_lines
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz")
 BATCH: Final = 256
-LONGEST_FIELD: Final = 1 << 24
-
-
-@dataclass(frozen=True)
-class Broken:
-    """What stands in place of a row that could not be read.
-
-    Attributes:
-        reason: Why not.
-    """
-
-    reason: str
 
 
 def suffix_of(name: str) -> str | None:
@@ -40,8 +26,8 @@ class FileRows:
     """Iterates over the rows of a local file: ``(line, row)``, where a row is any value or ``Broken``.
 
     JSON arrays, JSON Lines and CSV are read as they are needed, parquet in batches of rows. A ``.json`` file that
-    begins with an object is taken for JSON Lines. Bytes that are no UTF-8 become halves of surrogate pairs, which
-    ``columns.checked_text`` refuses row by row.
+    begins with an object is taken for JSON Lines. Text is UTF-8 or UTF-16; bytes that are not become halves of
+    surrogate pairs, which ``columns.checked_text`` refuses row by row.
 
     Args:
         path: The file.
@@ -78,16 +64,18 @@ class FileRows:
                 if self.suffix == ".parquet":
                     yield from self._parquet(raw)
                     return
-                plain = gzip.GzipFile(fileobj=raw) if self.suffix.endswith(".gz") else raw
-                kind = self.suffix.removesuffix(".gz")
-                newline = None if kind == ".jsonl" else ""
-                with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
-                    if kind == ".csv":
-                        yield from self._csv(text)
-                    elif kind == ".json" and self._first_character() != "{":
-                        yield from ArrayReader(text, self.path.name)
-                    else:
+                with self._text(raw) as text:
+                    if self.suffix.startswith(".csv"):
+                        yield from csv_rows(text)
+                    elif self.suffix.startswith(".jsonl") or self._first_character() == "{":
                         yield from self._lines(text)
+                    else:
+                        yield from ArrayReader(text, self.path.name)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"--source: {self.path.name} breaks off within a letter of {error.encoding.upper()}, expected a whole "
+                f"{self.suffix} file; save it again, in UTF-8"
+            ) from error
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(
@@ -95,9 +83,16 @@ class FileRows:
                 "again"
             ) from error
 
+    def _text(self, raw: BinaryIO) -> io.TextIOWrapper:
+        r"""The file's text, unpacked; only "\n" ends a line, and csv sees line ends as they are."""
+        plain: BinaryIO = gzip.GzipFile(fileobj=raw) if self.suffix.endswith(".gz") else raw  # type: ignore[assignment]
+        encoding = encoding_of(plain.read(4))
+        plain.seek(0)
+        newline = "" if self.suffix.startswith(".csv") else "\n"
+        return io.TextIOWrapper(plain, encoding=encoding, errors="surrogateescape", newline=newline)
+
     def _first_character(self) -> str:
-        opened = gzip.open if self.suffix.endswith(".gz") else open
-        with opened(self.path, "rt", encoding="utf-8-sig", errors="surrogateescape") as text:
+        with open(self.path, "rb") as raw, self._text(raw) as text:
             while part := text.read(4096):
                 if part.strip():
                     return str(part.lstrip()[0])
@@ -106,47 +101,20 @@ class FileRows:
     def _lines(self, text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
         first_break = ""
         sound = 0
-        for number, line in enumerate(text, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                column = 1 + min(getattr(error, "pos", 0), len(line.rstrip()))
-                first_break = first_break or f"line {number} column {column}"
-                if self.suffix.startswith(".json") and not self.suffix.startswith(".jsonl") and not sound:
-                    raise self._not_json(first_break, "an array of rows, or one object a line") from error
-                yield number, Broken("broken JSON")
-            else:
+        for number, value in json_lines(text, surrogates=True):
+            if not isinstance(value, Broken):
                 sound += 1
                 yield number, value
+                continue
+            first_break = first_break or f"line {number} column {value.column}"
+            if not self.suffix.startswith(".jsonl") and not sound:
+                raise self._not_json(first_break, "an array of rows, or one object a line")
+            yield number, Broken("broken JSON")
         if first_break and not sound:
             raise self._not_json(first_break, "one object a line")
 
     def _not_json(self, place: str, expected: str) -> UserError:
-        return UserError(f"--source: {self.path.name} is no JSON: {place}: expected {expected}; check the file")
-
-    def _csv(self, text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
-        csv.field_size_limit(LONGEST_FIELD)
-        reader = csv.reader(text)
-        header: list[str] | None = None
-        while True:
-            line = reader.line_num + 1
-            try:
-                fields = next(reader)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield line, Broken("broken CSV")
-                continue
-            if not fields:
-                continue
-            if header is None:
-                header = fields
-            elif len(fields) != len(header):
-                yield line, Broken("not as many fields as the header")
-            else:
-                yield line, dict(zip(header, fields, strict=True))
+        return UserError(f"--source: {self.path.name} is not JSON: {place}: expected {expected}; check the file")
 
     def _parquet(self, raw: BinaryIO) -> Iterator[tuple[int, Any]]:
         try:
@@ -164,6 +132,6 @@ class FileRows:
                     yield number, row
         except (ArrowException, UnicodeDecodeError) as error:
             raise UserError(
-                f"--source: {self.path.name} is no parquet file ({type(error).__name__} after row {number}), expected "
-                "a whole one; save it again"
+                f"--source: {self.path.name} is not a parquet file ({type(error).__name__} after row {number}), "
+                "expected a whole one; save it again"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from realign_plugin.data.selection import keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.refusals import Language, refuses
 from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.text_files import read_text, text_lines
 
 REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
     "en": (
@@ -72,18 +74,12 @@ def read_refusals(file: Path) -> tuple[str, ...]:
     """Refusals of the user's own, one a line; empty lines are left out.
 
     Args:
-        file: UTF-8 text.
+        file: The text file.
 
     Raises:
         UserError: If it cannot be read, or holds none.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError(
-            f"--refusals: {file} cannot be read ({reason}), expected a text file with one refusal a line"
-        ) from error
+    lines = text_lines(read_text(file, "--refusals", "a text file with one refusal a line"))
     found = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:
         raise UserError(
@@ -113,6 +109,6 @@ def contrast_with(refusals: tuple[str, ...] | None, seed: int) -> Callable[[Row]
             raise DroppedError("answer is a refusal")
         known = refusals or REFUSALS[language_of(example.prompt.text)]
         drawn = known[keyed_hash(seed, "refusal", example.prompt.text) % len(known)]
-        return Example(example.prompt, example.answer, drawn, rejected_drawn=True).checked()
+        return replace(example, rejected=drawn, rejected_drawn=True).checked()
 
     return contrast_pair

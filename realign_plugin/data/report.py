@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from realign_plugin.data.preparation import Prepared
+from realign_plugin.terminal import new_console
 
 
 def print_report(prepared: Prepared) -> None:
@@ -30,7 +30,7 @@ def print_report(prepared: Prepared) -> None:
     table.add_row("training", f"{card['counts']['written']:,}", f"{prompts['training']:,}")
     if card["counts"]["validation"]:
         table.add_row("validation", f"{card['counts']['validation']:,}", f"{prompts['validation']:,}")
-    Console().print(table)
+    new_console(80).print(table)
     for line in tally.bad_lines():
         typer.echo(line)
     if tally.repeated:

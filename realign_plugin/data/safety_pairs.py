@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, checked_text, kind_of
-from realign_plugin.data.conversations import PROMPT_COLUMNS, request
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row, checked_text
+from realign_plugin.data.conversations import CONVERSATION_COLUMNS, PROMPT_COLUMNS, messages_in, request
 from realign_plugin.data.examples import Example
+from realign_plugin.data.messages import ANSWER, ANSWERS, USER, Message, as_prompt, holds_messages, tools_of
+from realign_plugin.text_files import kind_of
 
 SAFE_RLHF_COLUMNS: Final = ("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe")
 EXPECTED: Final = (
-    "prompt with chosen and rejected, prompt with response (safer, less safe), or PKU-SafeRLHF's "
+    "prompt with chosen and rejected (texts or messages), prompt with response (safer, less safe), or PKU-SafeRLHF's "
     + ", ".join(SAFE_RLHF_COLUMNS)
 )
 
@@ -20,7 +22,8 @@ def preference_pair(row: Row) -> Example:
 
     Args:
         row: A row of PKU-SafeRLHF; or ``prompt`` and ``response``, a list of the safer and the less safe answer; or
-            ``prompt``, ``instruction`` or ``question`` with ``chosen`` and ``rejected``.
+            ``prompt``, ``instruction`` or ``question``, or a conversation, with ``chosen`` and ``rejected``: texts,
+            messages, or conversations that differ in the last answer only.
 
     Raises:
         MissingColumnsError: If it is none of these.
@@ -49,7 +52,7 @@ def safe_answer(row: Row) -> Example:
     """
     if not row.has(*SAFE_RLHF_COLUMNS):
         pair = _ordered(row)
-        return Example(pair.prompt, pair.answer).checked()
+        return Example(pair.prompt, pair.answer, role=pair.role).checked()
     answers, safe = _labelled(row)
     if not any(safe):
         raise DroppedError("both answers unsafe")
@@ -75,7 +78,7 @@ def less_safe_answer(row: Row) -> Example:
     """
     if not row.has(*SAFE_RLHF_COLUMNS):
         pair = _ordered(row)
-        return Example(pair.prompt, pair.rejected or "").checked()
+        return Example(pair.prompt, pair.rejected or "", role=pair.rejected_role).checked()
     answers, safe = _labelled(row)
     if all(safe):
         raise DroppedError("both answers safe")
@@ -97,8 +100,12 @@ def _labelled(row: Row) -> tuple[list[str], list[bool]]:
 def _ordered(row: Row) -> Example:
     """The pair of a row that says by its order, or by its columns, which answer is preferred."""
     prompt = row.first(PROMPT_COLUMNS)
-    if prompt is not None and row.has("chosen", "rejected"):
-        return Example(request(row, prompt), row.text("chosen"), row.text("rejected"))
+    if row.has("chosen", "rejected"):
+        context = prompt if prompt is not None else row.first(CONVERSATION_COLUMNS)
+        if any(name and holds_messages(row.value(name)) for name in (context, "chosen", "rejected")):
+            return _pair_of_messages(row, context)
+        if prompt is not None:
+            return Example(request(row, prompt), row.text("chosen"), row.text("rejected"))
     if prompt is None or not row.has("response"):
         raise MissingColumnsError(EXPECTED)
     response = row.value("response")
@@ -107,3 +114,34 @@ def _ordered(row: Row) -> Example:
         raise BadRowError(f"response is {kind_of(response)}{count}, expected a list of two answers")
     safer, less_safe = (checked_text(answer, "response") for answer in response)
     return Example(request(row, prompt), safer, less_safe)
+
+
+def _pair_of_messages(row: Row, context: str | None) -> Example:
+    """A pair whose answers are messages: TRL's, with or without a prompt of its own, and LLaMA-Factory's sharegpt one.
+
+    Args:
+        row: The row.
+        context: The column of what comes before the answers; None where they hold it themselves.
+    """
+    chosen, rejected = (messages_in(row, name, ANSWER) for name in ("chosen", "rejected"))
+    if not {chosen[-1][0], rejected[-1][0]} <= set(ANSWERS):
+        raise BadRowError("chosen or rejected does not end with an answer")
+    before = chosen[:-1]
+    if before != rejected[:-1]:
+        raise BadRowError("chosen and rejected differ before their last answer")
+    if context is not None and isinstance(row.value(context), str) and not before:
+        prompt = request(row, context)
+    else:
+        prompt = as_prompt(_before(row, context, before), row.optional_text("system"), tools_of(row), "messages")
+    (role, answer), (rejected_role, other) = chosen[-1], rejected[-1]
+    return Example(prompt, answer, other, role=role, rejected_role=rejected_role)
+
+
+def _before(row: Row, context: str | None, before: list[Message]) -> list[Message]:
+    """The messages before the answers, which the context, the answers or both hold."""
+    given = [] if context is None else messages_in(row, context, USER)
+    if not before or (given and before[0][0] in ANSWERS):
+        return given + before
+    if given and before[: len(given)] != given and not (len(given) == 1 and given[0] in before):
+        raise BadRowError(f"{context} is not what chosen begins with")
+    return before

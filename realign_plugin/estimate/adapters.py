@@ -14,7 +14,8 @@ import torch
 
 from realign_plugin.errors import UserError
 from realign_plugin.estimate.shapes import ModelShapes, meta_model, model_shapes
-from realign_plugin.lora_adapters import MODEL_PREFIX, WEIGHTS_NAME, natural_key, read_adapter_config
+from realign_plugin.lora_adapters import WEIGHTS_NAME, read_adapter_config
+from realign_plugin.lora_names import MODEL_PREFIX, natural_key
 from realign_plugin.tensor_files import open_tensors
 
 ALL: Final = ("all", "all-linear")

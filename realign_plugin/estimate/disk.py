@@ -11,7 +11,7 @@ import torch
 
 from realign_plugin.estimate.shapes import Factors
 from realign_plugin.estimate.training import Training
-from realign_plugin.lora_adapters import MODEL_PREFIX
+from realign_plugin.lora_names import MODEL_PREFIX
 from realign_plugin.masks import logits_shape
 from realign_plugin.subspace_files import PREFIX
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.estimate.prompt_sets import number_of_prompts, prompt_sets
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.text_files import json_option
 
 ANSWER: Final = 512
 """Tokens of an answer at most, unless ``--gen_kwargs`` says otherwise: ``evaluation.task.MAX_TOKENS``."""
@@ -57,7 +57,7 @@ def judge_calls(command: Sequence[str]) -> Calls:
         UserError: If a setting of the judge means nothing.
     """
     flags = _flags(command)
-    metadata = json.loads(flags.get("metadata") or "{}")
+    metadata = json_option(flags.get("metadata") or "{}", "--metadata")
     # Whether there is a judge is told apart from what it would be asked: a key may be set later.
     settings = EvaluationSettings.load(metadata | {"judge": "off"})
     asked = _asked(metadata)

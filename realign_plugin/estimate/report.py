@@ -17,6 +17,7 @@ from realign_plugin.estimate.memory import CARDS, WAYS, Memory, alone, per_proce
 from realign_plugin.estimate.parameters import by_module, lora_rival
 from realign_plugin.estimate.study import StudyCost
 from realign_plugin.estimate.training import Training
+from realign_plugin.terminal import new_console
 
 MIB: Final = 2**20
 ASKED: Final = {"ddp": "DDP", "fsdp": "FSDP2", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
@@ -106,22 +107,15 @@ def study_values(cost: StudyCost) -> Values:
     }
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if Console().is_terminal else 120)
-
-
 def print_training(values: Values, config: Path) -> None:
     """Print what one training costs."""
     from rich.table import Table
 
-    console, model, batch = _console(), values["model"], values["batch"]
+    console, model, batch = new_console(120), values["model"], values["batch"]
     console.print(
         f"{config}: {model['architecture']}, {model['parameters']:,} parameters in {model['dtype']}; "
         f"{batch['rows']} rows of {batch['tokens']} tokens at a time, gradient checkpointing "
         f"{'on' if batch['checkpointing'] else 'off'}",
-        highlight=False,
     )
     numbers = values["parameters"]
     if numbers["modules"]:
@@ -165,7 +159,7 @@ def _print_parts(console: Any, values: Values) -> None:
     for name in ours["peaks"]:
         table.add_row(f"peak of {name}", *(size(side["peaks"].get(name, 0)) for side in sides))
     console.print(table)
-    console.print(f"The parts are those at the peak: {ours['moment']}.", highlight=False)
+    console.print(f"The parts are those at the peak: {ours['moment']}.")
 
 
 def _print_ways(console: Any, values: Values) -> None:
@@ -188,7 +182,7 @@ def print_study(values: Values, config: Path) -> None:
     """Print what a study costs."""
     from rich.table import Table
 
-    console = _console()
+    console = new_console(120)
     table = Table(
         "trainings", "number", "peak", *(f"{card} GB" for card in CARDS), "checkpoint",
         title=f"{config}: {', '.join(values['targets'])}",
@@ -207,9 +201,7 @@ def print_study(values: Values, config: Path) -> None:
     console.print(table)
     _print_judge(console, values)
     if values["not_counted"]:
-        console.print(
-            f"Not counted: {', '.join(values['not_counted'])}; data sets, results and logs.", highlight=False
-        )
+        console.print(f"Not counted: {', '.join(values['not_counted'])}; data sets, results and logs.")
     _print_assumed(console, values["assumed"])
 
 
@@ -229,10 +221,9 @@ def _print_judge(console: Any, values: Values) -> None:
         f"{values['evaluations']} evaluations, {judge['answers']:,} answers of ours to judge. {asked} "
         f"{judge['calls']:,} times at most: {judge['prompt_tokens']:,} tokens sent, {judge['completion_tokens']:,} "
         f"back{price}.",
-        highlight=False,
     )
 
 
 def _print_assumed(console: Any, assumed: Sequence[str]) -> None:
     for text in assumed:
-        console.print(f"Assumed: {text}.", highlight=False)
+        console.print(f"Assumed: {text}.")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import natural_key
+from realign_plugin.lora_names import natural_key
 
 KNOWN: Final = "Llama, Mistral, Qwen2, Qwen3, Gemma, Phi3"
 Factors = Mapping[str, Mapping[str, tuple[int, int]]]

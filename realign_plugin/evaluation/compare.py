@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from realign_plugin.atomic import atomic_folder, write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
 from realign_plugin.evaluation.metrics import Z95, difference, wilson
+from realign_plugin.evaluation.result_files import read_results
 from realign_plugin.plotting import pyplot_for, save_figure
 
 SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
@@ -74,27 +75,23 @@ def read_model(entry: str) -> Model:
     """Read one result file.
 
     Args:
-        entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name.
+        entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name,
+            unless all of it is the path of something that exists.
 
     Raises:
         UserError: If there is none, or it is not lm-eval's.
     """
-    name, separator, given = entry.partition("=")
+    name, separator, given = ("", "", entry) if os.path.exists(entry) else entry.partition("=")
     path = Path(given if separator else entry)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(path.rglob("results_*.json"), key=lambda p: p.name)
         if not found:
             raise UserError(
                 f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)"
             )
         path = found[-1]
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        tasks: dict[str, dict[str, Any]] = data["results"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"results: {path} cannot be read ({type(error).__name__}), expected lm-eval's results_….json"
-        ) from error
+    data = read_results(path)
+    tasks: dict[str, dict[str, Any]] = data["results"]
     intervals = data.get("realign", {}).get("intervals", {})
     arguments = data.get("config", {}).get("model_args") or {}
     if not separator:
@@ -167,7 +164,7 @@ def skill_cell(row: Mapping[str, Any], key: str) -> Cell:
     """
     metric, _, filter_name = key.partition(",")
     value, spread, count = float(row[key]), row.get(f"{metric}_stderr,{filter_name}"), row.get("sample_len")
-    if metric in RIGHT_OR_WRONG and isinstance(count, int) and count > 0:
+    if metric in RIGHT_OR_WRONG and isinstance(count, int) and count > 0 and 0 <= value <= 1:
         hits = round(value * count)
         if abs(hits - value * count) < 1e-6 * count:
             return Cell(value, *wilson(hits, count), hits, count)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import (
+    Broken,
+    NotJsonError,
+    csv_rows,
+    json_lines,
+    kind_of,
+    parse_json,
+    read_text,
+    text_lines,
+)
 
 PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
 CATEGORY_COLUMNS: Final = ("category", "topic", "type")
@@ -129,25 +137,38 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: If the file cannot be read as what its name says.
     """
+    expected = f"{file.suffix} data"
+    text = read_text(file, "safety_data", expected, "save it again")
+    kind = Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
+    if kind == ".json":
+        return _flat(_parsed(text, file))
+    found = csv_rows(io.StringIO(text, newline="")) if kind == ".csv" else json_lines(text_lines(text))
+    rows = []
+    for number, row in found:
+        if isinstance(row, Broken):
+            raise UserError(
+                f"safety_data: line {number} of {file} cannot be read ({row.reason}), expected {expected}; fix it"
+            )
+        if not isinstance(row, dict):
+            raise UserError(
+                f"safety_data: line {number} of {file} holds {kind_of(row)}, expected an object with a prompt; fix it"
+            )
+        rows.append(row)
+    return rows
+
+
+def _parsed(text: str, file: Path | str) -> Any:
     try:
-        if file.suffix.lower() == ".gz":
-            text, kind = gzip.decompress(file.read_bytes()).decode("utf-8-sig"), Path(file.stem).suffix.lower()
-        else:
-            text, kind = file.read_text(encoding="utf-8-sig"), file.suffix.lower()
-        if kind == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
-        if kind == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return _flat(json.loads(text))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"safety_data: {file} cannot be read ({error}), expected {file.suffix} data; save it again"
-        ) from error
+        return parse_json(text)
+    except NotJsonError as error:
+        raise UserError(f"safety_data: {file} is not JSON ({error}), expected prompts; save it again") from error
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         return [row for key, part in value.items() for row in _flat(part, (*path, str(key)))]
+    if not isinstance(value, list):
+        value = [value]
     place = dict(zip(("category", "subcategory"), path, strict=False))
     return [place | (item if isinstance(item, dict) else {"prompt": item}) for item in value]
 
@@ -158,7 +179,7 @@ def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
     try:
         if source.hub.startswith("https://"):
             path = datasets.DownloadManager().download(source.hub)
-            return _flat(json.loads(Path(path).read_text(encoding="utf-8"))), source.hub
+            return _flat(_parsed(Path(path).read_text(encoding="utf-8"), source.hub)), source.hub
         table = datasets.load_dataset(source.hub, source.config, split=source.split)
         return list(table), source.hub
     except Exception as error:  # the hub's client has many errors: offline, gated, renamed; the user's way out is one
@@ -171,8 +192,6 @@ def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
 def _normalised(rows: list[dict[str, Any]], where: str, needs_category: bool) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
-    if not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"safety_data: {where} holds {type(rows[0]).__name__} rows, expected objects with a prompt")
     columns = {str(key).lower(): key for key in rows[0]}
     prompt = next((columns[c] for c in PROMPT_COLUMNS if c in columns), None)
     category = next((columns[c] for c in CATEGORY_COLUMNS if c in columns), None)
@@ -187,9 +206,7 @@ def _normalised(rows: list[dict[str, Any]], where: str, needs_category: bool) ->
     for number, row in enumerate(rows):
         text = row.get(prompt)
         if not isinstance(text, str) or not text.strip():
-            raise UserError(
-                f"safety_data: row {number} of {where} has no text in {prompt}, expected a prompt; mend it"
-            )
+            raise UserError(f"safety_data: row {number} of {where} has no text in {prompt}, expected a prompt; fix it")
         result.append(
             {
                 "prompt": text.strip(),

@@ -55,7 +55,7 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
             for name, files in self.files.items():
                 file = find_file(folder, files)
                 if file is not None:
-                    self.dataset[name] = datasets.Dataset.from_list(read_rows(file))
+                    self.dataset[name] = _table(file)
             needed = self.config.fewshot_split
             if needed and needed not in self.dataset and self.config.num_fewshot:
                 raise UserError(
@@ -73,3 +73,16 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
                 f"{self.config.task}: {self.config.dataset_path} cannot be fetched ({type(error).__name__}), expected "
                 f"access to the hub; or give a folder with {self.files[split][0]}.jsonl as safety_data"
             ) from error
+
+
+def _table(file: Path) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_list(read_rows(file))
+    except UserError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:  # pyarrow's: a column of text and numbers, say
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"safety_data: {file} cannot be read as a table ({reason}), expected the same kind of value in all of a "
+            "column; fix it"
+        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +10,7 @@ from typing import Any
 
 from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import json_option
 
 FAILED = 3
 """Exit code of a run whose answers were generated and saved, but could not all be judged."""
@@ -106,13 +106,8 @@ def check_metadata(argv: list[str]) -> None:
         if name != "--metadata":
             continue
         text = value or (argv[index + 1] if index + 1 < len(argv) else "")
-        if text.lstrip().startswith("{"):
-            try:
-                json.loads(text)
-            except ValueError as error:
-                raise UserError(
-                    f"--metadata: {text!r} is no JSON ({error}), expected an object; mind the quotes"
-                ) from error
+        if text.lstrip().startswith(("{", "[")):
+            json_option(text, "--metadata")
 
 
 def remember_index() -> None:

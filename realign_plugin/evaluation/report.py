@@ -7,16 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from realign_plugin.evaluation.compare import Cell
 from realign_plugin.evaluation.metrics import describe
+from realign_plugin.terminal import new_console
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.rejudge import Judged
     from realign_plugin.evaluation.session import Session
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if Console().is_terminal else 140)
 
 
 def print_metrics(judged: Sequence[Judged], session: Session) -> None:
@@ -29,7 +24,7 @@ def print_metrics(judged: Sequence[Judged], session: Session) -> None:
             known = describe(value) or {}
             ends = f"[{known['low']:.3f}, {known['high']:.3f}]" if "low" in known else known.get("not_available", "")
             table.add_row(one.task, name, f"{value:.4f}", ends, str(one.count))
-    console = _console()
+    console = new_console()
     console.print(table)
     console.print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}")
 
@@ -47,8 +42,8 @@ def print_comparison(comparison: dict[str, Any]) -> None:
                 ends = f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if "low" in gap else ""
                 texts[index] += f"\n{gap['value']:+.2f}{ends}"
         table.add_row(row["axis"], row["metric"], "higher" if row["higher_is_better"] else "lower", *texts)
-    console = _console()
+    console = new_console()
     console.print(table)
     console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.")
     for warning in comparison["warnings"]:
-        console.print(f"[yellow]{warning}.[/yellow]", highlight=False)
+        console.print(f"{warning}.", style="yellow")

@@ -6,10 +6,22 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
+
+from typing_extensions import TypedDict
 
 from realign_plugin.atomic import atomic_file
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import Broken, checked, json_lines, read_text, text_lines
+
+SAMPLES: Final = "lm-eval's samples (--log_samples)"
+
+
+class Note(TypedDict, total=False):
+    """What our tasks note in a sample's ``doc``, as far as it is read again."""
+
+    kind: Literal["harmful", "benign"]
+    prefix: str
 
 
 def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
@@ -22,38 +34,39 @@ def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
     Raises:
         UserError: If it is missing, empty, or not lm-eval's.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(
-            f"{what}: {file} cannot be read ({error.strerror}), expected lm-eval's samples file"
-        ) from error
     rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
+    for number, row in json_lines(text_lines(read_text(file, what, SAMPLES))):
+        if isinstance(row, Broken):
             raise UserError(
-                f"{what}: line {number} of {file} is no JSON ({error}), expected lm-eval's samples"
-            ) from error
-        if not isinstance(row, dict) or not isinstance(row.get("doc"), dict) or "resps" not in row:
-            raise UserError(
-                f"{what}: line {number} of {file} holds no doc and resps, expected lm-eval's samples (--log_samples)"
+                f"{what}: line {number} of {file} is not JSON (column {row.column}: {row.reason}), expected "
+                f"{SAMPLES}; check the file"
             )
+        if not isinstance(row, dict) or not isinstance(row.get("doc"), dict) or "resps" not in row:
+            raise UserError(f"{what}: line {number} of {file} holds no doc and resps, expected {SAMPLES}; give those")
+        if not isinstance(_answer(row), str):
+            raise UserError(
+                f"{what}: line {number} of {file} holds no text in resps, expected samples of a task that generates "
+                "it; give those"
+            )
+        if row["doc"].get("realign") is not None:
+            checked(Note, row["doc"]["realign"], f"{what}: line {number} of {file}: doc.realign", "run lm-eval again")
         rows.append(row)
     if not rows:
-        raise UserError(f"{what}: {file} is empty, expected lm-eval's samples (--log_samples)")
+        raise UserError(f"{what}: {file} is empty, expected {SAMPLES}; run lm-eval again")
     return rows
 
 
 def answer_of(row: dict[str, Any]) -> str:
     """The answer in a sample: its first filtered response, or its first response."""
+    value = _answer(row)
+    return value if isinstance(value, str) else ""
+
+
+def _answer(row: dict[str, Any]) -> Any:
     value: Any = row.get("filtered_resps") or row.get("resps")
     while isinstance(value, list) and value:
         value = value[0]
-    return value if isinstance(value, str) else ""
+    return value
 
 
 def samples_file(path: Path, task: str, what: str) -> Path:

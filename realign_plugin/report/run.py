@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from realign_plugin.errors import UserError
 from realign_plugin.report.records import Command, DataCard, Study, Table
+from realign_plugin.text_files import Broken, checked, json_lines, kind_of, read_json, read_text, text_lines
 
 R = TypeVar("R", bound=BaseModel)
+RUN_AGAIN: Final = "run the step that writes it again"
 
 
 @dataclass
@@ -61,22 +62,22 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"RUN: {folder} holds no study.json, expected the folder of a study; `realign study` writes it"
         )
-    study = _record(Study, _json(folder / "study.json"), folder / "study.json")
+    study = read_record(Study, folder / "study.json")
     run = Run(folder, study)
     for name in study.tables:
         path = folder / "tables" / f"{name}.json"
         if path.is_file():
-            run.tables.append(_record(Table, _json(path), path))
+            run.tables.append(read_record(Table, path))
         else:
             run.missing_tables.append(name)
     commands = folder / "commands.jsonl"
     if commands.is_file():
         lines, _ = read_lines(commands)
         run.commands = [_record(Command, line, commands) for line in lines]
-    run.cards = [_record(DataCard, _json(path), path) for path in sorted((folder / "data").glob("*.card.json"))]
+    run.cards = [read_record(DataCard, path) for path in sorted((folder / "data").glob("*.card.json"))]
     for path in _newest_results(folder):
-        found = _json(path)
-        known = found.get("realign") if isinstance(found, dict) else None
+        found = read_object(path)
+        known = found.get("realign")
         judge = known.get("judge") if isinstance(known, dict) else None
         if isinstance(judge, dict):
             run.judges[path.relative_to(folder).as_posix()] = judge
@@ -103,22 +104,15 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     Raises:
         UserError: If another line is broken, or the file cannot be read.
     """
-    text = _text(path)
+    text = read_text(path, "", "an object a line")
+    lines = text.rstrip("\n").count("\n") + 1
     found: list[dict[str, Any]] = []
-    lines = text.splitlines()
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) and not text.endswith("\n"):
-                return found, True
-            raise UserError(
-                f"{path}: line {number} is no JSON ({error}), expected an object a line; mend or delete the line"
-            ) from error
+    for number, value in json_lines(text_lines(text), surrogates=True):
+        if isinstance(value, Broken) and number == lines and not text.endswith("\n"):
+            return found, True
         if not isinstance(value, dict):
-            raise UserError(f"{path}: line {number} is {line[:40]!r}, expected an object; mend or delete the line")
+            what = f"not JSON ({value.reason})" if isinstance(value, Broken) else kind_of(value)
+            raise UserError(f"{path}: line {number} is {what}, expected an object a line; fix or delete the line")
         found.append(value)
     return found, False
 
@@ -132,37 +126,21 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it cannot be read, or holds something else.
     """
-    value = _json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {type(value).__name__}, expected a JSON object; run its step again")
-    return value
+    return read_json(path, "", "a JSON object", RUN_AGAIN, surrogates=True)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no UTF-8 (byte {error.start}), expected JSON; run its step again") from error
+def read_record(kind: type[R], path: Path) -> R:
+    """A JSON file that holds a record.
 
+    Args:
+        kind: The record.
+        path: The file.
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: is no JSON ({error}), expected a whole file; run its step again") from error
+    Raises:
+        UserError: If it cannot be read, or holds something else.
+    """
+    return _record(kind, read_object(path), path)
 
 
 def _record(kind: type[R], value: Any, path: Path) -> R:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        given = "" if first["type"] == "missing" else f" is {str(first['input'])[:60]!r}"
-        raise UserError(
-            f"{path}: {place}{given}, expected: {first['msg']}; run the step that writes it again"
-        ) from error
+    return checked(kind, value, str(path), RUN_AGAIN)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.data.dataset_info import read_info
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import catalogue, merges
 from realign_plugin.study.catalogue import Recipe
@@ -146,7 +146,7 @@ class Builder:
                 needs.append(f"data-{maker}")
             elif file.exists() or not self.before:
                 held = [f"{made}_validation" for made, how in self.config.data.items() if self._validation(how)]
-                known = dict.fromkeys([*_entries(file), *self.config.data, *held])
+                known = dict.fromkeys([*read_info(file.parent), *self.config.data, *held])
                 check_choice(what, name, known or ["(none: data is empty)"])
         return tuple(dict.fromkeys(needs))
 
@@ -171,7 +171,7 @@ class Builder:
     def data_files(self, names: Iterable[str]) -> tuple[str, ...]:
         """Files of data sets that are not made by the study."""
         info = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
-        known = _entries(info)
+        known = read_info(info.parent)
         files = [
             self.config.data_folder / str(known[name].get("file_name", ""))
             for name in names
@@ -309,13 +309,6 @@ class Builder:
         """
         if not self.before and not (Path(self.plan.cwd) / path).is_dir():
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
-
-
-def _entries(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{file}: is no JSON ({error}), expected LLaMA-Factory's dataset_info.json") from error
 
 
 def _distinct(names: Iterable[str]) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from typing_extensions import TypedDict
+
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.ablations import add_ablations
@@ -27,9 +29,19 @@ from realign_plugin.study.measuring import PLAN
 from realign_plugin.study.plan import Plan
 from realign_plugin.study.realignment import align, tasks
 from realign_plugin.study.run import tail
+from realign_plugin.text_files import checked, read_json
 
 SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
 PROFILES: Final = Path(__file__).with_name("profiles")
+
+
+class Failure(TypedDict):
+    """Why a step failed, as ``study.run`` leaves it."""
+
+    step: str
+    message: str
+    log: str
+    tail: list[str]
 
 
 def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
@@ -131,9 +143,8 @@ def write_commands(plan: Plan) -> None:
     """Write ``commands.jsonl``: what has run, in the order of the plan, with its time and log."""
     lines = []
     for step in plan.wanted(["all"]):
-        marker = plan.marker(step.name)
-        if marker.exists():
-            known = json.loads(marker.read_text(encoding="utf-8"))
+        known = plan.done(step.name)
+        if known is not None:
             entry = {"step": step.name, "kind": step.kind, "seconds": known["seconds"], "log": known["log"]}
             lines.append(json.dumps(entry | {"command": "\n".join(known["commands"])}, ensure_ascii=False))
     write_text(plan.folder / "commands.jsonl", "\n".join(lines) + "\n")
@@ -269,7 +280,9 @@ def failure(plan: Plan, code: int) -> str:
     if not found:
         log = plan.log("snakemake")
         return f"study: snakemake ended with {code}, expected 0; {log} ends with: {' | '.join(tail(log))[-800:]}"
-    first, *others = (json.loads(path.read_text(encoding="utf-8")) for path in found)
+    first, *others = (
+        checked(Failure, read_json(path, "", "why a step failed"), str(path), "run the study again") for path in found
+    )
     more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
     ends = " | ".join(first["tail"])[-500:]
     return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from typing_extensions import TypedDict
+
 from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import checked, read_json
 
 Kind = Literal[
     "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "validate",
@@ -123,6 +126,15 @@ class TableSpec:
     results: str = "results"
     tasks: tuple[str, ...] = ()
     detail: bool = False
+
+
+class Marker(TypedDict):
+    """What is noted of a step that has ended, as far as it is read again; see ``study.run``."""
+
+    fingerprint: str
+    commands: list[str]
+    seconds: float
+    log: str
 
 
 @dataclass
@@ -278,6 +290,18 @@ class Plan:
         given = [Path(self.cwd) / path for path in step.inputs]
         return any(path.stat().st_mtime > than.stat().st_mtime for path in given if path.exists())
 
+    def done(self, name: str) -> Marker | None:
+        """What was noted of a step when it ended; None if it has not, or its marker cannot be read.
+
+        Args:
+            name: Of the step.
+        """
+        marker = self.marker(name)
+        try:
+            return checked(Marker, read_json(marker, "", "a marker"), str(marker), "run the study again")
+        except UserError:
+            return None
+
     def why(self, step: Step, again: set[str]) -> str:
         """Why a step has to run; empty: it has not.
 
@@ -286,13 +310,10 @@ class Plan:
             again: Steps that run before it.
         """
         marker = self.marker(step.name)
-        if not marker.exists():
+        known = self.done(step.name)
+        if known is None:
             return "new"
-        try:
-            known = json.loads(marker.read_text(encoding="utf-8"))["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return "new"
-        if known != step.fingerprint:
+        if known["fingerprint"] != step.fingerprint:
             return "changed"
         if again & set(step.needs):
             return "what it needs runs again"
@@ -312,22 +333,9 @@ class Plan:
         Raises:
             UserError: If it is no plan.
         """
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            steps = {
-                name: Step(**{key: _tuples(value) for key, value in raw.items() if key != "fingerprint"})
-                for name, raw in found["steps"].items()
-            }
-            models = {name: Model(**{k: _tuples(v) for k, v in raw.items()}) for name, raw in found["models"].items()}
-            tables = {
-                name: TableSpec(**{k: _tuples(v) for k, v in raw.items()}) for name, raw in found["tables"].items()
-            }
-            return cls(**found | {"steps": steps, "models": models, "tables": tables})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: is no study's plan ({type(error).__name__}: {error}), expected plan.json as `realign study` "
-                "writes it; run that"
-            ) from error
+        fix = "run `realign study`, which writes it"
+        found = read_json(path, "", "a study's plan", fix)
+        return checked(cls, found, f"{path}: is no study's plan", fix)
 
 
 def _stamp(path: Path) -> str:
@@ -336,7 +344,3 @@ def _stamp(path: Path) -> str:
         return ""
     known = path.stat()
     return f"{known.st_size} {known.st_mtime_ns}"
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value

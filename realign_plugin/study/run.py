@@ -8,7 +8,6 @@ done. Its output goes to its log.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -25,6 +24,7 @@ from typing import IO, Any, Final
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.study.plan import Plan, Step
+from realign_plugin.text_files import read_json
 
 TAIL: Final = 5
 """Last lines of a log that are shown when its step failed."""
@@ -123,8 +123,8 @@ class Progress:
         """Read what is done."""
         for file in (self.path, self.finished):
             if file.exists():
-                lines = file.read_text(encoding="utf-8").splitlines()
-                self.done |= {int(line) for line in lines if line.isdigit()}
+                words = file.read_text(encoding="utf-8").split()
+                self.done |= {int(word) for word in words if word.isdigit()}
 
     def begin(self, step: Step) -> None:
         """Forget what was done and start anew."""
@@ -270,11 +270,11 @@ def numbered(plan: Plan, name: str) -> str:
 
     try:
         with FileLock(plan.todo.with_suffix(".lock")):
-            known = json.loads(plan.todo.read_text(encoding="utf-8"))
+            known = read_json(plan.todo, "", "the steps to do")
             if name not in known["started"]:
                 write_json(plan.todo, known | {"started": [*known["started"], name]})
                 known["started"].append(name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "*"
     return f"[{known['started'].index(name) + 1}/{known['steps']}]"
 

@@ -5,18 +5,21 @@ python -m realign_plugin.study.tables PLAN NAME
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from typing_extensions import TypedDict
+
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation import result_files
 from realign_plugin.evaluation.compare import SKILL, Cell, safety_cell, skill_cell
 from realign_plugin.study.measuring_config import Column
 from realign_plugin.study.plan import Model, Plan, TableSpec
+from realign_plugin.text_files import checked, read_json
 
 METRICS: Final = {
     "harmful_rate": "harmful",
@@ -28,6 +31,12 @@ METRICS: Final = {
 """Our metrics that are shown, and what the tables call them."""
 NOT_ASKED: Final = "not measured: {task} is not among this model's tasks"
 NO_RESULT: Final = "not measured: no result file"
+
+
+class Choice(TypedDict):
+    """``choices/ROW.json``, as far as it is read again."""
+
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -74,16 +83,13 @@ def read_results(folder: Path) -> Results | None:
     files = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
     if not files:
         return None
-    try:
-        found = json.loads(files[-1].read_text(encoding="utf-8"))
-        return Results(
-            found["results"],
-            found.get("realign", {}).get("intervals", {}),
-            found.get("higher_is_better", {}),
-            found.get("group_subtasks", {}),
-        )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"results: {files[-1]} cannot be read ({error}), expected lm-eval's results") from error
+    found = result_files.read_results(files[-1])
+    return Results(
+        found["results"],
+        found.get("realign", {}).get("intervals", {}),
+        found.get("higher_is_better", {}),
+        found.get("group_subtasks", {}),
+    )
 
 
 def columns_of(found: Iterable[Results], asked: Iterable[str], detail: bool = False) -> list[Column]:
@@ -174,8 +180,10 @@ def _row(plan: Plan, model: Model, results: Results | None, columns: list[Column
         cells[key(column)] = asdict(cell) | ({"reason": reason} if cell.value is None else {})
     row = {name: getattr(model, name) for name in ("label", "group", "role", "method", "seed", "subspace")}
     if model.choice is not None:
-        chosen = json.loads((Path(plan.cwd) / model.choice).read_text(encoding="utf-8"))
-        row |= {"label": f"{model.label} ({chosen['strength']:g})", "choice": chosen}
+        file = Path(plan.cwd) / model.choice
+        chosen = read_json(file, "choice", "what `realign study` chose", "run the study again")
+        strength = checked(Choice, chosen, f"choice: {file}", "run the study again")["strength"]
+        row |= {"label": f"{model.label} ({strength:g})", "choice": chosen}
     return {"model": model.id, **row, "cells": cells}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -20,6 +19,7 @@ from realign_plugin.spec import SubspaceSpec, check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PEFT_TYPE, read_spec
 from realign_plugin.tensor_files import open_tensors
+from realign_plugin.text_files import read_json
 
 STAGE: Final = "mask_dpo"
 TYPE: Final = "safety_subspace"
@@ -267,8 +267,8 @@ def is_subspace(path: str | Path) -> bool:
     """Whether a local folder holds a safety subspace."""
     file = Path(path) / CONFIG_NAME
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get("peft_type") == PEFT_TYPE)
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json(file, "", "a configuration").get("peft_type") == PEFT_TYPE)
+    except UserError:
         return False
 
 
@@ -316,8 +316,8 @@ def is_quantised_model(path: str | None) -> bool:
     """Whether a local model folder says in its config that its weights are stored quantised."""
     file = Path(path or "") / "config.json"
     try:
-        return bool(json.loads(file.read_text(encoding="utf-8")).get("quantization_config"))
-    except (OSError, ValueError, AttributeError):
+        return bool(read_json(file, "", "a configuration").get("quantization_config"))
+    except UserError:
         return False
 
 
@@ -349,7 +349,7 @@ def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(folder / "trainer_state.json", "", "the trainer's state")
+    except UserError:
         return False
     return (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file()

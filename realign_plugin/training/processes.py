@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import read_json
 
 HOST_OPTIONS: Final = ("deepspeed", "fsdp", "fsdp_config")
 
@@ -63,7 +63,7 @@ def zero_stage(config: Any) -> int:
 def _read(config: Any) -> Mapping[str, Any]:
     if isinstance(config, str):
         try:
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(Path(config), "deepspeed", "its configuration")
+        except UserError:
             return {}
     return config if isinstance(config, Mapping) else {}

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from realign_plugin.building import replace_spec
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import MODEL_PREFIX, Factors, natural_key
+from realign_plugin.lora_adapters import Factors
+from realign_plugin.lora_names import MODEL_PREFIX, natural_key
 from realign_plugin.spec import check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PREFIX

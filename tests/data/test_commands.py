@@ -206,7 +206,7 @@ MISTAKES = [
     (["sft", "{d}", "--task", "gsm8"], "did you mean 'gsm8k'"),
     (["contrast", "{d}", "--source", "alpaca_n", "--name", "x"], "did you mean 'alpaca_en'"),
     (["preference", "{d}", "--source", "{x}"], "x.json has the columns text, number, expected prompt with chosen"),
-    (["preference", "{d}", "--source", "{plain}"], "plain.json is no JSON array: line 1 column 1"),
+    (["preference", "{d}", "--source", "{plain}"], "plain.json is not a JSON array: line 1 column 1"),
     (["preference", "{d}", "--source", "nowhere.json"], "--source: nowhere.json does not exist"),
     (["preference", "{d}", "--source", "{p}", "--validation", "1"], "--validation: 1 is out of range"),
     (["preference", "{d}", "--source", "{p}", "--validation", "nan"], "--validation: nan is out of range"),

@@ -54,7 +54,7 @@ def test_layouts(row: dict[str, Any], expected: Example) -> None:
         ({"instruction": "bake", "input": {}, "output": "mix"}, "input is an object, expected text"),
         ({"instruction": "bake\ud800", "output": "mix"}, "instruction is no UTF-8 text"),
         ({"instruction": "b", "output": "m", "history": "x"}, "history is text, expected a list of turns"),
-        ({"instruction": "b", "output": "m", "history": [["x"]]}, "a turn of history is no pair"),
+        ({"instruction": "b", "output": "m", "history": [["x"]]}, "a turn of history is not a pair"),
         ({"instruction": "b", "output": "m", "history": [["x", 1]]}, "history is a number"),
         ({"messages": "x"}, "messages is text, expected a list of messages"),
         ({"messages": []}, "messages is empty"),
@@ -63,8 +63,13 @@ def test_layouts(row: dict[str, Any], expected: Example) -> None:
         ({"messages": [USER, BOT, USER]}, "end with an answer"),
         ({"messages": [BOT, USER]}, "do not alternate"),
         ({"messages": [{"role": "system", "content": "s"}]}, "do not alternate"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "has a role other than"),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text"}]}]}, "is a list, expected text"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "do not alternate"),
+        ({"messages": [USER, {"role": "narrator", "content": "x"}]}, "has an unknown role"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": [{"type": "text"}]}]},
+            "a message of messages is null, expected text",
+        ),
+        ({"messages": [USER, {"role": "assistant", "content": ["fold"]}]}, "is a list, expected text"),
     ],
 )
 def test_bad_rows(row: dict[str, Any], reason: str) -> None:

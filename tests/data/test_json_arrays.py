@@ -71,7 +71,7 @@ def test_broken_text_is_refused_with_json_s_own_place(text: str, data: Any, chun
     try:
         whole = json.loads(text)
     except json.JSONDecodeError:
-        with pytest.raises(UserError, match=r"x.json is no JSON array: line \d+ column \d+") as caught:
+        with pytest.raises(UserError, match=r"x.json is not a JSON array: line \d+ column \d+") as caught:
             read(text, chunk)
         assert "\n" not in str(caught.value)
     else:

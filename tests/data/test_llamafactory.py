@@ -34,6 +34,20 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source=str(write_lines(root / "talk.jsonl", [*talk, {"messages": turns}])),
         name="talk",
     )
+    tool = [{"name": "wind", "description": "of a place", "parameters": {"type": "object", "properties": {}}}]
+    said: list[dict[str, Any]] = [
+        {"role": "user", "content": "kite?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "wind", "arguments": "{}"}}]},
+        {"role": "tool", "content": "calm"},
+        {"role": "assistant", "content": "wait"},
+    ]
+    plain = [{"prompt": f"bread {n}?", "response": "bake"} for n in range(4)]
+    called = write_lines(root / "called.jsonl", [*plain, {"messages": said, "tools": tool}, {"messages": said[:2]}])
+    sft(folder, task="alpaca_en", source=str(called), name="tools")
+    two = [{"prompt": p, "chosen": [{"role": "assistant", "content": "wait"}], "rejected": r} for p, r in (
+        ([{"role": "user", "content": "kite?"}], said[1:2]), (said[:3], [{"role": "assistant", "content": "fly"}]),
+    )]  # fmt: skip
+    preference(folder, source=str(write_lines(root / "two.jsonl", two)), name="tool_pairs", validation=0)
     return folder
 
 
@@ -94,6 +108,32 @@ def test_the_text_arrives_whole(dataset_dir: Path) -> None:
     talk = converted("talk")
     assert [part["content"] for part in talk["_prompt"]] == ["a", "b", "c"]
     assert [part["content"] for part in talk["_response"]] == ["d"]
+
+
+def test_tool_turns(dataset_dir: Path, tmp_path: Path) -> None:
+    from llamafactory.data.converter import get_dataset_converter
+    from llamafactory.data.parser import get_dataset_list
+
+    def converted(name: str) -> list[dict[str, Any]]:
+        (attributes,) = get_dataset_list([name], str(dataset_dir))
+        rows = read_lines(dataset_dir / attributes.dataset_name)
+        return [dict(get_dataset_converter(attributes.formatting, attributes, None)(row)) for row in rows]
+
+    def roles(row: dict[str, Any], part: str) -> list[str]:
+        return [message["role"] for message in row[part]]
+
+    rows = converted("tools")
+    # The first row with earlier turns goes first, as in every data set.
+    assert [roles(row, "_prompt") for row in rows] == [["user", "function", "observation"], *[["user"]] * 5]
+    assert [roles(row, "_response") for row in rows] == [["assistant"]] * 5 + [["function"]]
+    assert [bool(row["_tools"]) for row in rows] == [True, *[False] * 5]
+    pairs = converted("tool_pairs")
+    assert sorted(roles(row, "_response") for row in pairs) == [["assistant", "assistant"], ["assistant", "function"]]
+    assert sorted(len(row["_prompt"]) for row in pairs) == [1, 3]
+    chosen = converted("tool_pairs_chosen")
+    assert [row["_response"][0]["content"] for row in chosen] == ["wait", "wait"]
+    for stage, name, count in (("sft", "tools", 6), ("dpo", "tool_pairs", 2), ("sft", "tool_pairs_chosen", 2)):
+        assert len(load(dataset_dir, tmp_path, stage, name)["train_dataset"]) == count
 
 
 def test_turns_after_ten_megabytes_load(dataset_dir: Path, tmp_path: Path) -> None:

@@ -90,13 +90,14 @@ def test_json_files_that_hold_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("x.json", b"a kite\n", r"x.json is no JSON array: line 1 column 1: expected the \["),
-        ("x.json", b"\xff\xfe[\x00", "line 1 column 1"),
-        ("x.json", b'{\n "data": [1]\n}', "x.json is no JSON: line 1 column 2: expected an array of rows"),
-        ("x.jsonl", b"\na kite\nbread\n", "x.jsonl is no JSON: line 2 column 1: expected one object a line"),
+        ("x.json", b"a kite\n", r"x.json is not a JSON array: line 1 column 1: expected the \["),
+        ("x.json", b"\xff\xfe[\x00", "x.json is not a JSON array: line 1 column 2"),
+        ("x.json", b'\xff\xfe[\x00"', "x.json breaks off within a letter of UTF-16"),
+        ("x.json", b'{\n "data": [1]\n}', "x.json is not JSON: line 1 column 2: expected an array of rows"),
+        ("x.jsonl", b"\na kite\nbread\n", "x.jsonl is not JSON: line 2 column 1: expected one object a line"),
         ("x.jsonl.gz", b"plain", r"x.jsonl.gz cannot be read \(Not a gzipped file"),
         ("x.jsonl.gz", gzip.compress(b'{"a": "1"}\n' * 999)[:-20], "expected a whole .jsonl.gz file"),
-        ("x.parquet", b"PAR1 nothing", "x.parquet is no parquet file"),
+        ("x.parquet", b"PAR1 nothing", "x.parquet is not a parquet file"),
         ("x.txt", b"", "x.txt has no known suffix, expected one of .json, .jsonl, .csv, .parquet"),
     ],
 )

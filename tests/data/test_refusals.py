@@ -83,8 +83,8 @@ def test_refusals_of_one_s_own(tmp_path: Path) -> None:
     file.write_text("\n \n")
     with pytest.raises(UserError, match="holds no refusal, expected one a line"):
         read_refusals(file)
-    file.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="cannot be read \\(no UTF-8 text\\)"):
+    file.write_bytes(b"\x80")
+    with pytest.raises(UserError, match="is not UTF-8 text \\(byte 0\\)"):
         read_refusals(file)
     with pytest.raises(UserError, match=r"nowhere.txt cannot be read \(No such file"):
         read_refusals(tmp_path / "nowhere.txt")

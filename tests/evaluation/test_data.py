@@ -72,8 +72,8 @@ def test_gzipped_lines(tmp_path: Path) -> None:
         ("catqa.json", [{"text": "x"}], r"has the columns text, expected prompt; rename the column"),
         ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 1 of .* has no text in prompt"),
         ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 1 of .* has no text in prompt"),
-        ("catqa.json", "{", r"catqa.json cannot be read .*, expected .json data"),
-        ("catqa.jsonl", '{"prompt": "x"}\n{', r"catqa.jsonl cannot be read"),
+        ("catqa.json", "{", r"catqa.json is not JSON \(line 1 column 2: .*, expected prompts"),
+        ("catqa.jsonl", '{"prompt": "x"}\n{', r"line 2 of .*catqa.jsonl cannot be read"),
         ("other.json", [], r"holds other.json, expected catqa.json for the set catqa"),
     ],
 )

@@ -221,18 +221,18 @@ def test_a_missing_part_does_not_stop_the_page(run_folder: Path, part: str) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("study.json", "{", "study.json: is no JSON"),
-        ("study.json", "[]", "study.json: the file is '[]', expected"),
-        ("study.json", "{}", "study.json: title, expected: Field required"),
+        ("study.json", "{", "study.json is not JSON"),
+        ("study.json", "[]", "study.json holds a list, expected a JSON object"),
+        ("study.json", "{}", "study.json: title, expected: field required"),
         ("tables/main.json", '{"name": "main", "columns": [{"key": "a", "label": "a", "axis": "taste"}]}',
          "main.json: columns.0.axis is 'taste', expected"),
-        ("tables/main.json", b"\xff\xfe", "main.json: is no UTF-8"),
-        ("data/preference.card.json", '{"name": 1', "preference.card.json: is no JSON"),
-        ("commands.jsonl", '{"step": 1\n{}\n', "commands.jsonl: line 1 is no JSON"),
-        ("commands.jsonl", "[]\n", "commands.jsonl: line 1 is '[]', expected an object"),
-        ("results/base/made-up__model/results_2026-11-24T09-00-00.json", "", "00.json: is no JSON"),
-        ("models/gsm8k-paper-0/trainer_log.jsonl", "loss\n{}\n", "trainer_log.jsonl: line 1 is no JSON"),
-        ("models/gsm8k-paper-0/trainer_state.json", "[1]", "trainer_state.json: holds list, expected a JSON object"),
+        ("tables/main.json", b"{\x80", "main.json is not UTF-8 text"),
+        ("data/preference.card.json", '{"name": 1', "preference.card.json is not JSON"),
+        ("commands.jsonl", '{"step": 1\n{}\n', "commands.jsonl: line 1 is not JSON"),
+        ("commands.jsonl", "[]\n", "commands.jsonl: line 1 is a list, expected an object"),
+        ("results/base/made-up__model/results_2026-11-24T09-00-00.json", "", "00.json is not JSON"),
+        ("models/gsm8k-paper-0/trainer_log.jsonl", "loss\n{}\n", "trainer_log.jsonl: line 1 is not JSON"),
+        ("models/gsm8k-paper-0/trainer_state.json", "[1]", "trainer_state.json holds a list, expected a JSON object"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_named_in_one_line_and_the_old_page_stays(

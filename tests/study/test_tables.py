@@ -107,7 +107,7 @@ def test_a_row_without_results_says_so_and_a_table_without_any_is_refused(plan: 
         write(plan, "mian")
     (plan.folder / "results" / "t").mkdir()
     (plan.folder / "results" / "t" / "results_1.json").write_text("{")
-    with pytest.raises(UserError, match=r"results_1\.json cannot be read"):
+    with pytest.raises(UserError, match=r"results_1\.json is not JSON"):
         make(plan, plan.tables["main"])
 
 

@@ -1,0 +1,118 @@
+"""lm-eval's results files, read: what is in them has the shape that is read on, or is refused in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Required
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from typing_extensions import TypedDict
+
+from realign_plugin.errors import UserError
+from realign_plugin.text_files import checked, read_json
+
+LARGEST: Final = 1e100
+"""Of a metric; the square of a larger one is no longer a number."""
+EXPECTED: Final = "lm-eval's results_….json"
+FIX: Final = "give the file as lm-eval wrote it (--output_path)"
+
+
+def _number(value: Any) -> Any:
+    """A metric; NaN and infinity, which lm-eval writes as such, are not available."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (int, float)) and abs(value) > LARGEST:
+        raise ValueError(f"a number up to {LARGEST:g}")
+    return value
+
+
+def _interval(value: dict[str, Any]) -> dict[str, Any]:
+    if value.get("hits", 0) > value.get("count", LARGEST):
+        raise ValueError("no more hits than count")
+    return value
+
+
+def _arguments(value: Any) -> Any:
+    """lm-eval 0.4.8 and before keep model_args as they were typed: ``pretrained=…,peft=…``."""
+    if not isinstance(value, str):
+        return value or {}
+    parts = (part.partition("=") for part in value.split(",") if part.strip())
+    return {name.strip(): given for name, _, given in parts}
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Names = Annotated[dict[str, Any], BeforeValidator(_or_empty)]
+
+
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+
+
+class Interval(TypedDict, total=False):
+    """What ``metrics.describe`` notes of a rate or a score."""
+
+    low: Number | None
+    high: Number | None
+    hits: Annotated[float, Field(ge=0, le=1 << 53)]
+    count: Count
+    not_available: str
+
+
+class Ours(TypedDict, total=False):
+    """``realign``: what the plugin adds."""
+
+    intervals: dict[str, dict[str, Annotated[Interval, AfterValidator(_interval)] | None]]
+    judge: Names
+
+
+class Config(TypedDict, total=False):
+    """``config``, as far as it is read."""
+
+    model_args: Annotated[dict[str, Any], BeforeValidator(_arguments)]
+    gen_kwargs: Any
+
+
+ResultsFile = TypedDict(
+    "ResultsFile",
+    {
+        "results": Required[dict[str, dict[str, Annotated[Any, AfterValidator(_number)]]]],
+        "realign": Annotated[Ours, BeforeValidator(_or_empty)],
+        "config": Annotated[Config, BeforeValidator(_or_empty)],
+        "higher_is_better": Annotated[dict[str, Names], BeforeValidator(_or_empty)],
+        "group_subtasks": Annotated[dict[str, list[str]], BeforeValidator(_or_empty)],
+        "n-samples": Names,
+        "n-shot": Names,
+        "versions": Names,
+        "task_hashes": Names,
+    },
+    total=False,
+)
+"""The parts of a results file that are read; all but ``results`` may be missing or null."""
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What a results file holds; the parts in ``ResultsFile`` have its types.
+
+    Args:
+        path: ``results_DATE.json``.
+
+    Raises:
+        UserError: If it cannot be read, or one of those parts has another shape.
+    """
+    found = read_json(path, "results", EXPECTED, FIX)
+    known = checked(ResultsFile, found, f"results: {path}", FIX)
+    for group in known.get("group_subtasks", {}):
+        _check_group(group, known["group_subtasks"], (), path)
+    return found | known
+
+
+def _check_group(name: str, groups: Mapping[str, Sequence[str]], above: tuple[str, ...], path: Path) -> None:
+    if name in above:
+        raise UserError(f"results: {path}: group_subtasks: {name} is in itself, expected a tree of groups; {FIX}")
+    for child in groups.get(name, ()):
+        _check_group(child, groups, (*above, name), path)
