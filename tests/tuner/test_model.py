@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, SafetySubspaceConfig, UserError, attach_subspace
 from realign_plugin.masks import MASK_KINDS
+from realign_plugin.tuner.attach import subspace_of
 from realign_plugin.tuner.layer import SafetySubspaceLayer
-from realign_plugin.tuner.model import subspace_of
 from tests.conftest import logits_of, make_llama, make_lora, with_random_logits
 
 
