@@ -14,7 +14,8 @@ Key = tuple[str, str, str | None]
 """Adapter, what was computed, and the reference it was computed for."""
 
 WIDTH: Final = 255
-_ODD: Final = 0x1E3779B97F4A7C15
+BLOCK: Final = 1024 * WIDTH
+"""Words that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,16 @@ class _Entry:
     contents: Tensor
     value: Tensor
 
+    def is_stale(self) -> bool:
+        return not torch.equal(self.contents, fingerprint(self.sources))
+
 
 class Kept:
     """What one layer keeps. A value is computed again once its settings or its sources have changed.
 
     Pointers and versions tell of most changes at no cost. They do not tell of writes through ``.data``, as DeepSpeed's
-    optimiser makes them: the contents do, which cost as much to read as a product of one token. They are compared at
-    each use, or for all layers at once where a call of the whole model begins (``contents_checked``).
+    optimiser makes them: the contents do, which cost as much to read as a dozen products of one token. They are
+    compared at each use, or for all layers at once where a call of the whole model begins (``contents_checked``).
     """
 
     def __init__(self) -> None:
@@ -48,7 +52,7 @@ class Kept:
         """
         state = (settings, [(tensor.data_ptr(), tensor._version) for tensor in sources])
         known = self._entries.get(key)
-        if known is not None and known.state == state and (self.trusted or not self._stale([known])[0]):
+        if known is not None and known.state == state and (self.trusted or not known.is_stale()):
             return known.value
         with torch.no_grad():
             entry = _Entry(state, sources, fingerprint(sources), compute())
@@ -60,24 +64,25 @@ class Kept:
         self._entries = {key: entry for key, entry in self._entries.items() if unless(key)}
 
     @staticmethod
-    def _stale(entries: Sequence[_Entry]) -> list[bool]:
-        device = entries[0].contents.device
-        then = torch.stack([entry.contents.to(device) for entry in entries])
-        now = torch.stack([fingerprint(entry.sources).to(device) for entry in entries])
-        return [bool(changed) for changed in (now != then).tolist()]
-
-    @staticmethod
     def compare(stores: Iterable[Kept]) -> None:
-        """Drop every value whose sources have other contents now; one wait for a GPU's queue in all."""
+        """Drop every value whose sources have other contents now; where none has, a GPU's queue is waited for once."""
         found = [(store, key, entry) for store in stores for key, entry in store._entries.items()]
-        for (store, key, _), stale in zip(found, Kept._stale([e for *_, e in found]) if found else (), strict=True):
-            if stale:
+        if not found:
+            return
+        device = found[0][2].contents.device
+        then = torch.cat([entry.contents.to(device) for *_, entry in found])
+        now = torch.cat([fingerprint(entry.sources).to(device) for *_, entry in found])
+        if torch.equal(then, now):
+            return
+        for store, key, entry in found:
+            if entry.is_stale():
                 del store._entries[key]
 
 
 @contextmanager
 def contents_checked(stores: Sequence[Kept]) -> Iterator[None]:
-    """Compare contents once; within the block pointers and versions are enough."""
+    """Compare contents once; within the block pointers and versions are enough. Stores that are trusted stay so."""
+    stores = [store for store in stores if not store.trusted]
     Kept.compare(stores)
     for store in stores:
         store.trusted = True
@@ -90,22 +95,24 @@ def contents_checked(stores: Sequence[Kept]) -> Iterator[None]:
 
 @torch.no_grad()
 def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
-    """A number for the bits of tensors, int64 without axes, on the device of the first.
+    """Some numbers for the bits of tensors, about a 255th of their words: int64, on the device of the first.
 
-    Sums of whole words (modulo 2^64) over the rows and columns of a grid that lies askew to the tensor's own, each
-    with its own odd weight: other values and the same values elsewhere give another number.
+    They are sums of words (modulo 2^64) over the rows and the columns of a grid that lies askew to the tensor's own:
+    other values, and the same values elsewhere, give other numbers.
     """
     device = tensors[0].device
-    total = torch.zeros((), dtype=torch.int64, device=device)
+    found = []
     for tensor in tensors:
         flat = tensor.detach().reshape(-1)
         if flat.storage_offset() * flat.element_size() % 8:
             flat = flat.clone()
-        count = flat.numel() * flat.element_size() // 8 * 8 // flat.element_size()
-        words, rest = flat[:count].view(torch.int64), flat[count:].contiguous().view(torch.uint8).long()
-        rows = words.numel() // WIDTH
-        grid, last = words[: rows * WIDTH].view(rows, WIDTH), words[rows * WIDTH :]
-        sums = torch.cat([grid.sum(0), grid.sum(1), last, rest])
-        weights = torch.arange(1, 2 * sums.numel(), 2, device=sums.device)
-        total = total * _ODD + (sums * (weights.pow(3) * _ODD)).sum().to(device)
-    return total
+        whole = flat.numel() * flat.element_size() // 8 * 8 // flat.element_size()
+        words = flat[:whole].view(torch.int64)
+        found.append(flat[whole:].double().view(torch.int64))
+        for start in range(0, words.numel(), BLOCK):
+            block = words[start : start + BLOCK]
+            mixed = block ^ (block >> 31)  # a sign is the highest bit, of which a sum shows the parity alone
+            rows = len(mixed) // WIDTH
+            grid = mixed[: rows * WIDTH].view(rows, WIDTH)
+            found += [grid.sum(0), grid.sum(1), mixed[rows * WIDTH :]]
+    return torch.cat([numbers.to(device) for numbers in found])
