@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
-from llamafactory.extras import logging
 from transformers import TrainerCallback
-
-logger = logging.get_logger(__name__)
 
 RECOMMENDED: Final = 0.1
 """Logits start at 0 and decide at 1 or more; the host's own default (5e-5) is for weights."""
@@ -33,9 +31,10 @@ class WarnOfStandstill(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any) -> None:
         """Compare the learning rate with the steps, which are known now."""
         far = reach(args.learning_rate, state.max_steps, lr_scheduler)
-        if "adam" in str(args.optim) and far < LEAST:
-            logger.warning_rank0(
-                f"learning_rate: {args.learning_rate:g} over {state.max_steps} steps moves no logit by more than "
-                f"about {far:.2g}, expected {LEAST:g} or more for a mask that decides; raise learning_rate "
-                f"({RECOMMENDED:g} is usual) or max_steps"
+        if state.is_world_process_zero and "adam" in str(args.optim).lower() and far < LEAST:
+            print(
+                f"realign-plugin: learning_rate: {args.learning_rate:g} over {state.max_steps} steps moves no logit "
+                f"by more than about {far:.2g}, expected {LEAST:g} or more for a mask that decides; raise learning_rate "
+                f"({RECOMMENDED:g} is usual) or max_steps",
+                file=sys.stderr,
             )

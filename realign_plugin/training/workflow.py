@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 from llamafactory.data import PairwiseDataCollatorWithPadding, get_dataset, get_template_and_fix_tokenizer
-from llamafactory.extras import logging
 from llamafactory.extras.constants import IGNORE_INDEX
 from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
@@ -15,8 +15,6 @@ from llamafactory.train.trainer_utils import create_modelcard_and_push, create_r
 
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
-
-logger = logging.get_logger(__name__)
 
 EVALUATED: Final = "eval_results.json"
 
@@ -69,10 +67,13 @@ def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, da
     folder = training_args.output_dir
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if trainer.nothing_left:
-        if is_finished(folder, trainer.state.max_steps):
-            logger.warning_rank0(f"{folder} is finished: {trainer.state.max_steps} steps are done, none is left.")
+        steps = trainer.state.max_steps
+        finished = is_finished(folder, steps)
+        if trainer.is_world_process_zero():
+            what = "is finished" if finished else "was stopped before its model was saved, which is done now"
+            print(f"realign-plugin: {folder} {what}: all of its {steps} steps had been trained", file=sys.stderr)
+        if finished:
             return False
-        logger.warning_rank0(f"{folder}: {trainer.state.max_steps} steps are done, none is left; the model is saved.")
     trainer.save_model()
     if not trainer.nothing_left:
         if finetuning_args.include_effective_tokens_per_second:
