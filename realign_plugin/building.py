@@ -17,7 +17,7 @@ from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight,
 from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.lora_names import natural_key
 from realign_plugin.masks import logits_shape
-from realign_plugin.spec import SubspaceSpec, module_spec
+from realign_plugin.spec import SubspaceSpec, check_logits, module_spec
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.tensor_files import LazyFactors
 
@@ -180,18 +180,19 @@ def replace_spec(spec: SubspaceSpec, **changes: Any) -> SubspaceSpec:
     return SubspaceSpec(**{name: getattr(spec, name) for name in SubspaceSpec.__dataclass_fields__} | changes)
 
 
-def keep_vectors(spec: SubspaceSpec, name: str, vectors: Sequence[Tensor]) -> Tensor:
+def keep_vectors(spec: SubspaceSpec, name: str, vectors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
     """The task vectors that are kept of one tensor: one where the fusion is linear, else all.
 
     Args:
         spec: Fusion, weights and dtype.
         name: The tensor's name, ``module.A``, ``module.B`` or ``module.W``; with the seed it seeds DARE's drop.
         vectors: Task vectors ``[rows, columns]``, one for each task.
+        dtype: What they are rounded to; None takes the subspace's dtype, which is how they are saved.
 
     Returns:
-        ``[kept, rows, columns]`` in the subspace's dtype.
+        ``[kept, rows, columns]`` in that dtype.
     """
-    dtype = getattr(torch, spec.vector_dtype)
+    dtype = dtype or getattr(torch, spec.vector_dtype)
     if not is_linear(spec.fusion_method):  # type: ignore[arg-type]
         return torch.stack([vector.to(dtype) for vector in vectors])
     fused = collapse(
@@ -287,17 +288,14 @@ def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: s
 
 
 def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]) -> Factors:
-    return {
-        module: {
-            factor: torch.full(
-                logits_shape(pair[factor], spec.mask_granularity),  # type: ignore[arg-type]
-                spec.mask_init,
-                dtype=torch.float32,
-            )
-            for factor in spec.factors
-        }
-        for module, pair in shapes.items()
-    }
+    granularity: Any = spec.mask_granularity
+    logits: Factors = {}
+    for module, pair in shapes.items():
+        for factor in spec.factors:
+            check_logits(spec, f"{module}.{factor}", pair[factor])
+            value = torch.full(logits_shape(pair[factor], granularity), spec.mask_init, dtype=torch.float32)
+            logits.setdefault(module, {})[factor] = value
+    return logits
 
 
 def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:

@@ -1,6 +1,6 @@
 """The masked step as torch's compiler fuses it: the same operations on the same noise in a few passes over memory.
 
-Triton kernels on a GPU, C++ on a CPU. What is compiled are the methods of ``masks.Draw`` themselves, which are the
+Triton kernels on a GPU, C++ on a CPU. What is compiled are the methods of ``draws.Draw`` themselves, which are the
 oracle too: results differ by rounding. torch is the only import.
 """
 
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realign_plugin.draws import Draw
 from realign_plugin.errors import UserError
-from realign_plugin.masks import Draw, Estimator
+from realign_plugin.masks import Estimator
 
 How = tuple[float, float | Tensor, Estimator, bool]
 """Temperature, scale of the noise, estimator and rescaling of a draw."""

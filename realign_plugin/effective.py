@@ -13,7 +13,7 @@ from realign_plugin.spec import SubspaceSpec
 
 
 def select_for(spec: SubspaceSpec) -> Any:
-    """The selection that a fusion makes of masked task vectors, for ``masks.masked_add``; None where it is linear."""
+    """The selection that a fusion makes of masked task vectors, for ``draws.masked_add``; None where it is linear."""
     if is_linear(spec.fusion_method):  # type: ignore[arg-type]
         return None
     return partial(ties_select, weights=spec.task_weights, density=spec.ties_density)

@@ -1,6 +1,6 @@
 """A linear map by masked parameters that keeps neither the mask nor the parameters for the backward pass.
 
-Plain autograd over ``masks.masked_add`` and a linear map keeps two tensors of the parameters' size for each map until
+Plain autograd over ``draws.masked_add`` and a linear map keeps two tensors of the parameters' size for each map until
 its backward pass has run: the mask, and the effective parameters. Both follow from the seed of the draw, so the
 backward pass computes them again. torch is the only import.
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from realign_plugin import compiled
-from realign_plugin.masks import Draw
+from realign_plugin.draws import Draw
 
 
 def masked_linear(
@@ -42,7 +42,7 @@ def masked_linear(
 
 
 class _MaskedLinear(torch.autograd.Function):
-    """The oracle is ``functional.linear`` over ``masks.masked_add`` with the same draw."""
+    """The oracle is ``functional.linear`` over ``draws.masked_add`` with the same draw."""
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from realign_plugin.errors import UserError, check_choice, check_range, first_fault
 from realign_plugin.fusion import FUSION_METHODS, is_linear
-from realign_plugin.masks import ESTIMATORS, GRANULARITIES, MASK_KINDS
+from realign_plugin.masks import ESTIMATORS, GRANULARITIES, MASK_KINDS, logits_shape
 
 VECTOR_SPACES = ("lora", "weight")
 VECTOR_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
@@ -115,7 +115,7 @@ class SubspaceSpec:
         check_mask(self.mask, self.mask_threshold)
         check_range("ties_density", self.ties_density, 0.0, 1.0, low_open=True)
         check_range("dare_drop_rate", self.dare_drop_rate, 0.0, 0.99)
-        check_range("mask_temperature", self.mask_temperature, 0.0, 100.0, low_open=True)
+        check_range("mask_temperature", self.mask_temperature, 1e-3, 100.0)
         check_range("mask_noise", self.mask_noise, 0.0, 100.0)
         check_range("mask_keep_weight", self.mask_keep_weight, 0.0, 1e6)
         check_range("mask_init", self.mask_init, -50.0, 50.0)
@@ -144,6 +144,29 @@ def _types() -> type[BaseModel]:
     }
     kinds: dict[str, Any] = {name: (hints[name], ...) for name in SubspaceSpec.__dataclass_fields__}
     return create_model("SpecTypes", __config__=ConfigDict(strict=True, allow_inf_nan=False), **kinds)
+
+
+def check_logits(spec: SubspaceSpec, name: str, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor that one logit would mask as a whole: divided by its mean, its mask is 1 whatever the logit.
+
+    Args:
+        spec: Granularity and rescaling.
+        name: The tensor: ``module.A``, ``module.B`` or ``module.W``.
+        shape: Its ``(rows, columns)``.
+
+    Raises:
+        UserError: With the tensor and the way out.
+    """
+    granularity: Any = spec.mask_granularity
+    if not spec.mask_rescale or logits_shape(shape, granularity) != (1, 1):
+        return
+    module, _, factor = name.rpartition(".")
+    way_out = "leave the module out of lora_target, or " if factor == "W" else ""
+    raise UserError(
+        f"mask_granularity: {granularity!r} and mask_rescale: true cancel out for {factor} of {module}, shape "
+        f"{tuple(shape)} (m / mean(m) is 1 for one logit a tensor), expected more than one logit; {way_out}set "
+        "mask_rescale: false"
+    )
 
 
 def check_mask(mask: str, threshold: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from realign_plugin import UserError, compiled, masks
+from realign_plugin import UserError, compiled, draws, masks
 from realign_plugin.masked_linear import masked_linear
 from tests.test_masked_linear import numbers
 
@@ -19,7 +19,7 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def step(draw: masks.Draw, rows: int, columns: int, **options: Any) -> list[torch.Tensor]:
+def step(draw: draws.Draw, rows: int, columns: int, **options: Any) -> list[torch.Tensor]:
     """Product, gradient of the input, gradient of the logits."""
     kind = options.get("granularity", "element")
     vectors, dtype = options.get("vectors", torch.float32), options.get("dtype", torch.float32)
@@ -33,7 +33,7 @@ def step(draw: masks.Draw, rows: int, columns: int, **options: Any) -> list[torc
     return [product.detach(), x.grad, logits.grad]
 
 
-def check(draw: masks.Draw, rows: int = 12, columns: int = 20, tolerance: float = 1e-5, **options: Any) -> None:
+def check(draw: draws.Draw, rows: int = 12, columns: int = 20, tolerance: float = 1e-5, **options: Any) -> None:
     found = step(replace(draw, compiled=True), rows, columns, **options)
     for ours, theirs in zip(found, step(draw, rows, columns, **options), strict=True):
         assert ours.dtype == theirs.dtype
@@ -44,20 +44,20 @@ def check(draw: masks.Draw, rows: int = 12, columns: int = 20, tolerance: float 
 @pytest.mark.parametrize(
     ("draw", "options"),
     [
-        (masks.Draw(1), {}),
-        (masks.Draw(2, estimator="straight_through", rescale=False), {"granularity": "row", "alone": True}),
-        (masks.Draw(4), {"granularity": "column"}),
-        (masks.Draw(3, temperature=0.9), {"vectors": torch.bfloat16, "dtype": torch.bfloat16, "tolerance": 2e-2}),
+        (draws.Draw(1), {}),
+        (draws.Draw(2, estimator="straight_through", rescale=False), {"granularity": "row", "alone": True}),
+        (draws.Draw(4), {"granularity": "column"}),
+        (draws.Draw(3, temperature=0.9), {"vectors": torch.bfloat16, "dtype": torch.bfloat16, "tolerance": 2e-2}),
     ],
 )
-def test_products_and_gradients_are_those_of_single_operations(draw: masks.Draw, options: dict[str, Any]) -> None:
+def test_products_and_gradients_are_those_of_single_operations(draw: draws.Draw, options: dict[str, Any]) -> None:
     check(draw, **options)
 
 
 @needs_compiler
 def test_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        check(masks.Draw(5), tolerance=2e-2)
+        check(draws.Draw(5), tolerance=2e-2)
 
 
 @needs_compiler
@@ -69,7 +69,7 @@ def test_nothing_is_compiled_anew_for_another_shape_seed_or_scale_of_noise() -> 
     for number, (rows, columns) in enumerate([(12, 20), (20, 12), (7, 33), (64, 8)]):
         for step_of_schedule in range(4):
             noise = masks.scheduled_noise(step_of_schedule, 4, 1.0, 0.0)
-            check(masks.Draw(100 * number + step_of_schedule, noise=noise), rows, columns)
+            check(draws.Draw(100 * number + step_of_schedule, noise=noise), rows, columns)
     # The first scale (1), the last one (0) and all between; forward and backward.
     assert counters["stats"]["unique_graphs"] == 6
     assert not counters["graph_break"]

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from realign_plugin import masks
+from realign_plugin import draws, masks
 from realign_plugin.masked_linear import masked_linear
+from tests.test_masks import straight_through
 
 ROWS, COLUMNS = 6, 10
 
@@ -28,13 +29,13 @@ def parts(granularity: Any = "element") -> tuple[torch.Tensor, ...]:
 
 
 def plain(
-    x: torch.Tensor, logits: torch.Tensor, aligned: torch.Tensor | None, deltas: torch.Tensor, draw: masks.Draw
+    x: torch.Tensor, logits: torch.Tensor, aligned: torch.Tensor | None, deltas: torch.Tensor, draw: draws.Draw
 ) -> torch.Tensor:
     """The same by autograd, in float64."""
     u = masks.uniform_noise(logits.shape, draw.seed).double()
     noisy = logits + draw.noise * (torch.log(u) - torch.log1p(-u))
     soft = torch.sigmoid(noisy / draw.temperature)
-    mask = (noisy >= 0).double() + soft - soft.detach() if draw.estimator == "straight_through" else soft
+    mask = straight_through(noisy, soft, draw.rescale) if draw.estimator == "straight_through" else soft
     if draw.rescale:
         mask = mask / mask.mean().clamp(min=masks.MEAN_FLOOR)
     theta = deltas[0].double() * mask + (0.0 if aligned is None else aligned.double())
@@ -51,7 +52,7 @@ def test_product_and_gradients_are_those_of_plain_autograd(
 ) -> None:
     x, logits, aligned, deltas = parts(granularity)
     safe = aligned if with_aligned else None
-    draw = masks.Draw(11, temperature, noise, estimator, rescale)
+    draw = draws.Draw(11, temperature, noise, estimator, rescale)
     ours = [t.clone().requires_grad_() for t in (x, logits)]
     theirs = [t.double().requires_grad_() for t in (x, logits)]
     value = masked_linear(*ours, safe, deltas, draw)
@@ -67,8 +68,8 @@ def test_product_and_gradients_are_those_of_plain_autograd(
 
 def test_it_is_the_linear_map_of_masked_add() -> None:
     x, logits, aligned, deltas = parts()
-    draw = masks.Draw(5)
-    theta = masks.masked_add(aligned, deltas[0], logits, draw)
+    draw = draws.Draw(5)
+    theta = draws.masked_add(aligned, deltas[0], logits, draw)
     assert torch.equal(masked_linear(x, logits, aligned, deltas, draw), functional.linear(x, theta))
 
 
@@ -82,14 +83,14 @@ def test_nothing_but_its_arguments_is_kept_for_the_backward_pass() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        masked_linear(x.requires_grad_(), logits.requires_grad_(), aligned, deltas, masks.Draw(1)).sum().backward()
+        masked_linear(x.requires_grad_(), logits.requires_grad_(), aligned, deltas, draws.Draw(1)).sum().backward()
     assert kept
     assert set(kept) <= arguments
 
 
 def test_an_input_without_gradient_gets_none() -> None:
     x, logits, aligned, deltas = parts()
-    masked_linear(x, logits.requires_grad_(), aligned, deltas, masks.Draw(1)).sum().backward()
+    masked_linear(x, logits.requires_grad_(), aligned, deltas, draws.Draw(1)).sum().backward()
     assert x.grad is None
     assert logits.grad is not None
     assert aligned.grad is None
@@ -98,10 +99,10 @@ def test_an_input_without_gradient_gets_none() -> None:
 
 def test_autocast_multiplies_in_its_dtype_and_gives_gradients_in_the_logits_dtype() -> None:
     x, logits, aligned, deltas = parts()
-    draw = masks.Draw(3)
+    draw = draws.Draw(3)
     x.requires_grad_()
     logits.requires_grad_()
-    theta = masks.masked_add(aligned, deltas[0], logits.detach(), draw)
+    theta = draws.masked_add(aligned, deltas[0], logits.detach(), draw)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = masked_linear(x, logits, aligned, deltas, draw)
         expected = functional.linear(x.detach(), theta)
@@ -119,7 +120,7 @@ def test_autocast_multiplies_in_its_dtype_and_gives_gradients_in_the_logits_dtyp
 
 def test_a_bf16_input_is_multiplied_in_fp32_unless_asked_otherwise() -> None:
     x, logits, aligned, deltas = parts()
-    draw = masks.Draw(3)
+    draw = draws.Draw(3)
     low = x.bfloat16().requires_grad_()
     assert masked_linear(low, logits, aligned, deltas, draw).dtype == torch.float32
     value = masked_linear(low, logits.requires_grad_(), aligned, deltas, draw, torch.bfloat16)
@@ -134,7 +135,7 @@ def test_gradient_checkpointing_draws_the_same_masks(reentrant: bool) -> None:
     x, logits, aligned, deltas = parts()
 
     def layer(value: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        return masked_linear(value, alpha, aligned, deltas, masks.Draw(masks.draw_seed()))
+        return masked_linear(value, alpha, aligned, deltas, draws.Draw(masks.draw_seed()))
 
     found = []
     for again in (False, True):

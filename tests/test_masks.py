@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tests.reference as reference
-from realign_plugin import fusion, masks
+from realign_plugin import draws, fusion, masks
 
 SHAPE = (5, 7)
 
@@ -22,6 +22,14 @@ def matrices(seed: int, granularity: str = "element", dtype: torch.dtype = torch
     aligned = torch.randn(SHAPE, generator=generator, dtype=dtype)
     delta = torch.randn(SHAPE, generator=generator, dtype=dtype)
     return logits, aligned, delta
+
+
+def straight_through(noisy: torch.Tensor, soft: torch.Tensor, rescale: bool) -> torch.Tensor:
+    """The 0/1 mask with the relaxed one's gradient, which is bounded where the mask is divided by its mean."""
+    hard = (noisy.detach() >= 0).double()
+    most, found = (1.0 / mask.detach().mean().clamp(min=masks.MEAN_FLOOR) for mask in (soft, hard))
+    bound = (draws.MOST_SURGE * most / found).clamp(max=1.0) if rescale else 1.0
+    return hard + bound * (soft - soft.detach())
 
 
 def plain(
@@ -39,7 +47,7 @@ def plain(
     u = masks.uniform_noise(logits.shape, seed).double()
     x = logits + noise * (torch.log(u) - torch.log1p(-u)) if noise else logits
     soft = torch.sigmoid(x / temperature)
-    mask = (x >= 0).double() + soft - soft.detach() if estimator == "straight_through" else soft
+    mask = straight_through(x, soft, rescale) if estimator == "straight_through" else soft
     if rescale:
         mask = mask / mask.mean().clamp(min=masks.MEAN_FLOOR)
     return delta * mask + (0.0 if aligned is None else aligned)
@@ -57,7 +65,7 @@ def test_masked_add_is_plain_autograd(
     safe = aligned if with_aligned else None
     options = {"seed": 11, "temperature": temperature, "noise": noise, "estimator": estimator, "rescale": rescale}
     ours = logits.clone().requires_grad_()
-    value = masks.masked_add(safe, delta, ours, masks.Draw(**options))  # type: ignore[arg-type]
+    value = draws.masked_add(safe, delta, ours, draws.Draw(**options))  # type: ignore[arg-type]
     theirs = logits.double().requires_grad_()
     expected = plain(None if safe is None else safe.double(), delta.double(), theirs, **options)  # type: ignore[arg-type]
     weight = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))
@@ -79,7 +87,7 @@ def test_ties_gradient_is_that_of_finite_differences(seed: int) -> None:
     select = partial(fusion.ties_select, weights=[0.4, 0.5, 0.3], density=0.5)
 
     def loss(alpha: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        value = masks.masked_add(None, vectors, alpha, masks.Draw(4), select=select)
+        value = draws.masked_add(None, vectors, alpha, draws.Draw(4), select=select)
         return (value.double() * weight.double()).sum()
 
     alpha = logits.clone().requires_grad_()
@@ -118,11 +126,56 @@ def test_relaxed_mask_is_the_formula(seed: int, shift: float, temperature: float
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.tensor([[-50.0, 50.0, 0.0]]).requires_grad_()
     for estimator in masks.ESTIMATORS:
-        value = masks.masked_add(None, torch.ones(1, 3), logits, masks.Draw(0, estimator=estimator))  # type: ignore[arg-type]
+        value = draws.masked_add(None, torch.ones(1, 3), logits, draws.Draw(0, estimator=estimator))  # type: ignore[arg-type]
         value.sum().backward()
         assert torch.isfinite(value).all()
         assert logits.grad is not None
         assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.5, 0.9, 100.0])
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 100.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_relaxed_masks_of_extreme_logits_and_noise(temperature: float, noise: float, dtype: torch.dtype) -> None:
+    extremes = torch.tensor([-6e4, -300.0, -90.0, -53.0, -17.0, -1e-6, 0.0, 0.4, 16.0, 51.9, 52.5, 88.0, 300.0, 6e4])
+    u = masks.uniform_noise((5,), 1)
+    u[:4] = torch.tensor([2.0**-25, 2.0**-24, 0.5, 1.0 - 2.0**-24])
+    logits, u = (t.contiguous() for t in torch.broadcast_tensors(extremes.to(dtype).unsqueeze(1), u))
+    draw = draws.Draw(0, temperature, noise)
+    mask, _ = draw.mask(logits, u if noise else None)
+    x = logits.double() + noise * (torch.log(u.double()) - torch.log1p(-u.double()))
+    assert (mask.double() - torch.sigmoid(x / temperature)).abs().max() < 2e-6 * (1 + noise / temperature)
+    alpha = logits.clone().requires_grad_()
+    value = draws.masked_add(None, torch.ones(logits.shape), alpha, draw)
+    value.sum().backward()
+    assert alpha.grad is not None
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(alpha.grad).all()
+
+
+def test_noise_of_exactly_nothing_does_not_swamp_a_large_logit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.zeros(shape))
+    for temperature in (0.5, 0.6):
+        assert torch.equal(
+            masks.relaxed_mask(torch.tensor([[53.0, 200.0]]), 0, temperature=temperature), torch.ones(1, 2)
+        )
+    assert not masks.sampled_mask(torch.tensor([[-30.0]]), 0).any()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3, 500])
+def test_a_hard_mask_that_keeps_next_to_nothing_has_no_huge_gradient(kept: int) -> None:
+    """Masks that differ in little have gradients that do; with the same noise the relaxed mask's is the measure."""
+    generator = torch.Generator().manual_seed(2)
+    delta, weight = torch.randn((2, 40, 50), generator=generator)
+    logits = torch.rand((40, 50), generator=generator) - 1.001
+    logits.view(-1)[:kept] += 1.001
+    norms = {}
+    for estimator in masks.ESTIMATORS:
+        alpha = logits.clone().requires_grad_()
+        (draws.masked_add(None, delta, alpha, draws.Draw(0, 0.5, 0.0, estimator)) * weight).sum().backward()  # type: ignore[arg-type]
+        assert alpha.grad is not None
+        norms[estimator] = float(alpha.grad.norm())
+    assert 0.3 < norms["straight_through"] / norms["relaxed"] < 2 * draws.MOST_SURGE
 
 
 def test_hard_draws_have_the_logits_probability() -> None:
@@ -158,7 +211,7 @@ def test_apply_mask_changes_none_of_its_inputs() -> None:
     logits, aligned, delta = matrices(3)
     before = [t.clone() for t in (logits, aligned, delta)]
     masks.apply_mask(aligned, delta, masks.soft_mask(logits))
-    masks.masked_add(aligned, delta, logits.requires_grad_())
+    draws.masked_add(aligned, delta, logits.requires_grad_())
     assert all(torch.equal(a, b) for a, b in zip(before, (logits.detach(), aligned, delta), strict=True))
 
 
@@ -213,7 +266,7 @@ def test_gradient_checkpointing_draws_the_same_mask_again(reentrant: bool, estim
         alpha = logits.clone().requires_grad_()
 
         def layer(inputs: torch.Tensor, alpha: torch.Tensor = alpha) -> torch.Tensor:
-            theta = masks.masked_add(aligned, delta, alpha, masks.Draw(masks.draw_seed(), estimator=estimator))  # type: ignore[arg-type]
+            theta = draws.masked_add(aligned, delta, alpha, draws.Draw(masks.draw_seed(), estimator=estimator))  # type: ignore[arg-type]
             return torch.tanh(inputs @ theta.T)
 
         torch.manual_seed(9)

@@ -34,9 +34,9 @@ def updated(base: Tensor, update: Tensor) -> Tensor:
 
     Args:
         base: The base model's tensor.
-        update: fp32, same shape; used up.
+        update: fp32, same shape.
     """
-    return update.add_(base).to(written_dtype(base))
+    return (update + base).to(written_dtype(base))
 
 
 def written_dtype(base: Tensor) -> torch.dtype:

@@ -17,11 +17,12 @@ from mergekit.merge_methods.base import (
 )
 from torch import Tensor
 
-from realign_plugin.building import keep_vectors
+from realign_plugin.building import difference, keep_vectors
 from realign_plugin.effective import mask_of
 from realign_plugin.masks import mask_factor
 from realign_plugin.merging.rounding import require_finite, updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
+from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace import SafetySubspace
 
 SHARED: Final = ParameterScope.SHARED
@@ -64,15 +65,23 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
         if trained.spec.vector_space == "lora":
             factors = trained.effective_module(module, **chosen)
             product = factors["B"].to(base.device) @ factors["A"].to(base.device)
-            merged = updated(base, product.mul_(trained.spec.scaling(module)))
+            merged = updated(base, product * trained.spec.scaling(module))
         elif trained.spec.fusion_method in BY_ROWS:
             merged = merge_by_rows(trained, module, base, tasks, **chosen)
         else:
             # On the CPU, where the draws are made: the same result on every device.
-            kept = keep_vectors(trained.spec, f"{module}.W", [task.float().sub_(base).cpu() for task in tasks])
+            kept = fused(trained.spec, f"{module}.W", [task.cpu() for task in tasks], base.cpu())
             update = trained.effective_module(module, **chosen, deltas={"W": kept})["W"]
             merged = updated(base, update.to(base.device))
         return require_finite(group, merged)
+
+
+def fused(spec: SubspaceSpec, name: str, tasks: list[Tensor], base: Tensor) -> Tensor:
+    """The task vectors that the fusion keeps of one tensor, fp32: the merged weight alone is rounded.
+
+    mergekit keeps the tensors of its models for the whole process, so that they are never written to.
+    """
+    return keep_vectors(spec, name, [difference(task, base) for task in tasks], torch.float32)
 
 
 def merge_by_rows(
@@ -86,10 +95,7 @@ def merge_by_rows(
     seed: int | None,
     strength: float,
 ) -> Tensor:
-    """Weight space, for fusions that look at one element at a time: a few rows at once, fp32 stays in the cache.
-
-    The numbers are those of ``SafetySubspace.effective_module``, bit for bit.
-    """
+    """Weight space, for fusions that look at one element at a time: a few rows at once, fp32 stays in the cache."""
     spec, name, logits = trained.spec, f"{module}.W", trained.logits[module]["W"]
     chosen = mask_of(spec, name, logits, mask, threshold, seed)
     factor = mask_factor(chosen, spec.mask_rescale, strength).to(base.device)
@@ -99,6 +105,6 @@ def merge_by_rows(
     for start in range(0, base.shape[0], rows):
         part = slice(start, start + rows)
         safe = base[part]
-        kept = keep_vectors(spec, name, [task[part].float().sub_(safe) for task in tasks])[0].float()
-        merged[part] = kept.mul_(factor if whole else factor[part]).add_(safe)
+        update = fused(spec, name, [task[part] for task in tasks], safe)[0] * (factor if whole else factor[part])
+        merged[part] = update.add_(safe)
     return merged

@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.resuming import go_on
 from realign_plugin.text_files import read_json
 
 TAIL: Final = 5
@@ -31,11 +32,6 @@ TAIL: Final = 5
 LOOKED_AT: Final = 40
 """Last lines of a log among which the error is looked for."""
 ERROR: Final = re.compile(r"(error: |(\w+\.)*\w*(Error|Exception): )")
-WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
-
-
-LAST_FILE: Final = "trainer_state.json"
-"""What a trainer writes last into a checkpoint."""
 
 
 class StepError(Exception):
@@ -157,12 +153,7 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
     for name, text in step.files.items():
         write_text(name, text)
     if step.training is not None and _inside(plan, Path(step.training)):
-        # Final weights without a marker: the training was cut off while it saved them, and would refuse the folder.
-        for name in WEIGHTS:
-            (Path(step.training) / name).unlink(missing_ok=True)
-        for checkpoint in Path(step.training).glob("checkpoint-*"):
-            if not (checkpoint / LAST_FILE).exists():
-                shutil.rmtree(checkpoint)
+        go_on(Path(step.training), step.files.values())
 
 
 def _inside(plan: Plan, path: Path) -> bool:

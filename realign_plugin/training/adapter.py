@@ -9,9 +9,10 @@ from llamafactory.extras import logging
 from peft import PeftModel
 
 from realign_plugin.checkpoints import fingerprint
-from realign_plugin.training.preflight import STAGE, is_subspace
-from realign_plugin.tuner.layer import is_quantised
-from realign_plugin.tuner.model import attach_subspace
+from realign_plugin.training.inference import is_subspace
+from realign_plugin.training.preflight import STAGE
+from realign_plugin.tuner.attach import attach_subspace
+from realign_plugin.tuner.linear import is_quantised
 
 logger = logging.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from realign_plugin.atomic import try_folder
 from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import command_line, preflight, processes
+from realign_plugin.training import command_line, inference, preflight, processes, resuming
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,11 +58,11 @@ def attach_parser(parser: ModuleType) -> None:
 
     @functools.wraps(verify)
     def verify_model_args(model_args: Any, data_args: Any, finetuning_args: Any) -> None:
-        preflight.check_inference(
+        inference.check_inference(
             model_args.adapter_name_or_path or [],
             backend=str(getattr(model_args.infer_backend, "value", model_args.infer_backend)),
             export_dir=model_args.export_dir,
-            quantised=bool(model_args.quantization_bit) or preflight.is_quantised_model(model_args.model_name_or_path),
+            quantised=bool(model_args.quantization_bit) or inference.is_quantised_model(model_args.model_name_or_path),
             options=finetuning_args.options(),
         )
         verify(model_args, data_args, finetuning_args)
@@ -97,10 +97,37 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
         model_args, _, training_args, finetuning_args, _ = groups
         names = finetuning_args.real_names
         if preflight.STAGE in names.values() or preflight.TYPE in names.values():
+            if not _given("learning_rate", args):
+                choose_learning_rate(training_args)
             prepare_training(model_args, training_args, finetuning_args)
         return groups
 
     return run
+
+
+def _given(name: str, args: Any) -> bool:
+    """Whether an argument stands in the file, the mapping or the flags that a run is started with."""
+    from llamafactory.hparams.parser import read_args
+
+    found = read_args(args)
+    return (
+        name in found
+        if isinstance(found, dict)
+        else any(word.lstrip("-").partition("=")[0].replace("-", "_") == name for word in found)
+    )
+
+
+def choose_learning_rate(training_args: Any) -> None:
+    """Take a rate that moves logits where none was given: at the host's, which is for weights, no mask changes.
+
+    Args:
+        training_args: The host's training arguments; changed in place.
+    """
+    from realign_plugin.training.learning_rate import RECOMMENDED
+
+    training_args.learning_rate = RECOMMENDED
+    if training_args.do_train and int(os.environ.get("RANK", "0")) == 0:
+        print(f"realign-plugin: learning_rate is not set: {RECOMMENDED:g}, as masks need it", file=sys.stderr)
 
 
 def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
@@ -143,7 +170,7 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     if finetuning_args.mask_compile and training_args.do_train:
         check_compiler(training_args.device)
     if training_args.do_train:
-        preflight.set_aside_incomplete(training_args.output_dir)
+        resuming.set_aside_incomplete(training_args.output_dir)
     if training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False
     if finetuning_args.mask_keep_weight > 0:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +10,11 @@ from realign_plugin.building import from_adapters, from_models, task_weights
 from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.fusion import is_linear
-from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
-from realign_plugin.outputs import refuse_inputs
-from realign_plugin.spec import SubspaceSpec, check_mask
+from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace import SafetySubspace
-from realign_plugin.subspace_files import PEFT_TYPE, read_spec
+from realign_plugin.subspace_files import read_spec
 from realign_plugin.tensor_files import open_tensors
-from realign_plugin.text_files import read_json
+from realign_plugin.training.inference import is_quantised_model, is_subspace
 
 STAGE: Final = "mask_dpo"
 TYPE: Final = "safety_subspace"
@@ -261,95 +256,3 @@ def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
                     f"{expected}; "
                     "give the base model that they were trained on"
                 )
-
-
-def is_subspace(path: str | Path) -> bool:
-    """Whether a local folder holds a safety subspace."""
-    file = Path(path) / CONFIG_NAME
-    try:
-        return bool(read_json(file, "", "a configuration").get("peft_type") == PEFT_TYPE)
-    except UserError:
-        return False
-
-
-def check_inference(
-    adapters: Sequence[str],
-    *,
-    backend: str = "huggingface",
-    export_dir: str | None = None,
-    quantised: bool = False,
-    options: Mapping[str, Any] | None = None,
-) -> None:
-    """Check an export, chat or API run that uses a safety subspace.
-
-    Args:
-        adapters: ``adapter_name_or_path``.
-        backend: ``infer_backend``.
-        export_dir: Where a merged model goes, if it does.
-        quantised: Whether the base model is loaded quantised.
-        options: Our options by name.
-
-    Raises:
-        UserError: If the adapter must be exported first, or cannot be merged.
-    """
-    ours = [path for path in adapters if is_subspace(path)]
-    if not ours:
-        return
-    if export_dir:
-        refuse_inputs(export_dir, adapters)
-    if backend not in ("huggingface", "hf"):
-        raise UserError(
-            f"infer_backend: {backend!r} takes plain LoRA adapters only, {ours[0]} is a safety subspace; "
-            f"export first: `realign export {ours[0]} OUT`, then give OUT"
-        )
-    if export_dir and quantised:
-        raise UserError(
-            f"quantization: a safety subspace ({ours[0]}) cannot be merged into a quantised base model, expected "
-            "fp32, fp16 or "
-            f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
-        )
-    if options and options.get("mask"):
-        check_mask(options["mask"], 0.5 if options.get("mask_threshold") is None else options["mask_threshold"])
-
-
-def is_quantised_model(path: str | None) -> bool:
-    """Whether a local model folder says in its config that its weights are stored quantised."""
-    file = Path(path or "") / "config.json"
-    try:
-        return bool(read_json(file, "", "a configuration").get("quantization_config"))
-    except UserError:
-        return False
-
-
-def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
-    """Rename checkpoints that a kill or a full disk left half-written, so that the last good one is resumed from.
-
-    The trainer writes ``trainer_state.json`` last: a checkpoint without a readable one, or without its adapter, is not
-    whole. Several processes may call this at once.
-
-    Args:
-        output_dir: The run's output folder.
-
-    Returns:
-        The folders set aside, by their new names.
-    """
-    aside = []
-    for folder in sorted(Path(output_dir).glob("checkpoint-*")):
-        if not re.fullmatch(r"checkpoint-\d+", folder.name) or not folder.is_dir() or _is_whole(folder):
-            continue
-        target = folder.with_name(f"incomplete-{folder.name}-{os.getpid()}")
-        try:
-            folder.rename(target)
-        except FileNotFoundError:
-            continue  # another process was faster
-        aside.append(target)
-        print(f"realign-plugin: {folder} was not written to its end; it is now {target.name}", file=sys.stderr)
-    return aside
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        read_json(folder / "trainer_state.json", "", "the trainer's state")
-    except UserError:
-        return False
-    return (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file()

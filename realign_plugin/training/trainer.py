@@ -10,15 +10,18 @@ from typing import Any, Final, Literal
 import torch
 from accelerate.utils import DistributedType
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from realign_plugin.atomic import atomic_folder
 from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.masks import keep_penalty, scheduled_noise
 from realign_plugin.statistics import mask_statistics
+from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.reference_cache import ReferenceCache
+from realign_plugin.training.resuming import is_finished
 from realign_plugin.tuner.sharding import even_shards
 
 SHARDING: Final = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -36,25 +39,56 @@ class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
         model.base_model.set_noise(scheduled_noise(state.global_step, state.max_steps, self.start, self.end))
 
 
+class NothingLeftError(Exception):
+    """The steps that a run was asked for are all done."""
+
+
+class StopBeforeOneMore(TrainerCallback):  # type: ignore[misc]
+    """Stops a resumed run that has no step left: transformers' trainer looks for its last step only after one more."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look before the first step.
+
+        Raises:
+            NothingLeftError: If there is none to do.
+        """
+        done = state.global_step >= state.max_steps or is_finished(args.output_dir, state.max_steps)
+        if state.global_step > 0 and done:
+            raise NothingLeftError
+
+
 class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
     """DPO on the logits of a safety subspace (SOMF, arXiv 2405.09055, equation 6)."""
 
     def __init__(self, *, model: Any, finetuning_args: Any, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
         schedule = NoiseSchedule(finetuning_args.mask_noise, finetuning_args.mask_noise_end)
         super().__init__(
-            model=model, finetuning_args=finetuning_args, callbacks=[*(callbacks or []), schedule], **kwargs
+            model=model,
+            finetuning_args=finetuning_args,
+            callbacks=[StopBeforeOneMore(), WarnOfStandstill(), *(callbacks or []), schedule],
+            **kwargs,
         )
         if finetuning_args.mask_compile:
             model.base_model.compile_masks()
-        self._references = ReferenceCache() if self._may_remember(model) else None
+        self._references = ReferenceCache() if self._may_remember() else None
+        self.nothing_left = False
 
-    def _may_remember(self, model: Any) -> bool:
-        """Whether reference log probabilities may be remembered: the reference is a fixed model.
+    def _may_remember(self) -> bool:
+        """Whether reference log probabilities may be remembered.
 
         Where buffers are broadcast, every process has to take part in every forward pass.
         """
-        fixed = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-        return fixed and (self.args.world_size == 1 or not self.args.ddp_broadcast_buffers)
+        return self.args.world_size == 1 or not self.args.ddp_broadcast_buffers
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as the host does, but for a run that was stopped after its last step: it is complete as it is."""
+        try:
+            return super().train(*args, **kwargs)
+        except NothingLeftError:
+            self.nothing_left, self.is_in_train = True, False
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self._load_best_model()
+            return TrainOutput(self.state.global_step, 0.0, {})
 
     def _all_know(self, known: bool) -> bool:
         """Whether no process needs the reference's forward pass; where parameters are sharded all have to join it."""
@@ -78,14 +112,20 @@ class MaskDPOTrainer(CustomDPOTrainer):  # type: ignore[misc]
 
     @contextmanager
     def _as_reference(self, model: Any) -> Iterator[None]:
+        """Within the block, the model is the reference: one fixed function of a batch, hence without any dropout."""
         kind = self.finetuning_args.mask_reference
         context = (
             self.accelerator.unwrap_model(model).disable_adapter()
             if kind == "base"
             else self._tuner(model).reference(kind)
         )
-        with context:
-            yield
+        training = model.training
+        model.eval()
+        try:
+            with context:
+                yield
+        finally:
+            model.train(training)
 
     def compute_reference_log_probs(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
         """Log probabilities under the reference that ``mask_reference`` names.

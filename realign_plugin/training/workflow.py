@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, Final
 
 from llamafactory.data import PairwiseDataCollatorWithPadding, get_dataset, get_template_and_fix_tokenizer
 from llamafactory.extras.constants import IGNORE_INDEX
@@ -11,7 +13,10 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_modelcard_and_push, create_ref_model
 
+from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
+
+EVALUATED: Final = "eval_results.json"
 
 
 def run_mask_dpo(
@@ -48,26 +53,37 @@ def run_mask_dpo(
         **datasets,
         **tokenizer_module,
     )
-    if training_args.do_train:
-        _train(trainer, training_args, finetuning_args, datasets)
-    if training_args.do_eval:
+    finished = training_args.do_train and not _train(trainer, training_args, finetuning_args, datasets)
+    if training_args.do_eval and not (finished and (Path(training_args.output_dir) / EVALUATED).is_file()):
         metrics = trainer.evaluate(metric_key_prefix="eval")
         trainer.log_metrics("eval", metrics)
         trainer.save_metrics("eval", metrics)
-    create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
+    if not finished:
+        create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, datasets: dict[str, Any]) -> None:
+def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, datasets: dict[str, Any]) -> bool:
+    """Train and save; whether there was anything to do."""
+    folder = training_args.output_dir
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if trainer.nothing_left:
+        steps = trainer.state.max_steps
+        finished = is_finished(folder, steps)
+        if trainer.is_world_process_zero():
+            what = "is finished" if finished else "was stopped before its model was saved, which is done now"
+            print(f"realign-plugin: {folder} {what}: all of its {steps} steps had been trained", file=sys.stderr)
+        if finished:
+            return False
     trainer.save_model()
-    if finetuning_args.include_effective_tokens_per_second:
-        speed = calculate_tps(datasets["train_dataset"], result.metrics, stage="rm")
-        result.metrics["effective_tokens_per_sec"] = speed
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
+    if not trainer.nothing_left:
+        if finetuning_args.include_effective_tokens_per_second:
+            speed = calculate_tps(datasets["train_dataset"], result.metrics, stage="rm")
+            result.metrics["effective_tokens_per_sec"] = speed
+        trainer.log_metrics("train", result.metrics)
+        trainer.save_metrics("train", result.metrics)
     trainer.save_state()
-    if not (finetuning_args.plot_loss and trainer.is_world_process_zero()):
-        return
-    evaluated = datasets.get("eval_dataset")
-    names = [f"eval_{name}_loss" for name in evaluated] if isinstance(evaluated, dict) else ["eval_loss"]
-    plot_loss(training_args.output_dir, keys=["loss", "rewards/accuracies", "mask/mean", *names])
+    if finetuning_args.plot_loss and trainer.is_world_process_zero():
+        evaluated = datasets.get("eval_dataset")
+        names = [f"eval_{name}_loss" for name in evaluated] if isinstance(evaluated, dict) else ["eval_loss"]
+        plot_loss(folder, keys=["loss", "rewards/accuracies", "mask/mean", *names])
+    return True

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
-from realign_plugin.building import replace_spec
-from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import Factors
+from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lora_names import MODEL_PREFIX, natural_key
 from realign_plugin.spec import check_mask
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import PREFIX
 from realign_plugin.tuner.config import SafetySubspaceConfig
-from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer, SafetySubspaceLinear
+from realign_plugin.tuner.kept import contents_checked
+from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer
+from realign_plugin.tuner.linear import SafetySubspaceLinear
 from realign_plugin.tuner.sharding import is_sharded, whole
+
+BASE: Final = "__base__"
+"""PEFT's name for no adapter at all, in a batch of several."""
 
 
 class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
@@ -205,10 +207,43 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         """
         config: SafetySubspaceConfig = self.peft_config[adapter_name]
         check_mask(mask, config.mask_threshold if threshold is None else threshold)
+        if any(adapter_name in layer.merged_adapters for layer in self.layers()):
+            warnings.warn(
+                f"{adapter_name} is merged with its earlier mask, which stays in the weights until unmerge_adapter()",
+                stacklevel=2,
+            )
         for spec in [config, *(layer.specs[adapter_name] for layer in self.layers() if adapter_name in layer.specs)]:
             spec.mask = mask
             spec.mask_threshold = spec.mask_threshold if threshold is None else threshold
             spec.mask_seed = spec.mask_seed if seed is None else seed
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """What PEFT puts around one call of the model: ``forward``, or ``generate`` with all its tokens."""
+        names: Sequence[str] | None = kwargs.get("adapter_names")
+        with ExitStack() as call:
+            if not self.training:
+                call.enter_context(contents_checked([layer.kept for layer in self.layers()]))
+            if names is not None:
+                self._check_rows(names)
+                times = _copies_of_a_row(kwargs)
+                rows = {"adapter_names": [name for name in names for _ in range(times)]}
+                for layer in self.layers():
+                    hook = layer.register_forward_pre_hook(
+                        lambda _, positional, named: (positional, named | rows), with_kwargs=True
+                    )
+                    call.callback(hook.remove)
+            yield
+
+    def _check_rows(self, names: Sequence[str]) -> None:
+        if self.training:
+            raise UserError(
+                "adapter_names: given to a model in training mode, expected inference; call model.eval(), or train "
+                "one adapter at a time"
+            )
+        for name in names:
+            if name != BASE:
+                check_choice("adapter_names", name, [*self.peft_config, BASE])
 
     @contextmanager
     def reference(self, kind: Reference) -> Iterator[None]:
@@ -227,104 +262,10 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 layer.reference = None
 
 
-def attach_subspace(
-    model: nn.Module, subspace: SafetySubspace, adapter_name: str = "default", is_trainable: bool = True
-) -> PeftModel:
-    """Put a subspace that is in memory into a model.
-
-    Args:
-        model: The base model.
-        subspace: The subspace.
-        adapter_name: Name of the adapter.
-        is_trainable: Whether the logits are trained.
-
-    Returns:
-        The PEFT model.
-
-    Raises:
-        UserError: If the model lacks a target module, or shapes differ.
-    """
-    subspace = _fitted(model, subspace)
-    config = SafetySubspaceConfig.from_spec(
-        subspace.spec, base_model_name_or_path=subspace.base_model, inference_mode=not is_trainable
-    )
-    config.base_model_name_or_path = getattr(model, "name_or_path", None)
-    peft_model = get_peft_model(model, config, adapter_name=adapter_name)
-    peft_model.base_model.fill(subspace, adapter_name)
-    return peft_model
-
-
-def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
-    """The subspace, once its modules are known to be linear modules of the model with the right shapes.
-
-    In weight space, ``lora_target: all`` was resolved from the names of tensors; those that are no linear module of
-    the model (fused experts, say) are left out with a warning.
-    """
-    modules = dict(model.named_modules())
-    spec = subspace.spec
-    option = "task_adapters" if spec.vector_space == "lora" else "task_models"
-    if spec.vector_space == "weight" and spec.lora_target == "all":
-        linear = [name for name in subspace.logits if isinstance(modules.get(name), nn.Linear)]
-        left_out = [name for name in subspace.logits if name not in set(linear)]
-        if left_out and linear:
-            warnings.warn(
-                f"{len(left_out)} weights are no linear module of {type(model).__name__} ({left_out[0]}, …): they "
-                "stay as in the base model",
-                stacklevel=3,
-            )
-            logits = {name: subspace.logits[name] for name in linear}
-            spec = replace_spec(spec, target_modules=linear)
-            subspace = SafetySubspace(spec, logits, subspace.aligned, subspace.deltas, subspace.base_model)
-    for name in subspace.logits:
-        module = modules.get(name)
-        if module is None:
-            raise UserError(
-                f"{option}: target module {name} is not in {type(model).__name__}, expected sources of this base "
-                "model; check model_name_or_path"
-            )
-        if not isinstance(module, nn.Linear):
-            raise UserError(
-                f"{option}: target module {name} is a {type(module).__name__}, expected torch.nn.Linear; "
-                "mask linear modules only"
-            )
-        if spec.vector_space == "weight":
-            continue  # shapes were compared with the base model's headers
-        pair = subspace.deltas[0][name]
-        found = (pair["B"].shape[0], pair["A"].shape[1])
-        if found != (module.out_features, module.in_features):
-            raise UserError(
-                f"{option}: {name} was trained for a weight of shape {tuple(found)}, the base model has "
-                f"{(module.out_features, module.in_features)}, expected adapters of this base model; check "
-                "model_name_or_path"
-            )
-    return subspace
-
-
-def subspace_of(model: PeftModel, adapter_name: str = "default") -> SafetySubspace:
-    """The subspace that a PEFT model holds, on the CPU, sharing nothing with it.
-
-    Args:
-        model: A PEFT model of this type.
-        adapter_name: The adapter.
-    """
-    tuner = model.base_model
-    config: SafetySubspaceConfig = tuner.peft_config[adapter_name]
-    all_logits: Factors = {}
-    all_aligned: Factors = {}
-    all_deltas: list[Factors] = [{} for _ in range(config.kept_deltas)]
-    for layer in tuner.layers():
-        if adapter_name not in layer.specs:
-            continue
-        name = layer.module_name
-        for factor in config.factors:
-            logits, aligned, deltas = (
-                None if t is None else t.detach().to("cpu", copy=True) for t in layer.parts(adapter_name, factor)
-            )
-            assert logits is not None
-            assert deltas is not None
-            all_logits.setdefault(name, {})[factor] = logits
-            for kept, delta in zip(all_deltas, deltas.unbind(0), strict=True):
-                kept.setdefault(name, {})[factor] = delta
-            if aligned is not None:
-                all_aligned.setdefault(name, {})[factor] = aligned
-    return SafetySubspace(config, all_logits, all_aligned, all_deltas, config.base_model_name_or_path)
+def _copies_of_a_row(options: Mapping[str, Any]) -> int:
+    """How often ``generate`` repeats each row of a batch: once a beam, or once an answer."""
+    found = 1
+    for name in ("num_beams", "num_return_sequences"):
+        value = options.get(name, getattr(options.get("generation_config"), name, None))
+        found = max(found, value) if isinstance(value, int) else found
+    return found

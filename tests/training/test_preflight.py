@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.training import command_line, preflight
+from realign_plugin.training import command_line, inference, preflight, resuming
 from tests.conftest import make_llama
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
@@ -104,23 +104,23 @@ def test_serving_backends_need_an_export(subspace: Any, tmp_path: Path) -> None:
         with pytest.raises(
             UserError, match=f"infer_backend: '{backend}' .*export first: `realign export {folder} OUT`"
         ):
-            preflight.check_inference([folder], backend=backend)
-    preflight.check_inference([folder], backend="huggingface")
+            inference.check_inference([folder], backend=backend)
+    inference.check_inference([folder], backend="huggingface")
 
 
 def test_plain_adapters_are_the_hosts_business(lab: Path) -> None:
-    preflight.check_inference([str(lab / "aligned")], backend="vllm", export_dir="x", quantised=True)
-    preflight.check_inference(["hub/name"], backend="vllm")
+    inference.check_inference([str(lab / "aligned")], backend="vllm", export_dir="x", quantised=True)
+    inference.check_inference(["hub/name"], backend="vllm")
 
 
 def test_merging_into_a_quantised_model_is_refused(subspace: Any, tmp_path: Path) -> None:
     folder = str(subspace.save(tmp_path / "s"))
     with pytest.raises(UserError, match="cannot be merged into a quantised base model"):
-        preflight.check_inference([folder], export_dir="out", quantised=True)
+        inference.check_inference([folder], export_dir="out", quantised=True)
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"bits": 4}}))
-    assert preflight.is_quantised_model(str(tmp_path))
-    assert not preflight.is_quantised_model(str(tmp_path / "s"))
-    assert not preflight.is_quantised_model(None)
+    assert inference.is_quantised_model(str(tmp_path))
+    assert not inference.is_quantised_model(str(tmp_path / "s"))
+    assert not inference.is_quantised_model(None)
 
 
 def checkpoint(run: Path, step: int, state: str = "{}") -> Path:
@@ -137,12 +137,12 @@ def test_half_written_checkpoints_are_set_aside(tmp_path: Path, capsys: pytest.C
     (checkpoint(tmp_path, 20) / "trainer_state.json").unlink()
     checkpoint(tmp_path, 30, '{"log_his')
     (checkpoint(tmp_path, 40) / "adapter_model.safetensors").unlink()
-    moved = preflight.set_aside_incomplete(tmp_path)
+    moved = resuming.set_aside_incomplete(tmp_path)
     assert len(moved) == 3
     assert list(tmp_path.glob("checkpoint-*")) == [good]
     assert capsys.readouterr().err.count("was not written to its end") == 3
-    assert preflight.set_aside_incomplete(tmp_path) == []
-    assert preflight.set_aside_incomplete(tmp_path / "nowhere") == []
+    assert resuming.set_aside_incomplete(tmp_path) == []
+    assert resuming.set_aside_incomplete(tmp_path / "nowhere") == []
 
 
 def test_options_of_a_command_line(tmp_path: Path) -> None:

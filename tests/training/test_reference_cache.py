@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,40 @@ def test_three_epochs_compute_one_and_give_the_same_losses(
     run_exp(training_options(lab, tmp_path / "anew", **options))
     assert sum(computed) == 9
     assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "anew"), rel=1e-5)
+
+
+def test_the_reference_is_one_fixed_model_whatever_dropout_the_base_has(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout in attention is a function, no module, and the embeddings' noise (NEFTune) a hook."""
+    base = Path(shutil.copytree(lab / "base", tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    options = {"model_name_or_path": str(base), "neftune_noise_alpha": 5.0, "max_steps": 6}
+    found: list[torch.Tensor] = []
+    stock = MaskDPOTrainer.compute_reference_log_probs
+
+    def noted(self: Any, model: Any, batch: Any) -> Any:
+        assert model.training
+        chosen, rejected = stock(self, model, batch)
+        assert model.training
+        found.append(torch.cat([chosen, rejected]))
+        return chosen, rejected
+
+    monkeypatch.setattr(MaskDPOTrainer, "compute_reference_log_probs", noted)
+    run_exp(training_options(lab, tmp_path / "kept", per_device_train_batch_size=8, **options))
+    kept = list(found)
+    found.clear()
+    monkeypatch.setattr(MaskDPOTrainer, "_may_remember", lambda *_: False)
+    run_exp(training_options(lab, tmp_path / "anew", per_device_train_batch_size=8, **options))
+    assert len(kept) == len(found) == 6
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(kept, found, strict=True))
+    found.clear()
+    plain = options | {"model_name_or_path": str(lab / "base"), "neftune_noise_alpha": None}
+    run_exp(training_options(lab, tmp_path / "plain", per_device_train_batch_size=8, **plain))
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(kept, found, strict=True))
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "anew"), rel=1e-5)
+    assert losses(tmp_path / "kept") != losses(tmp_path / "plain")  # the policy has its dropout
 
 
 def test_padding_does_not_matter_and_everything_else_does() -> None:

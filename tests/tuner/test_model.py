@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, SafetySubspaceConfig, UserError, attach_subspace
 from realign_plugin.masks import MASK_KINDS
+from realign_plugin.tuner.attach import subspace_of
 from realign_plugin.tuner.layer import SafetySubspaceLayer
-from realign_plugin.tuner.model import subspace_of
 from tests.conftest import logits_of, make_llama, make_lora, with_random_logits
 
 
@@ -181,17 +181,6 @@ def test_beside_a_lora_adapter(lab: Path, saved: Path, tokens: torch.Tensor) -> 
     assert all("safety_subspace_" in name for name in state)
 
 
-def test_merging_and_unmerging_goes_back(lab: Path, saved: Path, tokens: torch.Tensor) -> None:
-    model = loaded(lab, saved)
-    before = logits_of(model, tokens)
-    model.merge_adapter()
-    assert (logits_of(model, tokens) - before).abs().max() <= 1e-5
-    model.unmerge_adapter()
-    assert (logits_of(model, tokens) - before).abs().max() <= 1e-5
-    with pytest.warns(UserWarning, match="Already unmerged"):
-        next(model.base_model.layers()).unmerge()
-
-
 def test_untouched_modules_stay_bit_for_bit(lab: Path, saved: Path) -> None:
     merged = loaded(lab, saved).merge_and_unload().state_dict()
     touched = {f"{m}.weight" for m in SafetySubspace.load(saved).logits}
@@ -305,12 +294,6 @@ def test_a_base_model_that_does_not_fit_is_refused(tmp_path: Path, subspace: Any
 def test_modules_other_than_linear_are_refused(lab: Path) -> None:
     with pytest.raises(UserError, match=r"embed_tokens is a Embedding, expected torch.nn.Linear"):
         get_peft_model(base(lab), SafetySubspaceConfig(target_modules=["embed_tokens"], r=2))
-
-
-def test_mixed_batches_are_refused(lab: Path, saved: Path, tokens: torch.Tensor) -> None:
-    layer = next(loaded(lab, saved).base_model.layers())
-    with pytest.raises(UserError, match="mixed batches"):
-        layer(torch.zeros(1, layer.in_features), adapter_names=["default"])
 
 
 def test_the_second_forward_in_evaluation_computes_no_mask(

@@ -81,7 +81,7 @@ def test_the_factored_layer_has_the_gradient_of_the_whole_weight(
         lambda *_: pytest.fail("the whole weight was asked for"),
     )
     monkeypatch.setattr(
-        "realign_plugin.tuner.layer.SafetySubspaceLinear._weight_update",
+        "realign_plugin.tuner.linear.SafetySubspaceLinear._weight_update",
         lambda self, adapter, x: torch.nn.functional.linear(x, self.effective(adapter, "W")),
     )
     for one, two in zip(factored, gradients(), strict=True):

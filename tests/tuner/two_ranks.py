@@ -16,7 +16,7 @@ from realign_plugin import SafetySubspace
 from realign_plugin.masks import keep_penalty
 from realign_plugin.statistics import mask_statistics
 from realign_plugin.tuner import attach_subspace
-from realign_plugin.tuner.model import subspace_of
+from realign_plugin.tuner.attach import subspace_of
 from realign_plugin.tuner.sharding import even_shards, is_sharded, whole
 
 

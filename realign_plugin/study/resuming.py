@@ -1,0 +1,44 @@
+"""A training that was cut off goes on to the model that it would have given."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.text_files import read_json
+
+WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+STATE: Final = "trainer_state.json"
+"""What a trainer writes last into a checkpoint."""
+OURS: Final = "stage: mask_dpo"
+
+
+def go_on(folder: Path, recipes: Iterable[str]) -> None:
+    """Remove what a training would stumble over when it is started again.
+
+    Final weights without a marker were cut off while they were saved, and the training would refuse the folder. A
+    checkpoint without its last file is half of one. From a checkpoint of the last step transformers' trainer would
+    train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again. Our
+    own stage knows that nothing is left.
+
+    Args:
+        folder: Of the training.
+        recipes: Texts of its arguments.
+    """
+    for name in WEIGHTS:
+        (folder / name).unlink(missing_ok=True)
+    ours = any(OURS in text for text in recipes)
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / STATE).exists() or (not ours and _would_train_one_more(checkpoint)):
+            shutil.rmtree(checkpoint)
+
+
+def _would_train_one_more(checkpoint: Path) -> bool:
+    try:
+        state = read_json(checkpoint / STATE, "", "the trainer's state")
+        return bool(state["global_step"] >= state["max_steps"] and state["epoch"] % 1)
+    except (UserError, KeyError, TypeError):
+        return False

@@ -1,0 +1,72 @@
+"""Checks of an export, chat or API run that uses a safety subspace; no host is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from realign_plugin.errors import UserError
+from realign_plugin.lora_adapters import CONFIG_NAME
+from realign_plugin.outputs import refuse_inputs
+from realign_plugin.spec import check_mask
+from realign_plugin.subspace_files import PEFT_TYPE
+from realign_plugin.text_files import read_json
+
+
+def is_subspace(path: str | Path) -> bool:
+    """Whether a local folder holds a safety subspace."""
+    file = Path(path) / CONFIG_NAME
+    try:
+        return bool(read_json(file, "", "a configuration").get("peft_type") == PEFT_TYPE)
+    except UserError:
+        return False
+
+
+def check_inference(
+    adapters: Sequence[str],
+    *,
+    backend: str = "huggingface",
+    export_dir: str | None = None,
+    quantised: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Check an export, chat or API run that uses a safety subspace.
+
+    Args:
+        adapters: ``adapter_name_or_path``.
+        backend: ``infer_backend``.
+        export_dir: Where a merged model goes, if it does.
+        quantised: Whether the base model is loaded quantised.
+        options: Our options by name.
+
+    Raises:
+        UserError: If the adapter must be exported first, or cannot be merged.
+    """
+    ours = [path for path in adapters if is_subspace(path)]
+    if not ours:
+        return
+    if export_dir:
+        refuse_inputs(export_dir, adapters)
+    if backend not in ("huggingface", "hf"):
+        raise UserError(
+            f"infer_backend: {backend!r} takes plain LoRA adapters only, {ours[0]} is a safety subspace; "
+            f"export first: `realign export {ours[0]} OUT`, then give OUT"
+        )
+    if export_dir and quantised:
+        raise UserError(
+            f"quantization: a safety subspace ({ours[0]}) cannot be merged into a quantised base model, expected "
+            "fp32, fp16 or "
+            f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
+        )
+    if options and options.get("mask"):
+        check_mask(options["mask"], 0.5 if options.get("mask_threshold") is None else options["mask_threshold"])
+
+
+def is_quantised_model(path: str | None) -> bool:
+    """Whether a local model folder says in its config that its weights are stored quantised."""
+    file = Path(path or "") / "config.json"
+    try:
+        return bool(read_json(file, "", "a configuration").get("quantization_config"))
+    except UserError:
+        return False

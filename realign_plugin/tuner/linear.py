@@ -1,0 +1,202 @@
+"""The layer: a frozen linear module with safety subspaces on it; its forward pass, and merging."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+from torch.nn import functional
+
+from realign_plugin.effective import select_for
+from realign_plugin.errors import UserError
+from realign_plugin.masked_linear import masked_linear
+from realign_plugin.spec import SubspaceSpec
+from realign_plugin.tuner.layer import SafetySubspaceLayer
+
+
+class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
+    """A linear module with safety subspaces."""
+
+    base_layer: nn.Module
+    if TYPE_CHECKING:  # peft's mixin, hidden from type checkers by nn.Module.__getattr__
+        active_adapters: list[str]
+        get_base_layer: Callable[[], Any]
+        _cast_input_dtype: Callable[[Tensor, torch.dtype], Tensor]
+
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        adapter_name: str,
+        spec: SubspaceSpec,
+        module_name: str,
+        inference_mode: bool = False,
+    ) -> None:
+        """Wrap a linear module and make the first adapter's parameters."""
+        super().__init__()
+        SafetySubspaceLayer.__init__(self, base_layer, module_name)
+        self._unmerged: Tensor | None = None
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, spec, inference_mode=inference_mode)
+
+    def train(self, mode: bool = True) -> SafetySubspaceLinear:
+        """Switch between training and inference; in training nothing computed of the logits takes up memory."""
+        if mode:
+            self.kept.forget(unless=lambda key: key[2] is not None)
+        super().train(mode)
+        return self
+
+    def forward(self, x: Tensor, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Tensor:
+        """Base output + the update of each active adapter: scaling * B A x, or the masked task vector times x.
+
+        Args:
+            x: Input ``[..., in]``.
+            *args: For the base layer.
+            adapter_names: One adapter for each row of the batch, ``__base__`` for none; in place of the active ones.
+            **kwargs: For the base layer.
+
+        Raises:
+            UserError: If ``adapter_names`` does not fit the batch, or adapters are merged.
+        """
+        if adapter_names is not None and len(adapter_names) != len(x):
+            raise UserError(
+                f"adapter_names: {len(adapter_names)} names for a batch of {len(x)}, expected one for each row; "
+                "correct the list"
+            )
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        if adapter_names is not None:
+            return self._by_row(x, result, adapter_names)
+        if self.merged:
+            return result
+        dtype = result.dtype
+        for adapter in self.active_adapters:
+            if adapter in self.specs:
+                result = self._updated(adapter, x, result)
+        return result.to(dtype)
+
+    def _by_row(self, x: Tensor, result: Tensor, names: Sequence[str]) -> Tensor:
+        if self.merged:
+            raise UserError(
+                f"adapter_names: {', '.join(self.merged_adapters)} is merged into the weights of every row, expected "
+                "no merged adapter; call unmerge_adapter() first"
+            )
+        for adapter in dict.fromkeys(names):
+            if adapter in self.specs:
+                rows = torch.tensor([i for i, name in enumerate(names) if name == adapter], device=x.device)
+                found = self._updated(adapter, x[rows], result[rows])
+                result = result.index_copy(0, rows, found.to(result.dtype))
+        return result
+
+    def _updated(self, adapter: str, x: Tensor, result: Tensor) -> Tensor:
+        """A result with one adapter's update added."""
+        if self.specs[adapter].vector_space == "lora":
+            low = self._product(adapter, "A", x)
+            # The thin tensor is scaled, not the result.
+            return result + self._product(adapter, "B", low * self.scaling[adapter])
+        if self.reference == "aligned":  # in weight space the aligned model is the base model
+            return result
+        return result + self._weight_update(adapter, x)
+
+    def _product(self, adapter: str, factor: str, x: Tensor) -> Tensor:
+        """One factor times the input; while a mask is drawn, nothing of the factor's size is kept for backward.
+
+        The selection of TIES is worth keeping: it costs more than a mask.
+        """
+        logits, aligned, deltas = self.parts(adapter, factor)
+        dtype = x.dtype if factor == "W" else torch.float32
+        if self.draws(logits) and select_for(self.specs[adapter]) is None:
+            return masked_linear(x, logits, aligned, deltas, self.how_to_draw(adapter), dtype)
+        if factor == "W":
+            return functional.linear(x, self.kept_effective(adapter, factor, _multiplied_in(x)))
+        return functional.linear(self._cast_input_dtype(x, dtype), self.kept_effective(adapter, factor))
+
+    def _weight_update(self, adapter: str, x: Tensor) -> Tensor:
+        """The masked task vector of the whole weight, times the input."""
+        spec = self.specs[adapter]
+        if spec.mask_granularity == "element" or select_for(spec) is not None:
+            return self._product(adapter, "W", x)
+        scale = self.effective_scale(adapter).to(x.dtype)
+        delta = self.task_vector(adapter, _multiplied_in(x))
+        if spec.mask_granularity == "column":
+            return functional.linear(x * scale[0], delta)
+        return functional.linear(x, delta) * scale[:, 0]
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add updates to the base weight, under the masks that are saved with the adapters, rounded once to its dtype.
+
+        The weight that was there is held until ``unmerge`` puts it back: no subtraction gives it again in bf16, and
+        masks may have changed by then.
+
+        Args:
+            safe_merge: Refuse a result that is not finite.
+            adapter_names: Adapters to merge; None takes the active ones.
+
+        Raises:
+            UserError: If the base weight is quantised.
+            ValueError: If ``safe_merge`` finds numbers that are not finite.
+        """
+        linear = self.get_base_layer()
+        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.specs]
+        if not adapters:
+            return
+        for adapter in adapters:
+            refuse_quantised(linear, self.module_name, self.specs[adapter].vector_space)
+        before = linear.weight.data
+        merged = before.float()
+        for adapter in adapters:
+            merged = merged + self.get_delta_weight(adapter)
+        merged = merged.to(before.dtype)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
+        linear.weight.data = merged
+        if not self.merged_adapters:
+            self._unmerged = before
+        self.merged_adapters += adapters
+
+    def unmerge(self) -> None:
+        """Put the weight back that was there before adapters were merged, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        weight = self.get_base_layer().weight
+        assert self._unmerged is not None
+        weight.data = self._unmerged.to(weight.data)  # where the model was moved to since
+        self._unmerged = None
+        self.merged_adapters.clear()
+
+    def __repr__(self) -> str:
+        """Torch's own text with the method in front."""
+        return "safety_subspace." + super().__repr__()
+
+
+def _multiplied_in(x: Tensor) -> torch.dtype:
+    """The dtype that a product with an input is computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def is_quantised(linear: nn.Module) -> bool:
+    """Whether a linear module's weight is stored quantised (bitsandbytes, and others that hold no float weight)."""
+    weight = getattr(linear, "weight", None)
+    return weight is None or not weight.dtype.is_floating_point or hasattr(weight, "quant_state")
+
+
+def refuse_quantised(linear: nn.Module, name: str, vector_space: str = "lora") -> None:
+    """Refuse to merge into a quantised weight.
+
+    Raises:
+        UserError: If the weight is quantised.
+    """
+    if is_quantised(linear):
+        way_out = ", or use `realign export` and serve the LoRA adapter" if vector_space == "lora" else ""
+        raise UserError(
+            f"merge: {name} is a quantised {type(linear).__name__}, expected fp32, fp16 or bf16 weights; "
+            f"load the base model without quantization_bit{way_out}"
+        )
