@@ -55,7 +55,7 @@ def show_table(plan: Plan, name: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from realign_plugin.evaluation.compare import Cell
+    from realign_plugin.evaluation.cells import Cell
 
     found = json.loads((plan.folder / "tables" / f"{name}.json").read_text(encoding="utf-8"))
     shown = [column for column in found["columns"] if _worth_showing(column, found["rows"], plan)]
