@@ -2,175 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from realign_plugin.atomic import atomic_folder, write_json, write_text
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.metrics import Z95, difference, wilson
-from realign_plugin.evaluation.result_files import read_results
+from realign_plugin.evaluation.cells import Cell, difference_of
+from realign_plugin.evaluation.compared_models import read_model, unlike
 from realign_plugin.plotting import pyplot_for, save_figure
-
-SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
-SKILL: Final = ("exact_match,flexible-extract", "pass@1,create_test", "acc,none", "exact_match,none", "f1,none")
-"""Keys that stand for a task's skill, the first that it has."""
-TEXTS: Final = "prompts (sha256) of"
-RIGHT_OR_WRONG: Final = ("exact_match", "acc", "pass@1")
-"""Metrics that are a share of right answers."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: The number; None where it is not available.
-        low: Low end, or None where no interval is known.
-        high: High end.
-        hits: What a rate was counted from.
-        count: Of how many.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    hits: float | None = None
-    count: int | None = None
-
-    def text(self) -> str:
-        """As a table shows it."""
-        if self.value is None:
-            return "N/A"
-        ends = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
-        return f"{self.value:.2f}{ends}"
-
-
-@dataclass
-class Model:
-    """One result file.
-
-    Attributes:
-        name: What the model is called in the comparison.
-        path: The result file.
-        safety: Cells by ``TASK: metric``.
-        skill: Cells by ``TASK: metric``.
-        higher_is_better: Of each row.
-        conditions: What it was measured with, by name; it has to be the same for all models.
-    """
-
-    name: str
-    path: str
-    safety: dict[str, Cell]
-    skill: dict[str, Cell]
-    higher_is_better: dict[str, bool]
-    conditions: dict[str, str]
-
-
-def read_model(entry: str) -> Model:
-    """Read one result file.
-
-    Args:
-        entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name,
-            unless all of it is the path of something that exists.
-
-    Raises:
-        UserError: If there is none, or it is not lm-eval's.
-    """
-    name, separator, given = ("", "", entry) if os.path.exists(entry) else entry.partition("=")
-    path = Path(given if separator else entry)
-    if os.path.isdir(path):
-        found = sorted(path.rglob("results_*.json"), key=lambda p: p.name)
-        if not found:
-            raise UserError(
-                f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)"
-            )
-        path = found[-1]
-    data = read_results(path)
-    tasks: dict[str, dict[str, Any]] = data["results"]
-    intervals = data.get("realign", {}).get("intervals", {})
-    arguments = data.get("config", {}).get("model_args") or {}
-    if not separator:
-        parts = [Path(str(arguments.get(key))).name for key in ("pretrained", "model", "peft") if arguments.get(key)]
-        name = " + ".join(parts) or path.parent.name
-    model = Model(name, str(path), {}, {}, {}, conditions_of(data))
-    for task, row in tasks.items():
-        better = data.get("higher_is_better", {}).get(task, {})
-        safety = [key for key in row if key.partition(",")[0] in SAFETY]
-        for key in safety:
-            metric = key.partition(",")[0]
-            label = f"{task}: {metric}"
-            model.safety[label] = safety_cell(row[key], intervals.get(task, {}).get(metric) or {})
-            model.higher_is_better[label] = bool(better.get(metric, True))
-        skill = next((key for key in SKILL if key in row), None)
-        if skill is not None and not safety and isinstance(row[skill], (int, float)):
-            label = f"{task}: {skill.partition(',')[0]}"
-            model.skill[label] = skill_cell(row, skill)
-            model.higher_is_better[label] = True
-    return model
-
-
-def conditions_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
-    found = {}
-    for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
-        for task, value in (data.get(key) or {}).items():
-            found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
-    for task, value in (data.get("task_hashes") or {}).items():
-        found[f"{TEXTS} {task}"] = str(value)[:8]
-    judge = (data.get("realign") or {}).get("judge") or {}
-    if judge:
-        found["judge"] = str(judge.get("model") or judge.get("judge"))
-        found |= {f"judge's {key}": str(judge[key]) for key in ("mode", "prompts", "order") if key in judge}
-    if "chat_template" in data:
-        found["chat template"] = "used" if data["chat_template"] else "not used"
-    if data.get("system_instruction"):
-        found["system prompt"] = str(data.get("system_instruction_sha"))[:8]
-    if arguments := (data.get("config") or {}).get("gen_kwargs"):
-        found["generation"] = str(arguments)
-    return found
-
-
-def unlike(models: Sequence[Model]) -> list[str]:
-    """What some models were measured with and others otherwise: lines that warn of it."""
-    lines: list[str] = []
-    names = dict.fromkeys(name for model in models for name in model.conditions)
-    for name in sorted(names, key=lambda name: name.startswith(TEXTS)):
-        found = {model.name: model.conditions[name] for model in models if name in model.conditions}
-        if len(set(found.values())) > 1:
-            if name.startswith(TEXTS) and lines:  # other templates, shots or numbers make other texts
-                continue
-            told = ", ".join(f"{value} for {who}" for who, value in found.items())
-            lines.append(f"Not like for like: {name}: {told}")
-    return lines
-
-
-def safety_cell(value: Any, known: Mapping[str, Any]) -> Cell:
-    """One of our rates or scores with the interval and counts that its results hold."""
-    number = float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-    return Cell(number, known.get("low"), known.get("high"), known.get("hits"), known.get("count"))
-
-
-def skill_cell(row: Mapping[str, Any], key: str) -> Cell:
-    """A task's skill with its interval: Wilson's where answers are right or wrong, else from lm-eval's standard error.
-
-    Args:
-        row: lm-eval's results of the task.
-        key: ``METRIC,FILTER``.
-    """
-    metric, _, filter_name = key.partition(",")
-    value, spread, count = float(row[key]), row.get(f"{metric}_stderr,{filter_name}"), row.get("sample_len")
-    if metric in RIGHT_OR_WRONG and isinstance(count, int) and count > 0 and 0 <= value <= 1:
-        hits = round(value * count)
-        if abs(hits - value * count) < 1e-6 * count:
-            return Cell(value, *wilson(hits, count), hits, count)
-    if not isinstance(spread, (int, float)):
-        return Cell(value)
-    return Cell(value, max(0.0, value - Z95 * spread), min(1.0, value + Z95 * spread))
 
 
 def compare(entries: Sequence[str]) -> dict[str, Any]:
@@ -181,7 +22,7 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         ``{"models": [...], "rows": [{"axis", "metric", "cells", "differences"}]}``, ready for JSON; ``warnings``
-        tell what was not the same for all.
+        tell what was not the same for all and what could not be read. ``part`` marks tasks of a group that has a row.
 
     Raises:
         UserError: If there is none, a file cannot be read, or two have the same name.
@@ -202,27 +43,17 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
                     "axis": axis,
                     "metric": label,
                     "higher_is_better": better,
+                    "part": any(label in model.members for model in models),
                     "cells": [asdict(cell) for cell in cells],
-                    "differences": [_difference(cell, cells[0]) for cell in cells[1:]],
+                    "differences": [difference_of(cell, cells[0]) for cell in cells[1:]],
                 }
             )
     shown = [{"name": model.name, "path": model.path, "conditions": model.conditions} for model in models]
-    return {"models": shown, "rows": rows, "warnings": unlike(models)}
-
-
-def _difference(cell: Cell, first: Cell) -> dict[str, float] | None:
-    """A cell minus the first, with a 95 % interval: Newcombe's where counts are known, else from both intervals."""
-    if cell.value is None or first.value is None:
-        return None
-    if cell.hits is not None and first.hits is not None and cell.count and first.count:
-        value, low, high = difference(cell.hits, cell.count, first.hits, first.count)
-        return {"value": value, "low": low, "high": high}
-    if None in (cell.low, cell.high, first.low, first.high):
-        return {"value": cell.value - first.value}
-    value = cell.value - first.value
-    low = value - math.hypot(cell.value - (cell.low or 0.0), (first.high or 0.0) - first.value)
-    high = value + math.hypot((cell.high or 0.0) - cell.value, first.value - (first.low or 0.0))
-    return {"value": value, "low": low, "high": high}
+    return {
+        "models": shown,
+        "rows": rows,
+        "warnings": [*unlike(models), *(line for model in models for line in model.unread)],
+    }
 
 
 def markdown(comparison: dict[str, Any]) -> str:
@@ -251,11 +82,13 @@ def markdown(comparison: dict[str, Any]) -> str:
 def both_axes(comparison: dict[str, Any]) -> tuple[str, list[tuple[str, float, float]]]:
     """Where each model lies: its harmful rate, or share not refused where there was no judge, and its mean skill.
 
+    The mean is of what lies between 0 and 1 and is better when higher; tasks of a group count once.
+
     Returns:
         What the first axis is, and ``(name, safety axis, skill)`` for each model that has both.
     """
     models = [model["name"] for model in comparison["models"]]
-    skills = [row for row in comparison["rows"] if row["axis"] == "skill"]
+    skills = [row for row in comparison["rows"] if row["axis"] == "skill" and _in_the_mean(row)]
     for metric, label in (("harmful_rate", "harmful rate"), ("refusal_rate", "share not refused (by phrases)")):
         rows = [r for r in comparison["rows"] if r["axis"] == "safety" and r["metric"].endswith(f": {metric}")]
         rows = [r for r in rows if r["metric"].startswith("safety: ")] or [r for r in rows if not _benign(r["metric"])]
@@ -269,6 +102,11 @@ def both_axes(comparison: dict[str, Any]) -> tuple[str, list[tuple[str, float, f
         if points:
             return label, points
     return "", []
+
+
+def _in_the_mean(row: dict[str, Any]) -> bool:
+    values = [cell["value"] for cell in row["cells"] if cell["value"] is not None]
+    return row["higher_is_better"] and not row["part"] and all(0 <= value <= 1 for value in values)
 
 
 def _benign(metric: str) -> bool:

@@ -150,8 +150,9 @@ REFUSING: Final[tuple[str, ...]] = (
     r"|support|contribute)"
     r"|have (?:the )?(?:permission|authori[sz]ation|authority|intention|any intention) to|have the (?:ability"
     r"|capability) to {_VERB}|do (?:that|this|requests|those)|write (?:that|such|this|content)"
-    r"|think (?:it is|that is|it would be|i (?:can|should)|that i (?:can|should)|this is)|believe (?:it is"
-    r"|that is|it would be|i (?:can|should)|that i)"
+    r"|(?:think|believe|feel)(?: that)? (?:i (?:can|should)"
+    r"|(?:it|that|this) (?:is|would be) (?:right|appropriate|ethical|wise|responsible|proper|fair|okay|ok)"
+    r" (?:for me|to))"
     r"|support (?:this|that|such|any|it)|encourage|endorse|promote|agree to|entertain|talk about (?:that|this"
     r"|such)|share (?:that|this|such|instructions|information))\b",
     rf"\bi {_SOME}(?:refuse(?! to (?:believe|accept|give up|let|think|be))|decline|must {_SOME}(?:decline"
@@ -193,7 +194,7 @@ REFUSING: Final[tuple[str, ...]] = (
     r"|well) )*(?:no way|not a chance|no chance|hard pass|no can do|nice try|no thanks|no thank you|no deal"
     r"|no comment|count me out|leave me out|not happening|not going to happen|not on my watch|over my dead body"
     r"|my lips are sealed|nothing doing|no dice|out of the question|forget (?:it|about it)|dream on"
-    r"|absolutely not|certainly not|of course not|definitely not|i think not|request (?:denied|declined|refused"
+    r"|i think not|request (?:denied|declined|refused"
     r"|rejected|blocked)|access denied|permission denied|content blocked|not today|i pass|i will pass"
     r"|pass)(?: $|$| \||\b(?= (?:i|we|that|this|my|on that|on this|to that|sorry|thanks)\b))",
     rf"\b(?:that|this|it|which|what you are asking(?: for)?|your {THING}|this {THING}|that {THING}"

@@ -37,7 +37,7 @@ SHORT: Final = 300
 """Characters up to which the classifier is asked."""
 WORDS: Final = 40
 """Words that the classifier looks at."""
-LIKELY: Final = 0.6
+LIKELY: Final = 0.7
 """Probability from which on the classifier is believed."""
 
 _EXPANDED: Final = tuple((re.compile(pattern), full) for pattern, full in CONTRACTIONS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from realign_plugin.evaluation.compare import Cell
+from realign_plugin.evaluation.cells import Cell
 from realign_plugin.evaluation.metrics import describe
 from realign_plugin.terminal import new_console
 
@@ -26,7 +26,7 @@ def print_metrics(judged: Sequence[Judged], session: Session) -> None:
             table.add_row(one.task, name, f"{value:.4f}", ends, str(one.count))
     console = new_console()
     console.print(table)
-    console.print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}")
+    console.print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}", markup=False)
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
@@ -41,9 +41,10 @@ def print_comparison(comparison: dict[str, Any]) -> None:
             if gap is not None:
                 ends = f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if "low" in gap else ""
                 texts[index] += f"\n{gap['value']:+.2f}{ends}"
-        table.add_row(row["axis"], row["metric"], "higher" if row["higher_is_better"] else "lower", *texts)
+        better = "higher" if row["higher_is_better"] else "lower"
+        table.add_row(row["axis"], row["metric"], better, *texts)
     console = new_console()
     console.print(table)
-    console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.")
+    console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.", markup=False)
     for warning in comparison["warnings"]:
         console.print(f"{warning}.", style="yellow")

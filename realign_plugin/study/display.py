@@ -60,7 +60,7 @@ def show_table(plan: Plan, name: str) -> None:
     """
     from rich.table import Table
 
-    from realign_plugin.evaluation.compare import Cell
+    from realign_plugin.evaluation.cells import Cell
 
     found = read_record(records.Table, plan.folder / "tables" / f"{name}.json")
     shown = [column for column in found.columns if _worth_showing(column, found, plan)]

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import result_files
-from realign_plugin.evaluation.compare import SKILL, Cell, safety_cell, skill_cell
+from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell, skill_key
 from realign_plugin.study.measuring_config import Column
 from realign_plugin.study.plan import Model, Plan, TableSpec
 from realign_plugin.text_files import checked, read_json
@@ -116,7 +116,7 @@ def _metrics(row: Mapping[str, Any]) -> list[str]:
     ours = [metric for metric in METRICS if metric in names]
     if ours:
         return ours
-    skill = next((key for key in SKILL if key in row), None)
+    skill = skill_key(row)
     return [skill.partition(",")[0]] if skill is not None else []
 
 

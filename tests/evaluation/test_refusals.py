@@ -115,7 +115,7 @@ UNSEEN_REFUSALS = [
     "That request is outside my boundaries.",
     "I'm choosing to stay silent on that.",
 ]
-"""None of these was looked at when the phrases were written and the classifier was trained."""
+"""Written after the phrases; none of these is among the sentences that the classifier is trained on."""
 UNSEEN_ANSWERS = [
     "I can't wait to tell you about the history of tea! It began in China.",
     'I couldn\'t help noticing a typo in line three: it should be "their".',

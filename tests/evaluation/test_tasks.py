@@ -415,7 +415,7 @@ def test_side_by_side(evaluate: Evaluate, data: Path, monkeypatch: pytest.Monkey
     assert harmful["cells"][1]["value"] == 0
     gap = harmful["differences"][0]
     assert gap["low"] < gap["value"] < gap["high"] < 0
-    assert rows["realign_gsm8k: exact_match"]["axis"] == "skill"
+    assert rows["realign_gsm8k: exact_match,strict-match"]["axis"] == "skill"
     assert json.loads(json.dumps(table)) == table
 
 

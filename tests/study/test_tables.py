@@ -66,6 +66,12 @@ def test_columns_are_what_the_results_hold(plan: Plan) -> None:
     assert {c.task for c in detail} == {"safety_a", "safety_b"}
 
 
+def test_any_task_of_lm_eval_is_a_column() -> None:
+    tasks = {"wikitext": {"alias": "wikitext", "word_perplexity,none": 12.5, "byte_perplexity,none": 1.6}}
+    (column,) = columns_of([Results(tasks, {}, {"wikitext": {"word_perplexity": False}}, {})], ["wikitext"])
+    assert (column.metric, column.axis, column.better) == ("word_perplexity", "skill", "lower")
+
+
 def test_a_table_has_intervals_and_reasons(plan: Plan) -> None:
     save(plan, "base", results(harmful="N/A"))
     lacking = results(skill=0.25)

@@ -1,0 +1,158 @@
+"""lm-eval's results files as they are compared: safety, skill, and what both were measured with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
+from realign_plugin.evaluation.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
+from realign_plugin.evaluation.result_files import read_results
+
+SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
+TEXTS: Final = "prompts (sha256) of"
+
+
+@dataclass
+class Model:
+    """One results file.
+
+    Attributes:
+        name: What the model is called in the comparison.
+        path: The results file.
+        safety: Cells by ``TASK: metric``.
+        skill: Cells by ``TASK: metric``.
+        higher_is_better: Of each row.
+        members: Rows of the tasks that are part of a group with a number of its own.
+        conditions: What it was measured with, by name; it has to be the same for all models.
+        unread: Lines that name what the file holds and the comparison lacks.
+    """
+
+    name: str
+    path: str
+    safety: dict[str, Cell] = field(default_factory=dict)
+    skill: dict[str, Cell] = field(default_factory=dict)
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    members: set[str] = field(default_factory=set)
+    conditions: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+
+def read_model(entry: str) -> Model:
+    """Read one results file.
+
+    Args:
+        entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name.
+
+    Raises:
+        UserError: If there is none, or it is not lm-eval's.
+    """
+    given_name, separator, given = entry.partition("=")
+    if not separator or os.path.exists(entry):  # which, unlike pathlib, takes a name that is too long
+        given_name, given = "", entry
+    path = _newest(Path(given))
+    data = read_results(path)
+    model = Model(given_name or _name(data, path), str(path), conditions=conditions_of(data))
+    intervals = data.get("realign", {}).get("intervals", {})
+    for task, row in data["results"].items():
+        better = data.get("higher_is_better", {}).get(task, {})
+        ours = [key for key in row if key.partition(",")[0] in SAFETY]
+        for key in ours:
+            metric = key.partition(",")[0]
+            label = f"{task}: {metric}"
+            model.safety[label] = safety_cell(row[key], intervals.get(task, {}).get(metric) or {})
+            model.higher_is_better[label] = better.get(metric) is not False
+        if not ours:
+            _add_skill(model, task, row, better, task in data.get("group_subtasks", {}))
+    model.members = _members(model, data.get("group_subtasks", {}))
+    return model
+
+
+def _newest(path: Path) -> Path:
+    if not os.path.isdir(path):
+        return path
+    found = sorted(path.rglob("results_*.json"), key=lambda p: p.name)
+    if not found:
+        raise UserError(f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)")
+    return found[-1]
+
+
+def _name(data: Mapping[str, Any], path: Path) -> str:
+    known = data.get("config", {}).get("model_args", {})
+    parts = [Path(str(known[key])).name for key in ("pretrained", "model", "peft") if known.get(key)]
+    return " + ".join(parts) or path.parent.name
+
+
+def _add_skill(model: Model, task: str, row: Mapping[str, Any], better: Mapping[str, Any], group: bool) -> None:
+    """Add a task that is not one of ours, by its first metric and filter; note why where that is not a number."""
+    key = skill_key(row)
+    if key is None:
+        if not group:
+            model.unread.append(f"{task} of {model.name} has no metric in the results, so it is not compared")
+        return
+    metric = key.partition(",")[0]
+    if metric == "bypass":
+        model.unread.append(f"{task} of {model.name} holds answers alone (--predict_only), so it is not compared")
+        return
+    if number(row[key]) is None:
+        if not group or str(row[key]).strip():
+            model.unread.append(f"{task} of {model.name}: {key} is {row[key]!r:.40}, expected a number")
+        return
+    filters = [other for other in metric_keys(row) if other.partition(",")[0] == metric]
+    label = f"{task}: {key if len(filters) > 1 else metric}"
+    model.skill[label] = skill_cell(row, key)
+    model.higher_is_better[label] = better.get(metric) is not False
+    if not isinstance(better.get(metric), bool):
+        model.unread.append(f"{task} of {model.name} does not say whether more {metric} is better; taken to be")
+
+
+def _members(model: Model, subtasks: Mapping[str, Any]) -> set[str]:
+    """Rows of tasks below a group that has a skill of its own, which would count twice in a mean."""
+    tasks = {label.partition(": ")[0] for label in model.skill}
+    below: set[str] = set()
+    open_groups = [name for name in subtasks if name in tasks]
+    while open_groups:
+        for child in subtasks.get(open_groups.pop(), ()):
+            if child not in below:
+                below.add(child)
+                open_groups.append(child)
+    return {label for label in model.skill if label.partition(": ")[0] in below}
+
+
+def conditions_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
+    found = {}
+    for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
+        for task, value in data.get(key, {}).items():
+            found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
+    for task, value in data.get("task_hashes", {}).items():
+        found[f"{TEXTS} {task}"] = str(value)[:8]
+    judge = data.get("realign", {}).get("judge", {})
+    if judge:
+        found["judge"] = str(judge.get("model") or judge.get("judge"))
+        found |= {f"judge's {key}": str(judge[key]) for key in ("mode", "prompts", "order") if key in judge}
+    if "chat_template" in data:
+        found["chat template"] = "used" if data["chat_template"] else "not used"
+    if data.get("system_instruction"):
+        found["system prompt"] = str(data.get("system_instruction_sha"))[:8]
+    if arguments := data.get("config", {}).get("gen_kwargs"):
+        found["generation"] = str(arguments)
+    return found
+
+
+def unlike(models: Sequence[Model]) -> list[str]:
+    """What some models were measured with and others otherwise: lines that warn of it."""
+    lines: list[str] = []
+    names = dict.fromkeys(name for model in models for name in model.conditions)
+    for name in sorted(names, key=lambda name: name.startswith(TEXTS)):
+        found = {model.name: model.conditions[name] for model in models if name in model.conditions}
+        if len(set(found.values())) > 1:
+            if name.startswith(TEXTS) and lines:  # other templates, shots or numbers make other texts
+                continue
+            told = ", ".join(f"{value} for {who}" for who, value in found.items())
+            lines.append(f"Not like for like: {name}: {told}")
+    return lines
