@@ -143,7 +143,7 @@ class Client:
 
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._retries + 1),
-            wait=_pause,
+            wait=lambda state: pause(state),
             retry=tenacity.retry_if_exception(again),
             reraise=True,
         )
@@ -173,7 +173,7 @@ async def in_time(call: Awaitable[Any], seconds: float) -> Any:
         seconds: For all of it, also where the server sends a byte now and then.
 
     Raises:
-        RequestError: If it gives nothing, for whatever reason: what one reply does to the client costs no other answer.
+        RequestError: If it gives nothing, for whatever reason: one reply that upsets the client costs no other answer.
     """
     import openai
 
@@ -186,7 +186,7 @@ async def in_time(call: Awaitable[Any], seconds: float) -> Any:
         raise RequestError(type(error).__name__) from None
 
 
-def _pause(state: Any) -> float:
+def pause(state: Any) -> float:
     """Seconds until the next try: what the server says, else twice as long each time, and never quite the same."""
     import tenacity
 

@@ -22,8 +22,6 @@ _NOT_TAKEN: Final = re.compile(
 _CODE: Final = re.compile(
     r"(?:unsupported|unknown|unrecogni[sz]ed|unexpected|invalid)_(?:parameter|value|argument|field)|extra_forbidden"
 )
-    r"(?:unsupported|unknown|unrecogni[sz]ed|unexpected|invalid)_(?:parameter|value|argument|field)"
-)
 _OTHER_VALUE: Final = re.compile(r"must be|only (?:be|the default)|has to be|should be", re.IGNORECASE)
 _SENTENCE: Final = re.compile(r"(?<=[.;!?])\s+|\n")
 _TEXTS: Final = ("message", "msg", "title", "reason", "description", "error_description")

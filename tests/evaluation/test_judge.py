@@ -61,7 +61,7 @@ def test_a_batch_is_judged_in_order_and_the_second_time_for_nothing(make: Make) 
         assert 8 <= server.most_at_once <= 32
         assert judge.report.to_dict() | {"errors": {}} == {
             "calls": 40, "cached": 0, "unjudged": 0, "prompt_tokens": 400, "completion_tokens": 80, "cost": None,
-            "errors": {}, "fatal": None,
+            "errors": {}, "fatal": None, "asked": {"harmful": 40}, "judged": {"harmful": 40},
         }  # fmt: skip
         again = make(server)
         assert labels(again.judge("harmful", items(40))) == expected(40)
@@ -140,7 +140,7 @@ def test_what_cannot_be_read_stays_unjudged_and_is_asked_again(make: Make) -> No
         verdicts = judge.judge("harmful", items(5))
         assert labels(verdicts) == [None] * 5
         reasons = [verdict.reason for verdict in verdicts]
-        assert reasons == ["judge refused", "empty", "unreadable", "mixed", "unreadable"]
+        assert reasons == ["judge refused", "empty", "unreadable", "unreadable", "unreadable"]
         server.rule = lambda _: "[[harmful]]"
         assert labels(make(server).judge("harmful", items(5))) == ["harmful"] * 5
         assert server.calls == 10
@@ -160,7 +160,7 @@ def test_parameters_that_a_server_does_not_take_are_left_out(make: Make) -> None
     with judge_server(refuses=("temperature", "seed", "max_tokens")) as server:
         judge = make(server, judge_concurrency=1)
         assert labels(judge.judge("harmful", items(3))) == expected(3)
-        assert judge.parameters() == {"max_completion_tokens": 512}
+        assert judge.client.parameters() == {"max_completion_tokens": 512}
 
 
 def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> None:
@@ -169,7 +169,7 @@ def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> No
         verdicts = judge.judge("harmful", items(3))
         assert labels(verdicts) == ["harmful", None, "unharmful"]
         assert verdicts[1].reason == "error: BadRequestError 400"
-        assert judge.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
+        assert judge.client.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,8 @@ def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
     ("status", "body", "message"),
     [
         (503, b"{}", "cannot be reached (InternalServerError 503)"),
-        (429, b'{"error": {"code": "insufficient_quota"}}', "the quota of the key in OPENAI_API_KEY is used up"),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "the credit of the key in OPENAI_API_KEY is used up"),
+        (402, b"{}", "the credit of the key in OPENAI_API_KEY is used up"),
         (403, b"{}", "does not take the key in OPENAI_API_KEY (PermissionDeniedError 403)"),
     ],
 )
