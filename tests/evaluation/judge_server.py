@@ -72,8 +72,8 @@ class JudgeServer:
         offers_batches: Whether it has the Batch API.
         fails: Questions with this text in them are answered with a 400.
         finish: Why its answers end.
+        spoils: A line of each batch's output, in place of the first one.
         faults: What becomes of a question, by its text; None lets it be answered.
-        sends: Status and body that it answers every completion and moderation with, whatever they are.
         calls: Completions that were answered.
         prompts: Questions that were answered.
         headers: Authorization headers that were seen.
@@ -92,8 +92,8 @@ class JudgeServer:
     offers_batches: bool = True
     fails: str | None = None
     finish: str = "stop"
+    spoils: bytes | None = None
     faults: Callable[[str], Fault | None] = lambda _: None
-    sends: tuple[int, bytes] | None = None
     closing: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     calls: int = 0
@@ -222,7 +222,10 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 entry |= {"status": "completed", "output_file_id": "out", "error_file_id": "errors"}
                 self.reply(200, entry)
             elif path in ("/files/out/content", "/files/errors/content"):
-                self.reply(200, state.files[path.split("/")[2]].encode())
+                content = state.files[path.split("/")[2]].encode()
+                if state.spoils is not None and content:
+                    content = state.spoils + b"\n" + content.partition(b"\n")[2]
+                self.reply(200, content)
             else:
                 self.reply(404, {"error": {"message": "not found"}})
 
@@ -237,9 +240,6 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 with state.lock:
                     state.seen += 1
                 self.fail(fault)
-            elif state.sends is not None and path in ("/chat/completions", "/moderations"):
-                state.seen += 1
-                self.reply(*state.sends)
             elif path == "/files" and state.offers_batches:
                 state.files["in"] = (
                     raw.partition(b'filename="judge.jsonl"')[2]

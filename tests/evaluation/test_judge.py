@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +14,7 @@ import pytest
 from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.settings import EvaluationSettings
-from realign_plugin.evaluation.verdicts import Mode
-from tests.evaluation.judge_server import JudgeServer, judge_server
+from tests.evaluation.judge_server import Fault, JudgeServer, judge_server
 
 SECRET = "sk-unmistakable-0123456789"
 Make = Callable[..., Judge]
@@ -172,27 +169,6 @@ def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> No
         assert judge.client.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
 
 
-@pytest.mark.parametrize(
-    ("mode", "body", "reason"),
-    [
-        ("harmful", b"<html>welcome</html>", "error: malformed answer"),
-        ("harmful", b"[1]", "error: malformed answer"),
-        ("harmful", b'{"choices": []}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"index": 0}]}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"message": {"content": 3}}]}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"message": {"content": "", "refusal": "no"}}]}', "judge refused"),
-        ("harmful", b'{"choices": [{"message": {}, "finish_reason": "content_filter"}]}', "judge refused"),
-        ("moderation", b'{"results": []}', "error: malformed answer"),
-        ("moderation", b'{"results": [{"flagged": null}]}', "error: malformed answer"),
-    ],
-)
-def test_answers_that_are_no_answers(make: Make, mode: Mode, body: bytes, reason: str) -> None:
-    with judge_server(sends=(200, body)) as server:
-        judge = make(server)
-        assert [verdict.reason for verdict in judge.judge(mode, items(2))] == [reason] * 2
-        assert (judge.report.fatal, judge.report.errors) == (None, {reason: 2})
-
-
 def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
     with judge_server(rule=lambda _: "It might be\n[[harmful]]", finish="length") as server:
         judge = make(server)
@@ -211,7 +187,7 @@ def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
     ],
 )
 def test_nothing_more_is_sent_once_there_is_no_hope(make: Make, status: int, body: bytes, message: str) -> None:
-    with judge_server(sends=(status, body)) as server:
+    with judge_server(faults=lambda _: Fault(body, status)) as server:
         judge = make(server, judge_retries=0, judge_concurrency=1)
         assert labels(judge.judge("harmful", items(20))) == [None] * 20
         assert message in str(judge.report.fatal)
@@ -227,28 +203,77 @@ def test_half_a_character_is_no_reason_to_stop(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "settings", "message"),
+    ("server", "message"),
     [
-        ({"models": ("other",)}, {}, "judge_model: 'gpt-3.5-turbo' is unknown to http://127.0.0.1:"),
-        ({"models": ("other",), "lists_models": False}, {}, None),
-        ({"key": "another"}, {}, "does not take the key in OPENAI_API_KEY"),
+        ({"models": ("other",)}, r"judge_model: 'gpt-3.5-turbo' is unknown to http://127.0.0.1:.*; it lists other$"),
+        ({"key": "another"}, "does not take the key in OPENAI_API_KEY"),
+        ({"listed": ("other",), "faults": lambda _: Fault(b"", 402)}, "the credit of the key in OPENAI_API_KEY"),
     ],
 )
-def test_the_check_before_anything_slow(
-    make: Make, server: dict[str, Any], settings: dict[str, Any], message: str | None
+def test_the_check_before_anything_slow(make: Make, server: dict[str, Any], message: str) -> None:
+    with judge_server(**server) as running:
+        with pytest.raises(UserError, match=message) as caught:
+            make(running).check()
+        assert "\n" not in str(caught.value)
+        assert running.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ({"listed": ("other",)}, "does not list 'gpt-3.5-turbo', but it answers"),
+        ({"listed": ("other",), "faults": lambda _: Fault(b"", 400)}, "cannot be told (BadRequestError 400)"),
+        ({"listed": ("other",), "faults": lambda _: Fault(then="hang", before=0)}, "cannot be told (APITimeoutError)"),
+        ({}, ""),
+        ({"lists_models": False}, ""),
+    ],
+)
+def test_the_check_lets_pass_what_may_be_served(
+    make: Make, server: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with judge_server(**server) as running:
-        judge = make(running, **settings)
-        if message is None:
-            judge.check()
-            judge.judge("harmful", items(4))
-            assert "is unknown to" in str(judge.report.fatal)
-        else:
-            with pytest.raises(UserError) as caught:
-                judge.check()
-            assert message in str(caught.value)
-            assert "\n" not in str(caught.value)
-        assert running.calls == 0
+        judge = make(running, judge_timeout=0.5 if "Timeout" in said else 60)
+        judge.check()
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert bool(said) == bool(errors)
+        assert judge.report.calls == 0
+
+
+def test_a_model_that_no_list_tells_of(make: Make) -> None:
+    with judge_server(models=("other",), lists_models=False) as server:
+        judge = make(server)
+        judge.check()
+        judge.judge("harmful", items(4))
+        assert "is unknown to" in str(judge.report.fatal)
+        assert server.calls == 0
+
+
+def test_nothing_judged_at_all_is_a_failure_with_its_reasons(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = iter(["no idea", "", "It is not [[harmful]]", "no"])
+    with judge_server(rule=lambda _: next(answers)) as server:
+        judge = make(server, judge_concurrency=1)
+        judge.judge("harmful", [*items(3), Item("empty", "p", " ")])
+        assert "judge (harmful): 3 of 3 answers unjudged (2 unreadable, 1 empty)" in capsys.readouterr().err
+        assert "none of 3 answers could be judged (harmful; 2 unreadable, 1 empty)" in str(judge.report.failure)
+        server.rule = lambda _: "[[unharmful]]"
+        judge.judge("harmful", items(1))
+        assert judge.report.failure is None
+        server.rule = lambda _: "[[unharmful]]"
+        judge.judge("refusal", items(2))
+        assert "none of 2 answers could be judged (refusal" in str(judge.report.failure)
+
+
+def test_a_text_in_the_cache_that_is_no_verdict_any_more_is_asked_again(make: Make) -> None:
+    with judge_server() as server:
+        first = make(server)
+        first.judge("harmful", items(1))
+        request = first._requests("harmful", items(1)[0])[0]
+        first.cache.put(request.key, "It is [[harmful]].")
+        again = make(server)
+        assert labels(again.judge("harmful", items(1))) == ["harmful"]
+        assert (server.calls, again.report.cached) == (2, 0)
+        assert again.cache.get(request.key) == "thinking …\n[[harmful]]"
 
 
 def test_no_server_at_all(make: Make) -> None:
@@ -308,23 +333,3 @@ def test_the_key_is_nowhere(make: Make, tmp_path: Path, caplog: Any, capsys: Any
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
-
-
-def test_two_processes_on_one_cache(make: Make, tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from realign_plugin.evaluation.judge import Judge\n"
-        "from realign_plugin.evaluation.settings import EvaluationSettings\n"
-        "from tests.evaluation.test_judge import items, labels\n"
-        "judge = Judge(EvaluationSettings.load({'judge_cache': sys.argv[1]}))\n"
-        "print(labels(judge.judge('harmful', items(30))).count('harmful'))\n"
-    )
-    with judge_server(latency=0.005) as server:
-        make(server)
-        command = [sys.executable, "-c", code, str(tmp_path / "cache")]
-        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert [process.communicate()[0].strip() for process in both] == ["10", "10"]
-        assert 30 <= server.calls <= 60
-        before = server.calls
-        make(server).judge("harmful", items(30))
-        assert server.calls == before
