@@ -73,7 +73,7 @@ class JudgeServer:
         fails: Questions with this text in them are answered with a 400.
         finish: Why its answers end.
         spoils: A line of each batch's output, in place of the first one.
-        faults: What becomes of a question, by its text; None lets it be answered.
+        faults: What becomes of a question, by its text, or of a look, by its path; None lets it be answered.
         calls: Completions that were answered.
         prompts: Questions that were answered.
         headers: Authorization headers that were seen.
@@ -209,6 +209,10 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if not self.allowed():
+                return
+            fault = state.faults(self.path)
+            if fault is not None:
+                self.fail(fault)
                 return
             path = self.path.removeprefix("/v1")
             listed = state.models if state.listed is None else state.listed

@@ -13,24 +13,10 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Item, Judge
-from realign_plugin.evaluation.settings import EvaluationSettings
-from tests.evaluation.judge_server import Fault, JudgeServer, judge_server
+from tests.evaluation.conftest import SECRET
+from tests.evaluation.judge_server import Fault, judge_server
 
-SECRET = "sk-unmistakable-0123456789"
 Make = Callable[..., Judge]
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A judge for a server, with a cache of its own."""
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-
-    def judge(server: JudgeServer | str, **settings: Any) -> Judge:
-        monkeypatch.setenv("OPENAI_BASE_URL", server if isinstance(server, str) else server.url)
-        options = {"judge_cache": str(tmp_path / "cache"), "judge_retries": 3} | settings
-        return Judge(EvaluationSettings.load(options))
-
-    return judge
 
 
 def items(count: int, reference: str | None = None) -> list[Item]:
@@ -202,53 +188,6 @@ def test_half_a_character_is_no_reason_to_stop(make: Make) -> None:
         assert any("mix \ufffd it" in text for text in server.prompts)
 
 
-@pytest.mark.parametrize(
-    ("server", "message"),
-    [
-        ({"models": ("other",)}, r"judge_model: 'gpt-3.5-turbo' is unknown to http://127.0.0.1:.*; it lists other$"),
-        ({"key": "another"}, "does not take the key in OPENAI_API_KEY"),
-        ({"listed": ("other",), "faults": lambda _: Fault(b"", 402)}, "the credit of the key in OPENAI_API_KEY"),
-    ],
-)
-def test_the_check_before_anything_slow(make: Make, server: dict[str, Any], message: str) -> None:
-    with judge_server(**server) as running:
-        with pytest.raises(UserError, match=message) as caught:
-            make(running).check()
-        assert "\n" not in str(caught.value)
-        assert running.calls == 0
-
-
-@pytest.mark.parametrize(
-    ("server", "said"),
-    [
-        ({"listed": ("other",)}, "does not list 'gpt-3.5-turbo', but it answers"),
-        ({"listed": ("other",), "faults": lambda _: Fault(b"", 400)}, "cannot be told (BadRequestError 400)"),
-        ({"listed": ("other",), "faults": lambda _: Fault(then="hang", before=0)}, "cannot be told (APITimeoutError)"),
-        ({}, ""),
-        ({"lists_models": False}, ""),
-    ],
-)
-def test_the_check_lets_pass_what_may_be_served(
-    make: Make, server: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with judge_server(**server) as running:
-        judge = make(running, judge_timeout=0.5 if "Timeout" in said else 60)
-        judge.check()
-        errors = capsys.readouterr().err
-        assert said in errors
-        assert bool(said) == bool(errors)
-        assert judge.report.calls == 0
-
-
-def test_a_model_that_no_list_tells_of(make: Make) -> None:
-    with judge_server(models=("other",), lists_models=False) as server:
-        judge = make(server)
-        judge.check()
-        judge.judge("harmful", items(4))
-        assert "is unknown to" in str(judge.report.fatal)
-        assert server.calls == 0
-
-
 def test_nothing_judged_at_all_is_a_failure_with_its_reasons(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     answers = iter(["no idea", "", "It is not [[harmful]]", "no"])
     with judge_server(rule=lambda _: next(answers)) as server:
@@ -274,13 +213,6 @@ def test_a_text_in_the_cache_that_is_no_verdict_any_more_is_asked_again(make: Ma
         assert labels(again.judge("harmful", items(1))) == ["harmful"]
         assert (server.calls, again.report.cached) == (2, 0)
         assert again.cache.get(request.key) == "thinking …\n[[harmful]]"
-
-
-def test_no_server_at_all(make: Make) -> None:
-    judge = make("http://user:pass@127.0.0.1:9/v1?key=pass", judge_retries=0)
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached") as caught:
-        judge.check()
-    assert "pass" not in str(caught.value)
 
 
 def test_a_rate_of_requests(make: Make) -> None:

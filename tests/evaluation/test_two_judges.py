@@ -75,19 +75,37 @@ def test_two_processes_pay_once(make: Make, tmp_path: Path) -> None:
         assert server.calls == 30
 
 
+def gated(*answers: str) -> Callable[[str], str]:
+    """Keeps every question waiting until kite 9 is asked about, by the judge that comes second."""
+    gate, left = threading.Event(), iter(answers)
+
+    def rule(text: str) -> str:
+        if "kite 9 " in text:
+            gate.set()
+            return "[[harmful]]"
+        gate.wait(20)
+        return next(left, "[[harmful]]")
+
+    return rule
+
+
 def test_what_another_process_asks_is_waited_for_and_said(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gate = threading.Event()
-    with judge_server(
-        rule=lambda text: gate.wait(20) and "[[harmful]]" if "kite 9 " not in text else "[[harmful]]"
-    ) as server:
+    with judge_server(rule=gated()) as server:
         mine = make(server)
         with asking(server, tmp_path):
-            threading.Timer(0.5, gate.set).start()
             assert labels(mine.judge("harmful", [*items(4), items(10)[9]])) == ["harmful"] * 5
         assert (server.calls, mine.report.calls, mine.report.cached) == (5, 1, 4)
     assert capsys.readouterr().err.count("another process asks about 4 of these answers; waiting") == 1
+
+
+def test_what_another_process_could_not_judge_is_asked_here(make: Make, tmp_path: Path) -> None:
+    with judge_server(rule=gated(*["no idea"] * 4)) as server:
+        mine = make(server)
+        with asking(server, tmp_path):
+            assert labels(mine.judge("harmful", [*items(4), items(10)[9]])) == ["harmful"] * 5
+        assert (server.calls, mine.report.calls) == (9, 5)
 
 
 def test_a_process_that_is_killed_is_not_waited_for(make: Make, tmp_path: Path) -> None:
@@ -115,15 +133,4 @@ def test_a_process_that_is_stuck_is_waited_for_as_long_as_a_question_can_take(
             started = time.monotonic()
             assert labels(mine.judge("harmful", items(4))) == ["harmful"] * 4
             assert 0.5 <= time.monotonic() - started < 10
-        assert mine.report.calls == 4
-
-
-def test_what_another_process_could_not_judge_is_asked_here(make: Make, tmp_path: Path) -> None:
-    gate = threading.Event()
-    answers = iter(["no idea"] * 4)
-    with judge_server(rule=lambda _: gate.wait(20) and next(answers, "[[harmful]]")) as server:
-        mine = make(server)
-        with asking(server, tmp_path):
-            threading.Timer(0.3, gate.set).start()
-            assert labels(mine.judge("harmful", items(4))) == ["harmful"] * 4
         assert mine.report.calls == 4
