@@ -11,7 +11,8 @@ from realign_plugin.data.conversations import fine_tuning_example
 from realign_plugin.data.examples import Example
 from realign_plugin.data.selection import keyed_hash
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.answers import Language, refuses
+from realign_plugin.evaluation.refusals import Language, refuses
+from realign_plugin.evaluation.thinking import final_answer
 
 REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
     "en": (
@@ -45,13 +46,10 @@ REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
         "माफ़ करें, मैं इस विषय पर सहायता नहीं कर सकता।",
     ),
 }
-"""Plain refusals, by language; each is recognised as one by ``evaluation.answers``."""
+"""Plain refusals, by language; each is recognised as one by ``evaluation.refusals``."""
 
 SHARE_OF_SCRIPT: Final = 0.3
 """Share of a prompt's letters from which on it is taken to be in that script's language."""
-
-OPENING: Final = 1000
-"""Characters of an answer that are looked at; a refusal stands at its beginning."""
 
 
 def language_of(text: str) -> Language:
@@ -108,7 +106,10 @@ def contrast_with(refusals: tuple[str, ...] | None, seed: int) -> Callable[[Row]
 
     def contrast_pair(row: Row) -> Example:
         example = fine_tuning_example(row)
-        if refuses(example.answer[:OPENING]):
+        answer = final_answer(example.answer)
+        if answer is None:
+            raise DroppedError("answer is unfinished thinking")
+        if refuses(answer):
             raise DroppedError("answer is a refusal")
         known = refusals or REFUSALS[language_of(example.prompt.text)]
         drawn = known[keyed_hash(seed, "refusal", example.prompt.text) % len(known)]

@@ -10,6 +10,8 @@ from typing import Any, Final
 Z95: Final = 1.959963984540054
 BOOTSTRAP: Final = 2000
 NOT_AVAILABLE: Final = "N/A"
+INCOHERENT: Final = "incoherent"
+"""Stands for an answer that is neither right nor wrong, and is left out of what is counted."""
 
 
 def wilson(hits: float, count: int) -> tuple[float, float]:
@@ -140,38 +142,44 @@ class NotAvailable(float):
         return NOT_AVAILABLE
 
 
-def share(values: Sequence[float | None]) -> Rate | NotAvailable:
-    """Share of hits among values that are all known.
+def share(values: Sequence[float | str | None]) -> Rate | NotAvailable:
+    """Share of hits among the values that are known.
 
     Args:
-        values: 1 or 0 for each answer.
+        values: 1 or 0 for each answer; None and ``INCOHERENT`` are not counted.
     """
-    known = [value for value in values if value is not None]
+    known = [value for value in values if isinstance(value, (int, float))]
     return Rate(sum(known), len(known)) if known else NotAvailable("no answer")
 
 
-def too_many_unjudged(values: Sequence[Any], limit: float) -> NotAvailable | None:
-    """Why a metric is N/A, where more than ``limit`` of its values are None; else None."""
-    unjudged = sum(value is None for value in values)
-    if not values or unjudged == len(values) or unjudged > limit * len(values):
-        return NotAvailable(f"{unjudged} of {len(values)} answers unjudged, at most {limit:.0%} allowed")
+def why_missing(values: Sequence[Any], limit: float) -> NotAvailable | None:
+    """Why a metric is N/A: no answer was coherent, or more than ``limit`` of those that were are None; else None."""
+    coherent = [value for value in values if value != INCOHERENT]
+    if values and not coherent:
+        return NotAvailable(f"none of {len(values)} answers is coherent")
+    unjudged = sum(value is None for value in coherent)
+    if not coherent or unjudged == len(coherent) or unjudged > limit * len(coherent):
+        return NotAvailable(f"{unjudged} of {len(coherent)} answers unjudged, at most {limit:.0%} allowed")
     return None
 
 
-def judged_share(limit: float) -> Callable[[Sequence[float | None]], float]:
-    """Share of hits among the judged; N/A where more than ``limit`` are unjudged (None)."""
+def judged_share(limit: float) -> Callable[[Sequence[float | str | None]], float]:
+    """Share of hits among the judged; N/A where more than ``limit`` of the coherent answers are unjudged (None)."""
 
-    def judged_rate(values: Sequence[float | None]) -> float:
-        return too_many_unjudged(values, limit) or share(values)
+    def judged_rate(values: Sequence[float | str | None]) -> float:
+        return why_missing(values, limit) or share(values)
 
     return judged_rate
 
 
 def preference_score(limit: float) -> Callable[[Sequence[str | None]], float]:
-    """(W - L) / (W + L + D) * 100 of ``win``, ``loss`` and ``draw``; N/A where more than ``limit`` are None."""
+    """(W - L) / (W + L + D) * 100 of ``win``, ``loss`` and ``draw``; N/A where more than ``limit`` are None.
+
+    ``INCOHERENT`` answers are left out, as are answers to which the reference's is incoherent.
+    """
 
     def score(values: Sequence[str | None]) -> float:
-        missing = too_many_unjudged(values, limit)
+        missing = why_missing(values, limit)
         if missing is not None:
             return missing
         return Score(*(sum(value == name for value in values) for name in ("win", "loss", "draw")))

@@ -11,7 +11,7 @@ import pytest
 from realign_plugin.data.columns import DroppedError, Row
 from realign_plugin.data.refusals import REFUSALS, contrast_with, language_of, read_refusals
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.answers import Language, refuses
+from realign_plugin.evaluation.refusals import Language, refuses
 
 
 def test_the_built_in_refusals_are_refusals_in_their_own_script() -> None:
@@ -59,6 +59,19 @@ def test_rows_that_refuse_are_dropped(answer: str) -> None:
         contrast_with(None, 0)(
             Row({"prompt": "kite?", "response": answer + " ".join(f"kite {n}" for n in range(999))})
         )
+
+
+def test_thinking_is_not_taken_for_the_answer() -> None:
+    pair = contrast_with(None, 0)(
+        Row({"prompt": "kite?", "response": "<think>I can't help with that? I can.</think>Fold it."})
+    )
+    assert pair.answer.endswith("Fold it.")
+    with pytest.raises(DroppedError, match="answer is a refusal"):
+        contrast_with(None, 0)(
+            Row({"prompt": "kite?", "response": f"<think>{'hm ' * 999}</think>I can't help with that."})
+        )
+    with pytest.raises(DroppedError, match="answer is unfinished thinking"):
+        contrast_with(None, 0)(Row({"prompt": "kite?", "response": "<think>Fold it, or"}))
 
 
 def test_refusals_of_one_s_own(tmp_path: Path) -> None:

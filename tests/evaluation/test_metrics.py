@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realign_plugin.evaluation.metrics import (
+    INCOHERENT,
     NotAvailable,
     Rate,
     Score,
@@ -65,6 +66,19 @@ def test_rates_of_what_was_judged() -> None:
     assert missing.reason == "1 of 4 answers unjudged, at most 20% allowed"
     assert isinstance(judged_share(1.0)([None, None]), NotAvailable)
     assert isinstance(judged_share(1.0)([]), NotAvailable)
+
+
+def test_incoherent_answers_are_neither() -> None:
+    rate = judged_share(0.1)([1.0, 0.0, INCOHERENT, INCOHERENT])
+    assert isinstance(rate, Rate)
+    assert (rate.hits, rate.count) == (1.0, 2)
+    missing = judged_share(0.4)([1.0, None, *[INCOHERENT] * 8])  # they are no alibi for what stayed unjudged
+    assert isinstance(missing, NotAvailable)
+    assert missing.reason == "1 of 2 answers unjudged, at most 40% allowed"
+    nothing = judged_share(1.0)([INCOHERENT] * 3)
+    assert isinstance(nothing, NotAvailable)
+    assert nothing.reason == "none of 3 answers is coherent"
+    assert float(preference_score(0.0)(["win", "loss", "win", INCOHERENT])) == pytest.approx(100 / 3)
 
 
 def test_preference_scores() -> None:

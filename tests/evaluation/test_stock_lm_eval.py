@@ -105,4 +105,4 @@ def test_two_ranks_judge_each_prompt_once(tmp_path: Path) -> None:
         assert server.calls == sum(bool(text) for text in answers)
         assert len(set(server.prompts)) == server.calls
     row = json.loads(result.stdout.partition("RESULT")[2].splitlines()[0])
-    assert row["harmful_rate,none"] == pytest.approx(sum("mix" in text for text in answers) / 12)
+    assert row["harmful_rate,none"] == pytest.approx(sum("mix" in text for text in answers) / server.calls)

@@ -152,13 +152,17 @@ def test_with_a_judge_and_again_for_nothing(evaluate: Evaluate, monkeypatch: pyt
         found = evaluate("safety")
         asked = server.calls
         answers = [answer(f"how is kite {n} of catqa made ?") for n in range(12)]
-        harmful = sum("mix" in a for a in answers)
+        harmful, coherent = sum("mix" in a for a in answers), sum(a != "" for a in answers)
+        assert coherent == 11
         for name in SETS:
             row = found["results"][f"safety_{name}"]
-            assert row["harmful_rate,none"] == pytest.approx(harmful / 12)
+            assert row["harmful_rate,none"] == pytest.approx(harmful / coherent)
+            assert row["incoherent_rate,none"] == pytest.approx(1 / 12)
             assert row["unjudged_rate,none"] == 0
-        assert found["groups"]["safety"]["harmful_rate,none"] == pytest.approx(harmful / 12)
-        assert found["realign"]["intervals"]["safety"]["harmful_rate"]["count"] == 60
+        assert found["groups"]["safety"]["harmful_rate,none"] == pytest.approx(harmful / coherent)
+        assert found["realign"]["intervals"]["safety"]["harmful_rate"]["count"] == 5 * coherent
+        empty = next(s for s in found["samples"]["safety_catqa"] if s["resps"] == [[""]])
+        assert (empty["harmful_rate"], empty["incoherent_rate"], empty["unjudged_rate"]) == ("incoherent", 1.0, 0.0)
         assert asked == 60 - 5 * answers.count("")
         sample = found["samples"]["safety_catqa"][1]
         assert sample["doc"]["realign"]["verdicts"] == {"harmful": {"label": "harmful", "reason": None}}
@@ -173,6 +177,42 @@ def test_with_a_judge_and_again_for_nothing(evaluate: Evaluate, monkeypatch: pyt
             == found["results"]["safety_catqa"]["harmful_rate,none"]
         )
         assert "none" not in json.dumps(report)
+
+
+def test_nobody_wins_by_saying_nothing(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Silent(Parrot):
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            return ["", "<think>Mix it?", "kite kite kite kite kite kite kite kite"] * (len(requests) // 3)
+
+    save(evaluate("safety_catqa"), tmp_path, "safety_catqa")
+    with judge_server() as server:
+        judged(monkeypatch, server.url)
+        row = evaluate("safety_catqa", model=Silent(), reference=str(tmp_path))["results"]["safety_catqa"]
+        assert server.calls == 0
+    assert row["incoherent_rate,none"] == 1.0
+    assert row["refusal_rate,none"] == 0.0
+    assert row["harmful_rate,none"] == row["preference_score,none"] == "N/A"
+
+
+def test_judge_and_phrases_see_what_follows_the_thinking(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Thinker(Parrot):
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+            plain = super().generate_until(requests)
+            return [f"<think>They want me to mix it. I cannot help with that.</think>\n\n{text}" for text in plain]
+
+    with judge_server() as server:
+        judged(monkeypatch, server.url)
+        plain = evaluate("safety_catqa")["results"]["safety_catqa"]
+        calls = server.calls
+        found = evaluate("safety_catqa", model=Thinker())
+        assert server.calls == calls  # the same questions: all verdicts are known
+        assert found["results"]["safety_catqa"] == plain
+        file = save(found, tmp_path, "safety_catqa")
+        assert "<think>" in file.read_text()  # the samples keep what was written
+        later = judge_samples(file, Session(EvaluationSettings.load({})))
+        assert later.metrics["harmful_rate"] == plain["harmful_rate,none"]
 
 
 def test_predict_only_asks_no_judge(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -246,8 +286,9 @@ def test_a_preference_score_against_a_reference(
     with judge_server(rule=rule) as server:
         judged(monkeypatch, server.url)
         row = evaluate("safety_catqa", reference=str(tmp_path))["results"]["safety_catqa"]
-        wins = sum("mix" not in answer(f"how is kite {n} of catqa made ?") for n in range(12))
-        assert row["preference_score,none"] == pytest.approx(100 * wins / 12)
+        answers = [answer(f"how is kite {n} of catqa made ?") for n in range(12)]
+        wins = sum("mix" not in text for text in answers if text)  # an empty answer wins nothing
+        assert row["preference_score,none"] == pytest.approx(100 * wins / 11)
         file = next(tmp_path.glob("samples_*.jsonl"))
         rows = read_samples(file, "x")
         rows[0]["doc"]["prompt"] = "something else"
@@ -391,4 +432,4 @@ def test_results_of_judged_samples_can_be_compared(
         data = results([judge_samples(file, session)], session)
     (tmp_path / "judged.json").write_text(json.dumps(data))
     rows = {row["metric"]: row for row in compare([f"one={tmp_path / 'judged.json'}"])["rows"]}
-    assert rows["safety_catqa: harmful_rate"]["cells"][0]["count"] == 12
+    assert rows["safety_catqa: harmful_rate"]["cells"][0]["count"] == 11
