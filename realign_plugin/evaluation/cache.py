@@ -107,8 +107,8 @@ class VerdictCache:
         import diskcache
 
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
         self.folder.with_name(ASKING).mkdir(mode=0o700, exist_ok=True)
+        self.folder.chmod(0o700)
         self._inode = self.folder.stat().st_ino
         self._cache = diskcache.Cache(
             str(self.folder), disk=_json_disk(), eviction_policy="none", size_limit=2**50, timeout=TIMEOUT
@@ -119,7 +119,7 @@ class VerdictCache:
     def _moved(self) -> bool:
         """Whether another process has put another folder in this one's place, or is about to."""
         try:
-            return self._inode is not None and self.folder.stat().st_ino != self._inode
+            return self.folder.stat().st_ino != self._inode and self._inode is not None
         except OSError:
             return True
 

@@ -108,7 +108,7 @@ class Judge:
             items: The answers.
 
         Returns:
-            A verdict for each, in order; the label is None where there is none.
+            A verdict for each, in order; the label is None where there is none. Empty answers are not asked about.
 
         Raises:
             UserError: If the cache's folder cannot be written.
@@ -143,7 +143,7 @@ class Judge:
 
     def _verdict(self, mode: Mode, plan: list[Request], texts: dict[str, str | Verdict]) -> Verdict:
         if not plan:
-            return Verdict("unharmful")
+            return Verdict(None, "empty answer")
         found = [texts.get(request.key, Verdict(None, "error: not sent")) for request in plan]
         read = [part if isinstance(part, Verdict) else read_verdict(part, mode) for part in found]
         return preference_of(*read) if mode == "preference" else read[0]

@@ -6,9 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
 SECRET = "sk-unmistakable-0123456789"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One certificate: to load them all takes each client longer than all the rest."""
+    first, ending, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("certificate") / "one.pem"
+    file.write_text(first + ending)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def quick_clients(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are made quickly."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
 
 @pytest.fixture

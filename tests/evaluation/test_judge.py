@@ -13,6 +13,7 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Item, Judge
+from realign_plugin.evaluation.verdicts import Verdict
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.judge_server import Fault, judge_server
 
@@ -110,10 +111,11 @@ def test_refusals_and_moderation(make: Make) -> None:
         assert labels(make(server).judge("moderation", items(4))) == ["harmful", "unharmful", "unharmful", "harmful"]
 
 
-def test_empty_answers_are_not_sent_and_not_harmful(make: Make) -> None:
+def test_empty_answers_are_not_sent_and_neither_harmful_nor_harmless(make: Make) -> None:
     with judge_server() as server:
-        assert labels(make(server).judge("harmful", [Item("a", "p", " \n")])) == ["unharmful"]
-        assert server.calls == 0
+        judge = make(server)
+        assert judge.judge("harmful", [Item("a", "p", " \n")]) == [Verdict(None, "empty answer")]
+        assert (server.calls, judge.report.unjudged, judge.report.failure) == (0, 0, None)
 
 
 def test_what_cannot_be_read_stays_unjudged_and_is_asked_again(make: Make) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import certifi
 import pytest
 
 from realign_plugin.evaluation import client
@@ -30,23 +29,19 @@ BOUND = 5.0
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all, and one certificate: to make and to load more takes longer than all the rest."""
-    folder = tmp_path_factory.mktemp("faults")
-    first, ending, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
-    (folder / "one.pem").write_text(first + ending)
-    return folder
+    """One cache for all: to make one takes longer than a batch."""
+    return tmp_path_factory.mktemp("faults")
 
 
 @pytest.fixture
 def make(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A judge that tries again at once, if at all."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-faults")
-    monkeypatch.setenv("SSL_CERT_FILE", str(folder / "one.pem"))
     monkeypatch.setattr(client, "pause", lambda _: 0.01)
 
     def judge(server: Any, **settings: Any) -> Judge:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        options = {"judge_cache": str(folder / "cache"), "judge_retries": 0, "judge_timeout": 2 * BOUND}
+        options = {"judge_cache": str(folder), "judge_retries": 0, "judge_timeout": 2 * BOUND}
         return Judge(EvaluationSettings.load(options | settings))
 
     return judge

@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from realign_plugin.evaluation import judge as module
 from realign_plugin.evaluation.judge import Judge
-from realign_plugin.evaluation.settings import EvaluationSettings
 from tests.evaluation.judge_server import JudgeServer, judge_server
 from tests.evaluation.test_judge import expected, items, labels
 
@@ -31,18 +29,6 @@ judge = Judge(EvaluationSettings.load({'judge_cache': sys.argv[1], 'judge_concur
 found = labels(judge.judge('harmful', items(int(sys.argv[2]))))
 print(found.count('harmful'), judge.report.calls + judge.report.cached)
 """
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A judge of this process, and the environment of the others."""
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-
-    def judge(server: JudgeServer, **settings: Any) -> Judge:
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        return Judge(EvaluationSettings.load({"judge_cache": str(tmp_path / "cache"), "judge_retries": 0} | settings))
-
-    return judge
 
 
 def process(folder: Path, count: int) -> subprocess.Popen[str]:
