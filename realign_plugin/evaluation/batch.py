@@ -175,7 +175,7 @@ def _answer(judge: Judge, mode: Mode, request: Request, row: Any, status: str) -
 
 def _problem(judge: Judge, failure: RequestError) -> str:
     """Why the batch cannot be had, in one line."""
-    if failure.gone or failure.spent or failure.status in (None, 401, 403):
+    if failure.gone or failure.spent or failure.status in (401, 403):
         return problem(failure, judge.settings.judge_model)
     return (
         f"judge_batch: {server_address()} did not take the batch ({failure.kind}), expected a server with the Batch "

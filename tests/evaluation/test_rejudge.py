@@ -51,3 +51,16 @@ def test_some_judged_is_exit_code_0_and_the_reasons(
     captured = capsys.readouterr()
     assert "judge (harmful): 1 of 8 answers unjudged (1 unreadable)" in captured.err
     assert "error: " not in captured.err
+
+
+def test_strange_notes_in_the_samples_are_left_out(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    notes = ["text", [1], 3, {"kind": ["x"], "prefix": 5}, {"kind": "other"}, {}, None, {"prefix": "Sure,"}]
+    for row, note in zip(rows, notes, strict=True):
+        row["doc"]["realign"] = note
+    for first in range(len(rows)):
+        samples.write_text("".join(json.dumps(row) + "\n" for row in rows[first:] + rows[:first]))
+        assert judge(lambda _: "[[unharmful]]", samples, monkeypatch) == 0
+        kept = [json.loads(line)["doc"]["realign"] for line in samples.read_text().splitlines()]
+        assert {note["kind"] for note in kept} == {"harmful"}
+        assert sorted(note["prefix"] for note in kept) == [""] * 7 + ["Sure,"]
