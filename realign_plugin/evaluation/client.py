@@ -143,7 +143,7 @@ class Client:
 
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self._retries + 1),
-            wait=lambda state: pause(state),
+            wait=pause,
             retry=tenacity.retry_if_exception(again),
             reraise=True,
         )

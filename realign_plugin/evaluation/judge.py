@@ -212,7 +212,7 @@ class Judge:
                     if pause == LOOK[0]:
                         print(
                             f"realign-plugin: judge ({mode}): another process asks about {len(left)} of these "
-                            "answers; waiting for its verdicts",
+                            "questions; waiting for its verdicts",
                             file=sys.stderr,
                         )
                     await asyncio.sleep(pause)

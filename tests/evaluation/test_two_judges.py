@@ -83,7 +83,7 @@ def test_what_another_process_asks_is_waited_for_and_said(
         with asking(server, tmp_path):
             assert labels(mine.judge("harmful", [*items(4), items(10)[9]])) == ["harmful"] * 5
         assert (server.calls, mine.report.calls, mine.report.cached) == (5, 1, 4)
-    assert capsys.readouterr().err.count("another process asks about 4 of these answers; waiting") == 1
+    assert capsys.readouterr().err.count("another process asks about 4 of these questions; waiting") == 1
 
 
 def test_what_another_process_could_not_judge_is_asked_here(make: Make, tmp_path: Path) -> None:
