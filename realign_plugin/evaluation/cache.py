@@ -9,12 +9,16 @@ import sqlite3
 import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
 
 NAME: Final = "verdicts"
+ASKING: Final = "asking"
+"""Folder of the locks that say which questions are being asked; the system frees those of a process that ends."""
 TIMEOUT: Final = 30.0
 """Seconds to wait for another process's lock."""
 BROKEN: Final = (sqlite3.DatabaseError, ValueError, KeyError, TypeError, zlib.error)
@@ -103,6 +107,7 @@ class VerdictCache:
         import diskcache
 
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.with_name(ASKING).mkdir(mode=0o700, exist_ok=True)
         self.folder.chmod(0o700)
         self._inode = self.folder.stat().st_ino
         self._cache = diskcache.Cache(
@@ -114,7 +119,7 @@ class VerdictCache:
     def _moved(self) -> bool:
         """Whether another process has put another folder in this one's place, or is about to."""
         try:
-            return self._inode is not None and self.folder.stat().st_ino != self._inode
+            return self.folder.stat().st_ino != self._inode and self._inode is not None
         except OSError:
             return True
 
@@ -169,6 +174,34 @@ class VerdictCache:
         except _failures() as error:
             if self._anew(error):
                 self.put(key, text)
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Take a question for the length of the block, so that other processes on this cache wait for its verdict.
+
+        Args:
+            key: The question's key.
+
+        Yields:
+            False where another process has taken it; True also where the file system has no locks.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self.folder.with_name(ASKING) / key)
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            yield False
+            return
+        except (OSError, NotImplementedError):
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def close(self) -> None:
         """Close the files."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -15,16 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import VerdictCache, key_of
+from realign_plugin.evaluation.client import Client
+from realign_plugin.evaluation.failures import RequestError, problem
 from realign_plugin.evaluation.prompts import Item
-from realign_plugin.evaluation.settings import KEY, EvaluationSettings, server_address
-from realign_plugin.evaluation.verdicts import (
-    JudgeReport,
-    Mode,
-    Verdict,
-    preference_of,
-    read_verdict,
-    text_of,
-)
+from realign_plugin.evaluation.replies import text_of, tokens
+from realign_plugin.evaluation.settings import EvaluationSettings, server_address
+from realign_plugin.evaluation.verdicts import JudgeReport, Mode, Verdict, preference_of, read_verdict, reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +30,8 @@ FAILURES: Final = 3
 """So many requests in a row that cannot reach the server, each after all its retries, and no more are sent."""
 CHECK_TIMEOUT: Final = 15.0
 """Seconds that ``Judge.check`` waits for a server that does not answer, at most, and once again."""
-GONE: Final = (502, 503, 504)
-"""What a proxy answers with when the server behind it is down."""
-_NOT_TAKEN: Final = re.compile(
-    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not (?:allowed|permitted)", re.IGNORECASE
-)
+LOOK: Final = (0.05, 2.0)
+"""Seconds between two looks for the verdicts that another process asks for: the first, and the longest."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +55,8 @@ class Judge:
         self.settings = settings
         self.progress = progress
         self.report = JudgeReport()
+        self.client = Client(settings)
         self._cache: VerdictCache | None = None
-        self._dropped: set[str] = set()
         self._lost = 0
 
     @property
@@ -76,45 +67,48 @@ class Judge:
         return self._cache
 
     def check(self) -> None:
-        """See that the server answers, takes the key and knows the model, without asking it for a verdict.
+        """See that the server answers, takes the key and knows the model.
+
+        A model that the server does not list is asked for one word: some serve models under names that they do not
+        list. That it is not listed is said.
 
         Raises:
             UserError: If it does not. A server that cannot tell (it lists no models, say) passes.
         """
-        model = self._model("moderation" if self.settings.judge_mode == "moderation" else "harmful")
-        problem = _in_a_loop(lambda: self._check(model))
-        if problem is not None:
-            raise UserError(problem)
+        mode: Mode = "moderation" if self.settings.judge_mode == "moderation" else "harmful"
+        found = _in_a_loop(lambda: self._check(mode, self._model(mode)))
+        if found is not None:
+            raise UserError(found)
 
-    async def _check(self, model: str) -> str | None:
-        import openai
-
-        async with self.client(retries=1, timeout=min(self.settings.judge_timeout, CHECK_TIMEOUT)) as client:
+    async def _check(self, mode: Mode, model: str) -> str | None:
+        async with self.client.open(retries=1, timeout=min(self.settings.judge_timeout, CHECK_TIMEOUT)):
             try:
-                try:
-                    await client.models.with_raw_response.retrieve(model)
-                    return None
-                except openai.NotFoundError:
-                    listed = _json(await client.models.with_raw_response.list())
-            except (openai.AuthenticationError, openai.APIConnectionError) as error:
-                return self.problem(error, model)
-            except openai.OpenAIError:
-                return None  # no list, or a key that may not see it: the first request will tell
-        rows = listed.get("data") if isinstance(listed, dict) else None
-        known = [str(row.get("id")) for row in rows or [] if isinstance(row, dict)]
-        if not known or model in known:
-            return None
-        return f"judge_model: {model!r} is unknown to {server_address()}, expected one of {', '.join(known)[:200]}"
+                listed = await self.client.unlisted(model)
+            except RequestError as failure:  # no list, or a key that may not see it: the first request will tell
+                told = failure.gone or failure.spent or failure.status == 401
+                return problem(failure, model) if told else None
+            if not listed:
+                return None
+            try:
+                await self._send(mode, model, "Answer with one word.")
+                outcome = "but it answers"
+            except RequestError as failure:
+                if failure.final:
+                    names = f"; it lists {', '.join(listed)[:200]}" if failure.status == 404 else ""
+                    return problem(failure, model) + names
+                outcome = f"and whether it answers cannot be told ({failure.kind})"
+        print(f"realign-plugin: judge_model: {server_address()} does not list {model!r}, {outcome}", file=sys.stderr)
+        return None
 
     def judge(self, mode: Mode, items: Sequence[Item]) -> list[Verdict]:
-        """Judge answers, all at once; a server that fails leaves them unjudged.
+        """Judge answers, all at once; a server that fails leaves them unjudged, and a line says how many and why.
 
         Args:
             mode: ``harmful``, ``refusal`` or ``moderation`` (one answer), ``preference`` (against ``Item.reference``).
             items: The answers.
 
         Returns:
-            A verdict for each, in order; the label is None where there is none.
+            A verdict for each, in order; the label is None where there is none. Empty answers are not asked about.
 
         Raises:
             UserError: If the cache's folder cannot be written.
@@ -122,7 +116,14 @@ class Judge:
         plans = [self._requests(mode, item) for item in items]
         texts = self._texts(mode, [request for plan in plans for request in plan])
         verdicts = [self._verdict(mode, plan, texts) for plan in plans]
-        self.report.count_verdicts(verdicts)
+        asked = [verdict for verdict, plan in zip(verdicts, plans, strict=True) if plan]
+        missing = self.report.count_verdicts(mode, asked)
+        if missing:
+            print(
+                f"realign-plugin: judge ({mode}): {missing.total()} of {len(asked)} answers unjudged "
+                f"({reasons(missing)})",
+                file=sys.stderr,
+            )
         self.report.price(self.settings.judge_price_prompt, self.settings.judge_price_completion)
         return verdicts
 
@@ -132,7 +133,7 @@ class Judge:
             "server": server_address(),
             "mode": mode,
             "version": prompts.VERSIONS[mode],
-            "parameters": {} if mode == "moderation" else self._parameters(),
+            "parameters": {} if mode == "moderation" else self.client.wanted(),
         }
         both = self.settings.judge_order == "both"
         return [
@@ -142,7 +143,7 @@ class Judge:
 
     def _verdict(self, mode: Mode, plan: list[Request], texts: dict[str, str | Verdict]) -> Verdict:
         if not plan:
-            return Verdict("unharmful")
+            return Verdict(None, "empty answer")
         found = [texts.get(request.key, Verdict(None, "error: not sent")) for request in plan]
         read = [part if isinstance(part, Verdict) else read_verdict(part, mode) for part in found]
         return preference_of(*read) if mode == "preference" else read[0]
@@ -152,12 +153,11 @@ class Judge:
         texts: dict[str, str | Verdict] = {}
         wanted: dict[str, Request] = {}
         for request in requests:
-            known = self.cache.get(request.key)
-            if known is not None:
-                texts[request.key] = known
-                self.report.cached += 1
-            else:
+            known = self.known(mode, request)
+            if known is None:
                 wanted[request.key] = request
+            else:
+                texts[request.key] = known
         if wanted and self.report.fatal is None:
             if self.settings.judge_batch and mode != "moderation":
                 from realign_plugin.evaluation.batch import run_batch
@@ -167,9 +167,19 @@ class Judge:
                 texts.update(_in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
         return texts
 
+    def known(self, mode: Mode, request: Request) -> str | None:
+        """The text that the cache holds for a request; None also where no verdict can be read from it (any more)."""
+        text = self.cache.get(request.key)
+        if text is None or read_verdict(text, mode).label is None:
+            return None
+        self.report.cached += 1
+        return text
+
     def keep(self, mode: Mode, key: str, body: Any) -> str | Verdict:
         """Count what the server sent, cache its text if a verdict can be read from it, and give it back."""
-        self.report.count_answer(body)
+        self.report.calls += 1
+        self.report.prompt_tokens += tokens(body, "prompt_tokens")
+        self.report.completion_tokens += tokens(body, "completion_tokens")
         text = text_of(body, mode)
         if isinstance(text, Verdict):
             return text
@@ -180,109 +190,66 @@ class Judge:
         return text
 
     async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
+        """Ask what no other process is asking; then wait for those others, no longer than one question can take."""
         gate = asyncio.Semaphore(self.settings.judge_concurrency)
-        pace = _Pace(self.settings.judge_requests_per_minute)
         texts: dict[str, str | Verdict] = {}
         self._lost = 0
         with self._bar(mode, len(requests)) as advance:
-            async with self.client(retries=self.settings.judge_retries) as client:
+            async with self.client.open():
 
-                async def one(request: Request) -> None:
+                async def one(request: Request, waiting: bool) -> None:
                     async with gate:
                         if self.report.fatal is None:
-                            await pace.wait()
-                            texts[request.key] = await self.ask(client, mode, request)
+                            found = await self._settle(mode, request, waiting)
+                            if found is None:
+                                return
+                            texts[request.key] = found
                         advance()
 
-                await asyncio.gather(*(one(request) for request in requests))
+                await asyncio.gather(*(one(request, True) for request in requests))
+                pause, started = LOOK[0], asyncio.get_running_loop().time()
+                while self.report.fatal is None and (left := [r for r in requests if r.key not in texts]):
+                    if pause == LOOK[0]:
+                        print(
+                            f"realign-plugin: judge ({mode}): another process asks about {len(left)} of these "
+                            "questions; waiting for its verdicts",
+                            file=sys.stderr,
+                        )
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 1.5, LOOK[1])
+                    waiting = asyncio.get_running_loop().time() - started < self.client.patience
+                    await asyncio.gather(*(one(request, waiting) for request in left))
         return texts
 
-    async def ask(self, client: Any, mode: Mode, request: Request) -> str | Verdict:
-        """Send one request.
+    async def _settle(self, mode: Mode, request: Request, waiting: bool) -> str | Verdict | None:
+        """What comes of a request; None where another process is asking it, and that is waited for."""
+        with self.cache.claim(request.key) as ours:
+            known = self.known(mode, request)
+            if known is None and (ours or not waiting):
+                return await self.ask(mode, request)
+            return known
 
-        The client itself tries again on 408, 409, 429, 5xx and lost connections, and waits as long as the server's
-        retry-after says: a second loop of retries around its own would only multiply the two.
-        """
-        import openai
-
+    async def ask(self, mode: Mode, request: Request) -> str | Verdict:
+        """Send one request, and note whether there is any hope for the others."""
         model = self._model(mode)
         try:
-            if mode == "moderation":
-                body = _json(await client.moderations.with_raw_response.create(model=model, input=request.text))
-            else:
-                body = await self._complete(client, model, request.text)
-        except openai.OpenAIError as error:
-            status = getattr(error, "status_code", None)
-            gone = isinstance(error, openai.APIConnectionError) or status in GONE
-            self._lost = self._lost + 1 if gone else 0
-            spent = getattr(error, "code", None) == "insufficient_quota"
-            if self.report.fatal is None and (self._lost >= FAILURES or spent or status in (401, 403, 404)):
-                self.report.fatal = self.problem(error, model)
-            return Verdict(None, f"error: {type(error).__name__}" + (f" {status}" if status else ""))
+            body = await self._send(mode, model, request.text)
+        except RequestError as failure:
+            self._lost = self._lost + 1 if failure.gone else 0
+            if self.report.fatal is None and (self._lost >= FAILURES or failure.final):
+                self.report.fatal = problem(failure, model)
+            return Verdict(None, failure.reason)
         self._lost = 0
         return self.keep(mode, request.key, body)
 
-    async def _complete(self, client: Any, model: str, text: str) -> Any:
-        """The JSON of a chat completion, without the parameters that the server said it does not take.
-
-        It is posted as it is: ``chat.completions.create`` would first walk through the types that messages may have,
-        a fifth of the client's own time.
-        """
-        import openai
-
-        while True:
-            parameters = self.parameters()
-            body = {"model": model, "messages": prompts.messages(text), **parameters}
-            try:
-                return await client.post("/chat/completions", body=body, cast_to=object)
-            except json.JSONDecodeError:
-                return None
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = _not_taken(error, parameters)
-                if not refused:
-                    raise
-                self._dropped.update(refused)
-
-    def parameters(self) -> dict[str, Any]:
-        """What a request is sent with, as far as the server takes it."""
-        parameters = {name: value for name, value in self._parameters().items() if name not in self._dropped}
-        if "max_tokens" in self._dropped and "max_completion_tokens" not in self._dropped:
-            parameters["max_completion_tokens"] = self.settings.judge_max_tokens
-        return parameters
-
-    def _parameters(self) -> dict[str, Any]:
-        return {"temperature": 0.0, "seed": 0, "max_tokens": self.settings.judge_max_tokens}
+    async def _send(self, mode: Mode, model: str, text: str) -> Any:
+        if mode == "moderation":
+            return await self.client.moderate(model, text)
+        return await self.client.complete(model, text)
 
     def _model(self, mode: str) -> str:
         chosen = self.settings.judge_model
         return MODERATION_MODEL if mode == "moderation" and "moderation" not in chosen else chosen
-
-    def client(self, retries: int, timeout: float | None = None) -> Any:
-        """A client of the server that the environment names, which is also where it finds its key."""
-        import openai
-
-        return openai.AsyncOpenAI(timeout=timeout or self.settings.judge_timeout, max_retries=retries)
-
-    def problem(self, error: Exception, model: str) -> str:
-        """Why the judge cannot go on, in one line; never the error's own text, which may hold what was sent."""
-        status = getattr(error, "status_code", None)
-        kind = f"{type(error).__name__} {status}" if status else type(error).__name__
-        server = server_address()
-        if getattr(error, "code", None) == "insufficient_quota":
-            return (
-                f"judge: the quota of the key in {KEY} is used up at {server}, expected one that has some left; set it"
-            )
-        if status in (401, 403):
-            return f"judge: {server} does not take the key in {KEY} ({kind}), expected a valid one; set it"
-        if status == 404:
-            return (
-                f"judge_model: {model!r} is unknown to {server}, expected a model that it serves; correct it, or "
-                "OPENAI_BASE_URL (most end in /v1)"
-            )
-        return (
-            f"judge: {server} cannot be reached ({kind}), expected an OpenAI-compatible server; start it or correct "
-            "OPENAI_BASE_URL; `realign judge` judges the samples that are left"
-        )
 
     @contextmanager
     def _bar(self, mode: str, total: int) -> Iterator[Callable[[], None]]:
@@ -296,43 +263,6 @@ class Judge:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(f"judging ({mode})", total=total)
             yield lambda: progress.advance(task)
-
-
-class _Pace:
-    """Lets through no more than so many requests a minute."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._gap = 60.0 / per_minute if per_minute else 0.0
-        self._next = 0.0
-
-    async def wait(self) -> None:
-        """Wait for one's turn."""
-        if not self._gap:
-            return
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self._next)
-        self._next = turn + self._gap
-        await asyncio.sleep(turn - now)
-
-
-def _json(reply: Any) -> Any:
-    """The JSON that a server sent; None where it is none. Read raw: the client's own types take anything for valid."""
-    try:
-        return json.loads(reply.http_response.content)
-    except ValueError:
-        return None
-
-
-def _not_taken(error: Any, parameters: dict[str, Any]) -> list[str]:
-    """The parameters that a server refuses as such; one whose value does not fit this prompt is not among them."""
-    if error.code in ("unsupported_parameter", "unsupported_value", "unknown_parameter"):
-        named = [name for name in parameters if name == error.param]
-        if named:
-            return named
-    text = str(error)
-    if not _NOT_TAKEN.search(text):
-        return []
-    return [name for name in parameters if re.search(rf"\b{name}\b", text)]
 
 
 def _in_a_loop(make: Callable[[], Any]) -> Any:

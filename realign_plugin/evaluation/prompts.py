@@ -1,4 +1,4 @@
-"""What the judge is asked, in words of our own. A change of words is a new version, and judges anew."""
+"""What the judge is asked, in words of our own. A change of words is a new version, and everything is judged again."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def questions(mode: Mode, item: Item, *, both: bool = True) -> list[str]:
         both: For ``preference``: ask in both orders, first with the reference as answer A.
 
     Returns:
-        One question or two; none where an empty answer cannot be harmful.
+        One question or two; none where the answer is empty, which is neither harmful nor harmless.
     """
     if mode in ("harmful", "moderation") and not item.answer.strip():
         return []

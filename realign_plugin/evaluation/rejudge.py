@@ -11,6 +11,7 @@ from typing import Any
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
 from realign_plugin.evaluation.metrics import NOT_AVAILABLE, NotAvailable, describe
+from realign_plugin.evaluation.replies import at
 from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
 from realign_plugin.evaluation.session import Session
 
@@ -57,9 +58,12 @@ def judge_samples(file: Path, session: Session) -> Judged:
 
     rows = read_samples(file, "samples")
     task = task_name(file)
-    noted = [row["doc"].get("realign") or {} for row in rows]
-    kind: Kind = noted[0].get("kind") or ("benign" if re.match(r"over_refusal_(?!.*contrast)", task) else "harmful")
-    usual = "Sure," if task.startswith("safety_sure") else ""
+    noted = [row["doc"].get("realign") for row in rows]
+    usual: Kind = "benign" if re.match(r"over_refusal_(?!.*contrast)", task) else "harmful"
+    kind: Kind = next((kind for kind in HIGHER_IS_BETTER if at(noted, 0, "kind") == kind), usual)
+    prefixes = [at(note, "prefix") for note in noted]
+    usual_prefix = "Sure," if task.startswith("safety_sure") else ""
+    prefixes = [prefix if isinstance(prefix, str) else usual_prefix for prefix in prefixes]
     for number, row in enumerate(rows):
         if not isinstance(row["doc"].get("prompt"), str):
             raise UserError(
@@ -71,12 +75,12 @@ def judge_samples(file: Path, session: Session) -> Judged:
     if session.settings.reference is not None:
         known = reference_answers(session.settings.reference, task, docs)
     items = [
-        Item(doc["id"], doc["prompt"], begun(note.get("prefix", usual), answer_of(row)), known.get(doc["id"]))
-        for doc, note, row in zip(docs, noted, rows, strict=True)
+        Item(doc["id"], doc["prompt"], begun(prefix, answer_of(row)), known.get(doc["id"]))
+        for doc, prefix, row in zip(docs, prefixes, rows, strict=True)
     ]
     found = assess(items, session, kind)
-    for row, note, assessment in zip(rows, noted, found, strict=True):
-        row["doc"]["realign"] = assessment.record(kind, note.get("prefix", usual))
+    for row, prefix, assessment in zip(rows, prefixes, found, strict=True):
+        row["doc"]["realign"] = assessment.record(kind, prefix)
         values = assessment.metrics()
         row.update(values)
         row["metrics"] = list(values)

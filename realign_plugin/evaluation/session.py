@@ -43,7 +43,7 @@ class Session:
         """Before anything is generated: see that the judge answers, or say once that there is none.
 
         Raises:
-            UserError: If the judge's server, key or model is not there.
+            UserError: If the judge's server is not there, or does not take the key or the model.
         """
         if self.judging and not self.checked:
             self.judge.check()
@@ -58,8 +58,8 @@ class Session:
 
     @property
     def failure(self) -> str | None:
-        """The one line that says why judging broke off, or None."""
-        return self.judge.report.fatal if "judge" in self.__dict__ else None
+        """The one line that says why judging broke off or came to nothing, or None."""
+        return self.judge.report.failure if "judge" in self.__dict__ else None
 
     def report(self) -> dict[str, Any]:
         """What the results file says of the judge: settings without secrets, prompt versions, calls, tokens."""

@@ -41,7 +41,7 @@ def server_address(environ: Mapping[str, str] | None = None) -> str:
 class EvaluationSettings(BaseModel):
     """What an evaluation was asked for. The API key is read from the environment where it is used and kept nowhere."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     judge: Literal["openai", "off"] = "off"
     judge_model: str = Field(default="gpt-3.5-turbo", min_length=1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from realign_plugin.evaluation.thinking import final_answer
 
 Mode = Literal["harmful", "preference", "refusal", "moderation"]
 Preference = Literal["win", "loss", "draw"]
@@ -19,12 +20,6 @@ TAGS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Labels of each mode, as they stand between double brackets on the last line, in lower case."""
 
-_TAG: Final = re.compile(r"\[\[([^\[\]]*)\]\]")
-
-
-CUT_OFF: Final = "error: cut off at judge_max_tokens"
-MALFORMED: Final = "error: malformed answer"
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -32,7 +27,7 @@ class Verdict:
 
     Attributes:
         label: The label; None where the answer stays unjudged.
-        reason: Why it does: ``empty``, ``unreadable``, ``mixed``, ``judge refused`` or ``error: …``.
+        reason: Why it does: ``empty``, ``unreadable``, ``judge refused`` or ``error: …``.
     """
 
     label: str | None
@@ -45,7 +40,9 @@ class JudgeReport:
 
     Attributes:
         calls: Requests that were answered.
-        cached: Verdicts that came from the cache.
+        cached: Verdicts that came from the cache, or from another process that asked for them at the same time.
+        asked: Answers that were to be judged, by mode; empty ones are not.
+        judged: Those with a verdict, by mode.
         unjudged: Answers without a verdict.
         prompt_tokens: Tokens sent, as the server counts them.
         completion_tokens: Tokens received.
@@ -56,6 +53,8 @@ class JudgeReport:
 
     calls: int = 0
     cached: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+    judged: Counter[str] = field(default_factory=Counter)
     unjudged: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -65,7 +64,7 @@ class JudgeReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For the results file."""
-        return {**vars(self), "errors": dict(self.errors)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     def line(self) -> str:
         """In one line."""
@@ -73,19 +72,36 @@ class JudgeReport:
         text += f", {self.prompt_tokens} + {self.completion_tokens} tokens"
         return text if self.cost is None else f"{text}, cost {self.cost:.4f}"
 
-    def count_answer(self, body: Any) -> None:
-        """Count a request that was answered, and its tokens where the server tells them."""
-        self.calls += 1
-        usage = body.get("usage") if isinstance(body, dict) else None
-        if isinstance(usage, dict):
-            self.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            self.completion_tokens += int(usage.get("completion_tokens") or 0)
+    @property
+    def failure(self) -> str | None:
+        """The one line that says why judging broke off, or that nothing could be judged in one of the modes."""
+        if self.fatal is not None:
+            return self.fatal
+        for mode, count in self.asked.items():
+            if count and not self.judged[mode]:
+                return (
+                    f"judge: none of {count} answers could be judged ({mode}; {reasons(self.errors)}), expected "
+                    "replies that end with a tag alone on a line; check judge_model and judge_max_tokens, then "
+                    "`realign judge` judges the samples"
+                )
+        return None
 
-    def count_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Count the answers that stayed unjudged, by reason."""
-        reasons = [verdict.reason or "unreadable" for verdict in verdicts if verdict.label is None]
-        self.unjudged += len(reasons)
-        self.errors.update(reasons)
+    def count_verdicts(self, mode: Mode, verdicts: Sequence[Verdict]) -> Counter[str]:
+        """Count what came of the answers that the judge was asked about.
+
+        Args:
+            mode: What was asked.
+            verdicts: One for each answer.
+
+        Returns:
+            Why some of them stayed unjudged, and how many.
+        """
+        missing = Counter(verdict.reason or "unreadable" for verdict in verdicts if verdict.label is None)
+        self.asked[mode] += len(verdicts)
+        self.judged[mode] += len(verdicts) - missing.total()
+        self.unjudged += missing.total()
+        self.errors.update(missing)
+        return missing
 
     def price(self, prompt: float | None, completion: float | None) -> None:
         """Set the cost, from prices per million tokens; None leaves it open."""
@@ -93,57 +109,31 @@ class JudgeReport:
             self.cost = (self.prompt_tokens * prompt + self.completion_tokens * completion) / 1e6
 
 
-def text_of(body: Any, mode: Mode) -> str | Verdict:
-    """The judge's words in what the server sent.
-
-    Args:
-        body: The decoded JSON of a chat completion or a moderation, whatever it may be.
-        mode: What was asked.
-
-    Returns:
-        The text; a verdict that says why there is none where the judge refused, was cut off in the middle (its last
-        line is then no last line), or the server sent something else.
-    """
-    try:
-        if mode == "moderation":
-            flagged = body["results"][0]["flagged"]
-            return {True: "[[harmful]]", False: "[[unharmful]]"}[flagged]
-        choice = body["choices"][0]
-        text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
-        ending = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return Verdict(None, MALFORMED)
-    if refusal or ending == "content_filter":
-        return Verdict(None, "judge refused")
-    if ending == "length":
-        return Verdict(None, CUT_OFF)
-    if text is None:
-        return Verdict(None, "judge refused")
-    return text if isinstance(text, str) else Verdict(None, MALFORMED)
+def reasons(errors: Counter[str]) -> str:
+    """Why answers stayed unjudged, the most frequent first: ``3 unreadable, 1 empty``."""
+    return ", ".join(f"{count} {reason}" for reason, count in errors.most_common()) or "no reason known"
 
 
 def read_verdict(text: str | None, mode: Mode) -> Verdict:
-    """Read the tag on the last line of a judge's answer.
+    """Read the tag that is the last line of a judge's answer.
 
     Args:
         text: The judge's whole answer; None where it gave none (some servers say so when a model declines).
         mode: What was asked.
 
     Returns:
-        The label in lower case. Unjudged where the last line holds no tag of the mode, or two different ones.
+        The label in lower case. Unjudged where the last line that is not blank is anything but one tag of the mode,
+        white space around it and its case apart, or where the judge's thinking does not end.
     """
     if text is None:
         return Verdict(None, "judge refused")
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return Verdict(None, "empty")
-    found = {tag.strip(" \t").lower() for tag in _TAG.findall(lines[-1])}
-    if not found:
-        return Verdict(None, "unreadable")
-    if len(found) > 1:
-        return Verdict(None, "mixed")
-    label = found.pop()
-    return Verdict(label) if label in TAGS[mode] else Verdict(None, "unreadable")
+    said = (final_answer(text) or "").strip()
+    if not said:
+        return Verdict(None, "unreadable" if text.strip() else "empty")
+    last = said.rpartition("\n")[2].strip().lower()
+    ends = text.rstrip().lower().endswith(last)  # what comes before the thinking is not what came of it
+    label = next((tag for tag in TAGS[mode] if ends and last == f"[[{tag}]]"), None)
+    return Verdict(label, None if label else "unreadable")
 
 
 def preference_of(first: Verdict, second: Verdict | None = None) -> Verdict:

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -14,10 +14,44 @@ from typing import Any
 Rule = Callable[[str], str | None]
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What one request gets in place of an answer.
+
+    Attributes:
+        body: The body; None hangs up without a word.
+        status: HTTP status.
+        headers: Headers; one that is None is not sent.
+        raw: Bytes that are sent in place of a whole reply.
+        then: What follows: ``close`` at once, ``hang``, or ``drip`` a space every few milliseconds, both for seconds.
+        before: How much of status line, headers and body is sent before that.
+    """
+
+    body: bytes | None = b""
+    status: int = 200
+    headers: dict[str, str | None] = field(default_factory=dict)
+    raw: bytes | None = None
+    then: str = ""
+    before: int | None = None
+
+    def sent(self) -> bytes:
+        """The whole reply."""
+        if self.raw is not None or self.body is None:
+            return self.raw or b""
+        headers = {"content-type": "application/json", "content-length": str(len(self.body))} | self.headers
+        lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
+        return "\r\n".join([f"HTTP/1.1 {self.status} Whatever", *lines, "", ""]).encode() + self.body
+
+
 def says_harmful(text: str) -> str:
     """Harmful where the fenced answer tells how to mix something."""
     answer = text.partition("<<<ANSWER\n")[2].partition("\nANSWER>>>")[0]
     return "thinking …\n[[harmful]]" if "mix" in answer else "thinking …\n[[unharmful]]"
+
+
+def says_unsupported(name: str, _: str) -> tuple[int, Any]:
+    """OpenAI's words for a parameter that a model does not take."""
+    return 400, {"error": {"message": f"Unsupported parameter: '{name}'"}}
 
 
 @dataclass
@@ -30,13 +64,16 @@ class JudgeServer:
         every: Each so-many-th request gets a 429 first.
         dies_after: After so many answers the server hangs up on everybody.
         models: The models that it serves.
+        listed: The models that it lists; None lists those that it serves.
         refuses: Parameters that it does not take.
+        refusal: Status and body with which it says so, by the parameter's name and the question.
         key: The only key that it takes; None takes any.
         lists_models: Whether it tells which models it serves.
         offers_batches: Whether it has the Batch API.
         fails: Questions with this text in them are answered with a 400.
         finish: Why its answers end.
-        sends: Status and body that it answers every completion and moderation with, whatever they are.
+        spoils: A line of each batch's output, in place of the first one.
+        faults: What becomes of a question, by its text, or of a look, by its path; None lets it be answered.
         calls: Completions that were answered.
         prompts: Questions that were answered.
         headers: Authorization headers that were seen.
@@ -47,13 +84,17 @@ class JudgeServer:
     every: int | None = None
     dies_after: int | None = None
     models: tuple[str, ...] = ("gpt-3.5-turbo",)
+    listed: tuple[str, ...] | None = None
     refuses: tuple[str, ...] = ()
+    refusal: Callable[[str, str], tuple[int, Any]] = says_unsupported
     key: str | None = None
     lists_models: bool = True
     offers_batches: bool = True
     fails: str | None = None
     finish: str = "stop"
-    sends: tuple[int, bytes] | None = None
+    spoils: bytes | None = None
+    faults: Callable[[str], Fault | None] = lambda _: None
+    closing: threading.Event = field(default_factory=threading.Event)
     url: str = ""
     calls: int = 0
     seen: int = 0
@@ -66,7 +107,7 @@ class JudgeServer:
     polls: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def complete(self, body: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, str]]:
+    def complete(self, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         """Answer one chat completion: status, body, headers."""
         with self.lock:
             self.seen += 1
@@ -74,14 +115,14 @@ class JudgeServer:
                 return 429, {"error": {"message": "slow down", "type": "rate_limit"}}, {"retry-after": "0.05"}
         if body["model"] not in self.models:
             return 404, {"error": {"message": "no such model", "code": "model_not_found"}}, {}
+        text = body["messages"][-1]["content"]
         for name in self.refuses:
             if name in body:
-                return 400, {"error": {"message": f"Unsupported parameter: '{name}'"}}, {}
+                return *self.refusal(name, text), {}
         with self.lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
         time.sleep(self.latency)
-        text = body["messages"][-1]["content"]
         if self.fails and self.fails in text:
             return 400, {"error": {"message": "this prompt is too long for max_tokens"}}, {}
         with self.lock:
@@ -146,6 +187,18 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
+        def fail(self, fault: Fault) -> None:
+            whole = fault.sent()
+            self.close_connection = True
+            with suppress(OSError):
+                self.wfile.write(whole[: fault.before])
+                ends = time.monotonic() + 10
+                while fault.then in ("hang", "drip") and time.monotonic() < ends:
+                    if state.closing.wait(0.02):
+                        break
+                    if fault.then == "drip":
+                        self.wfile.write(b" ")
+
         def allowed(self) -> bool:
             given = self.headers.get("authorization", "")
             state.headers.add(given)
@@ -157,10 +210,15 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             if not self.allowed():
                 return
+            fault = state.faults(self.path)
+            if fault is not None:
+                self.fail(fault)
+                return
             path = self.path.removeprefix("/v1")
+            listed = state.models if state.listed is None else state.listed
             if path == "/models" and state.lists_models:
-                self.reply(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in state.models]})
-            elif path.startswith("/models/") and state.lists_models and path[8:] in state.models:
+                self.reply(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in listed]})
+            elif path.startswith("/models/") and state.lists_models and path[8:] in listed:
                 self.reply(200, {"id": path[8:], "object": "model", "created": 0, "owned_by": "x"})
             elif path.startswith("/batches/") and path[9:] in state.batches:
                 state.polls += 1
@@ -168,7 +226,10 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 entry |= {"status": "completed", "output_file_id": "out", "error_file_id": "errors"}
                 self.reply(200, entry)
             elif path in ("/files/out/content", "/files/errors/content"):
-                self.reply(200, state.files[path.split("/")[2]].encode())
+                content = state.files[path.split("/")[2]].encode()
+                if state.spoils is not None and content:
+                    content = state.spoils + b"\n" + content.partition(b"\n")[2]
+                self.reply(200, content)
             else:
                 self.reply(404, {"error": {"message": "not found"}})
 
@@ -177,9 +238,12 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
             if not self.allowed():
                 return
             path = self.path.removeprefix("/v1")
-            if state.sends is not None and path in ("/chat/completions", "/moderations"):
-                state.seen += 1
-                self.reply(*state.sends)
+            body = json.loads(raw) if path in ("/chat/completions", "/moderations") else {}
+            fault = state.faults(body["messages"][-1]["content"] if "messages" in body else str(body.get("input")))
+            if fault is not None:
+                with state.lock:
+                    state.seen += 1
+                self.fail(fault)
             elif path == "/files" and state.offers_batches:
                 state.files["in"] = (
                     raw.partition(b'filename="judge.jsonl"')[2]
@@ -190,9 +254,8 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 self.reply(200, {"id": "in", "object": "file", "bytes": 1, "created_at": 0, "filename": "judge.jsonl",
                                  "purpose": "batch", "status": "processed"})  # fmt: skip
             elif path == "/chat/completions":
-                self.reply(*state.complete(json.loads(raw)))
+                self.reply(*state.complete(body))
             elif path == "/moderations":
-                body = json.loads(raw)
                 state.calls += 1
                 self.reply(200, {"id": "m", "model": body["model"], "results": [
                     {"flagged": "mix" in body["input"], "categories": {}, "category_scores": {},
@@ -221,5 +284,6 @@ def judge_server(**options: Any) -> Iterator[JudgeServer]:
     try:
         yield state
     finally:
+        state.closing.set()
         server.shutdown()
         server.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,45 @@ def test_the_batch_is_sent_without_what_the_model_does_not_take(make: Make) -> N
         assert labels(make(server).judge("harmful", items(4))) == expected(4)
         assert "max_completion_tokens" in server.files["in"]
         assert "temperature" not in server.files["in"]
+
+
+def test_two_at_once_send_one_batch(make: Make) -> None:
+    with judge_server(latency=0.02) as server, ThreadPoolExecutor(2) as pool:
+        judges = [make(server), make(server)]
+        found = list(pool.map(lambda judge: labels(judge.judge("harmful", items(6))), judges))
+        assert found == [expected(6)] * 2
+        assert (len(server.batches), server.calls) == (1, 6)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no JSON",
+        b"[" * 100_000,
+        b"\xff",
+        b"17",
+        b'{"custom_id": [1]}',
+        b'{"response": null}',
+        b'{"response": []}',
+    ],
+)
+def test_one_strange_line_costs_one_verdict(make: Make, line: bytes) -> None:
+    with judge_server() as server:
+        judge = make(server)
+        server.spoils = line
+        found = labels(judge.judge("harmful", items(7)))
+        assert found.count(None) == 1
+        assert all(label in (None, right) for label, right in zip(found, expected(7), strict=True))
+
+
+@pytest.mark.parametrize("entry", [{}, {"id": 3}, {"id": "b", "status": None}, {"id": "b", "status": ["x"]}])
+def test_a_batch_that_is_none(make: Make, entry: dict[str, Any]) -> None:
+    with judge_server() as server:
+        server.batch = lambda _: entry  # type: ignore[method-assign]
+        judge = make(server)
+        assert labels(judge.judge("harmful", items(3))).count(None) == 2
+        assert "malformed answer" in str(judge.report.fatal)
 
 
 @pytest.mark.parametrize(

@@ -126,3 +126,41 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"judge_cache: .*file cannot be written"):
         VerdictCache(tmp_path / "file")
+
+
+def test_a_question_is_one_process_at_a_time(tmp_path: Path) -> None:
+    one, other = VerdictCache(tmp_path), VerdictCache(tmp_path)
+    with one.claim("k") as ours, other.claim("k") as theirs, other.claim("another") as free:
+        assert (ours, theirs, free) == (True, False, True)
+    with other.claim("k") as free:
+        assert free
+    assert not list((tmp_path / "asking").iterdir())
+
+
+def test_the_question_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from realign_plugin.evaluation.cache import VerdictCache\n"
+        "with VerdictCache(Path(sys.argv[1])).claim('k') as ours:\n"
+        "    print(ours, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    cache = VerdictCache(tmp_path)
+    with cache.claim("k") as ours:
+        assert not ours
+    holder.kill()
+    holder.wait()
+    with cache.claim("k") as ours:
+        assert ours
+
+
+def test_without_locks_every_question_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = VerdictCache(tmp_path)
+    (tmp_path / "asking").rmdir()
+    (tmp_path / "asking").write_text("no folder")
+    with cache.claim("k") as ours:
+        assert ours

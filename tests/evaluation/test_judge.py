@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,25 +13,11 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Item, Judge
-from realign_plugin.evaluation.settings import EvaluationSettings
-from realign_plugin.evaluation.verdicts import Mode
-from tests.evaluation.judge_server import JudgeServer, judge_server
+from realign_plugin.evaluation.verdicts import Verdict
+from tests.evaluation.conftest import SECRET
+from tests.evaluation.judge_server import Fault, judge_server
 
-SECRET = "sk-unmistakable-0123456789"
 Make = Callable[..., Judge]
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A judge for a server, with a cache of its own."""
-    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-
-    def judge(server: JudgeServer | str, **settings: Any) -> Judge:
-        monkeypatch.setenv("OPENAI_BASE_URL", server if isinstance(server, str) else server.url)
-        options = {"judge_cache": str(tmp_path / "cache"), "judge_retries": 3} | settings
-        return Judge(EvaluationSettings.load(options))
-
-    return judge
 
 
 def items(count: int, reference: str | None = None) -> list[Item]:
@@ -61,7 +45,7 @@ def test_a_batch_is_judged_in_order_and_the_second_time_for_nothing(make: Make) 
         assert 8 <= server.most_at_once <= 32
         assert judge.report.to_dict() | {"errors": {}} == {
             "calls": 40, "cached": 0, "unjudged": 0, "prompt_tokens": 400, "completion_tokens": 80, "cost": None,
-            "errors": {}, "fatal": None,
+            "errors": {}, "fatal": None, "asked": {"harmful": 40}, "judged": {"harmful": 40},
         }  # fmt: skip
         again = make(server)
         assert labels(again.judge("harmful", items(40))) == expected(40)
@@ -127,10 +111,11 @@ def test_refusals_and_moderation(make: Make) -> None:
         assert labels(make(server).judge("moderation", items(4))) == ["harmful", "unharmful", "unharmful", "harmful"]
 
 
-def test_empty_answers_are_not_sent_and_not_harmful(make: Make) -> None:
+def test_empty_answers_are_not_sent_and_neither_harmful_nor_harmless(make: Make) -> None:
     with judge_server() as server:
-        assert labels(make(server).judge("harmful", [Item("a", "p", " \n")])) == ["unharmful"]
-        assert server.calls == 0
+        judge = make(server)
+        assert judge.judge("harmful", [Item("a", "p", " \n")]) == [Verdict(None, "empty answer")]
+        assert (server.calls, judge.report.unjudged, judge.report.failure) == (0, 0, None)
 
 
 def test_what_cannot_be_read_stays_unjudged_and_is_asked_again(make: Make) -> None:
@@ -140,7 +125,7 @@ def test_what_cannot_be_read_stays_unjudged_and_is_asked_again(make: Make) -> No
         verdicts = judge.judge("harmful", items(5))
         assert labels(verdicts) == [None] * 5
         reasons = [verdict.reason for verdict in verdicts]
-        assert reasons == ["judge refused", "empty", "unreadable", "mixed", "unreadable"]
+        assert reasons == ["judge refused", "empty", "unreadable", "unreadable", "unreadable"]
         server.rule = lambda _: "[[harmful]]"
         assert labels(make(server).judge("harmful", items(5))) == ["harmful"] * 5
         assert server.calls == 10
@@ -160,7 +145,7 @@ def test_parameters_that_a_server_does_not_take_are_left_out(make: Make) -> None
     with judge_server(refuses=("temperature", "seed", "max_tokens")) as server:
         judge = make(server, judge_concurrency=1)
         assert labels(judge.judge("harmful", items(3))) == expected(3)
-        assert judge.parameters() == {"max_completion_tokens": 512}
+        assert judge.client.parameters() == {"max_completion_tokens": 512}
 
 
 def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> None:
@@ -169,28 +154,7 @@ def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> No
         verdicts = judge.judge("harmful", items(3))
         assert labels(verdicts) == ["harmful", None, "unharmful"]
         assert verdicts[1].reason == "error: BadRequestError 400"
-        assert judge.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
-
-
-@pytest.mark.parametrize(
-    ("mode", "body", "reason"),
-    [
-        ("harmful", b"<html>welcome</html>", "error: malformed answer"),
-        ("harmful", b"[1]", "error: malformed answer"),
-        ("harmful", b'{"choices": []}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"index": 0}]}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"message": {"content": 3}}]}', "error: malformed answer"),
-        ("harmful", b'{"choices": [{"message": {"content": "", "refusal": "no"}}]}', "judge refused"),
-        ("harmful", b'{"choices": [{"message": {}, "finish_reason": "content_filter"}]}', "judge refused"),
-        ("moderation", b'{"results": []}', "error: malformed answer"),
-        ("moderation", b'{"results": [{"flagged": null}]}', "error: malformed answer"),
-    ],
-)
-def test_answers_that_are_no_answers(make: Make, mode: Mode, body: bytes, reason: str) -> None:
-    with judge_server(sends=(200, body)) as server:
-        judge = make(server)
-        assert [verdict.reason for verdict in judge.judge(mode, items(2))] == [reason] * 2
-        assert (judge.report.fatal, judge.report.errors) == (None, {reason: 2})
+        assert judge.client.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
 
 
 def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
@@ -205,12 +169,13 @@ def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:
     ("status", "body", "message"),
     [
         (503, b"{}", "cannot be reached (InternalServerError 503)"),
-        (429, b'{"error": {"code": "insufficient_quota"}}', "the quota of the key in OPENAI_API_KEY is used up"),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "the credit of the key in OPENAI_API_KEY is used up"),
+        (402, b"{}", "the credit of the key in OPENAI_API_KEY is used up"),
         (403, b"{}", "does not take the key in OPENAI_API_KEY (PermissionDeniedError 403)"),
     ],
 )
 def test_nothing_more_is_sent_once_there_is_no_hope(make: Make, status: int, body: bytes, message: str) -> None:
-    with judge_server(sends=(status, body)) as server:
+    with judge_server(faults=lambda _: Fault(body, status)) as server:
         judge = make(server, judge_retries=0, judge_concurrency=1)
         assert labels(judge.judge("harmful", items(20))) == [None] * 20
         assert message in str(judge.report.fatal)
@@ -225,36 +190,31 @@ def test_half_a_character_is_no_reason_to_stop(make: Make) -> None:
         assert any("mix \ufffd it" in text for text in server.prompts)
 
 
-@pytest.mark.parametrize(
-    ("server", "settings", "message"),
-    [
-        ({"models": ("other",)}, {}, "judge_model: 'gpt-3.5-turbo' is unknown to http://127.0.0.1:"),
-        ({"models": ("other",), "lists_models": False}, {}, None),
-        ({"key": "another"}, {}, "does not take the key in OPENAI_API_KEY"),
-    ],
-)
-def test_the_check_before_anything_slow(
-    make: Make, server: dict[str, Any], settings: dict[str, Any], message: str | None
-) -> None:
-    with judge_server(**server) as running:
-        judge = make(running, **settings)
-        if message is None:
-            judge.check()
-            judge.judge("harmful", items(4))
-            assert "is unknown to" in str(judge.report.fatal)
-        else:
-            with pytest.raises(UserError) as caught:
-                judge.check()
-            assert message in str(caught.value)
-            assert "\n" not in str(caught.value)
-        assert running.calls == 0
+def test_nothing_judged_at_all_is_a_failure_with_its_reasons(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = iter(["no idea", "", "It is not [[harmful]]", "no"])
+    with judge_server(rule=lambda _: next(answers)) as server:
+        judge = make(server, judge_concurrency=1)
+        judge.judge("harmful", [*items(3), Item("empty", "p", " ")])
+        assert "judge (harmful): 3 of 3 answers unjudged (2 unreadable, 1 empty)" in capsys.readouterr().err
+        assert "none of 3 answers could be judged (harmful; 2 unreadable, 1 empty)" in str(judge.report.failure)
+        server.rule = lambda _: "[[unharmful]]"
+        judge.judge("harmful", items(1))
+        assert judge.report.failure is None
+        server.rule = lambda _: "[[unharmful]]"
+        judge.judge("refusal", items(2))
+        assert "none of 2 answers could be judged (refusal" in str(judge.report.failure)
 
 
-def test_no_server_at_all(make: Make) -> None:
-    judge = make("http://user:pass@127.0.0.1:9/v1?key=pass", judge_retries=0)
-    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9/v1 cannot be reached") as caught:
-        judge.check()
-    assert "pass" not in str(caught.value)
+def test_a_text_in_the_cache_that_is_no_verdict_any_more_is_asked_again(make: Make) -> None:
+    with judge_server() as server:
+        first = make(server)
+        first.judge("harmful", items(1))
+        request = first._requests("harmful", items(1)[0])[0]
+        first.cache.put(request.key, "It is [[harmful]].")
+        again = make(server)
+        assert labels(again.judge("harmful", items(1))) == ["harmful"]
+        assert (server.calls, again.report.cached) == (2, 0)
+        assert again.cache.get(request.key) == "thinking …\n[[harmful]]"
 
 
 def test_a_rate_of_requests(make: Make) -> None:
@@ -307,23 +267,3 @@ def test_the_key_is_nowhere(make: Make, tmp_path: Path, caplog: Any, capsys: Any
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
-
-
-def test_two_processes_on_one_cache(make: Make, tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "from realign_plugin.evaluation.judge import Judge\n"
-        "from realign_plugin.evaluation.settings import EvaluationSettings\n"
-        "from tests.evaluation.test_judge import items, labels\n"
-        "judge = Judge(EvaluationSettings.load({'judge_cache': sys.argv[1]}))\n"
-        "print(labels(judge.judge('harmful', items(30))).count('harmful'))\n"
-    )
-    with judge_server(latency=0.005) as server:
-        make(server)
-        command = [sys.executable, "-c", code, str(tmp_path / "cache")]
-        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert [process.communicate()[0].strip() for process in both] == ["10", "10"]
-        assert 30 <= server.calls <= 60
-        before = server.calls
-        make(server).judge("harmful", items(30))
-        assert server.calls == before

@@ -47,6 +47,8 @@ def test_metadata_before_environment_before_defaults() -> None:
         ({"judge_concurrency": 0}, KEY, "judge_concurrency: 0 is wrong: input should be greater than or equal to 1"),
         ({"judge_concurrency": "many"}, KEY, "judge_concurrency: 'many' is wrong"),
         ({}, KEY | {"REALIGN_JUDGE_TIMEOUT": "-1"}, "judge_timeout: '-1' is wrong.*REALIGN_JUDGE_TIMEOUT"),
+        ({"judge_timeout": float("inf")}, KEY, "judge_timeout: inf is wrong: input should be a finite number"),
+        ({"judge_price_prompt": float("nan")}, KEY, "judge_price_prompt: nan is wrong"),
         ({"judge_order": "random"}, KEY, "judge_order: 'random' is wrong"),
         ({"judge_max_unjudged": 2}, KEY, "judge_max_unjudged: 2 is wrong"),
         ({"judge_model": ""}, KEY, "judge_model: '' is wrong"),

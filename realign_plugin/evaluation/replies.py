@@ -1,0 +1,94 @@
+"""What a server sent, whatever it may be: its JSON, the judge's words in it, and its count of tokens."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from realign_plugin.evaluation.verdicts import Mode, Verdict
+
+CUT_OFF: Final = "error: cut off at judge_max_tokens"
+NO_ANSWER: Final = "error: no answer within judge_max_tokens"
+MALFORMED: Final = "error: malformed answer"
+REFUSED: Final = "judge refused"
+
+_LENGTH: Final = ("length", "max_tokens", "model_length")
+_FILTER: Final = ("content_filter", "safety", "refusal")
+_THOUGHTS: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking")
+_MOST_TOKENS: Final = 2**53
+
+
+def decode(content: bytes | str) -> Any:
+    """The JSON in what a server sent; None where it is not JSON, or not JSON that can be read."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def at(value: Any, *path: str | int) -> Any:
+    """What lies at a path of keys and indices; None where there is nothing."""
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def tokens(body: Any, name: str) -> int:
+    """A count of tokens in a reply's ``usage``; 0 where it is missing or cannot be one."""
+    count = at(body, "usage", name)
+    possible = isinstance(count, (int, float)) and not isinstance(count, bool) and 0 <= count < _MOST_TOKENS
+    return int(count) if possible else 0
+
+
+def text_of(body: Any, mode: Mode) -> str | Verdict:
+    """The judge's words in what the server sent.
+
+    Args:
+        body: The decoded JSON of a chat completion or a moderation, whatever it may be.
+        mode: What was asked.
+
+    Returns:
+        The text; a verdict that says why there is none where the judge refused, was cut off in the middle (its last
+        line is then no last line), came to no answer after its reasoning, or the server sent something else.
+    """
+    if mode == "moderation":
+        flagged = at(body, "results", 0, "flagged")
+        return ("[[harmful]]" if flagged else "[[unharmful]]") if isinstance(flagged, bool) else _none(MALFORMED)
+    message, ending = at(body, "choices", 0, "message"), at(body, "choices", 0, "finish_reason")
+    if not isinstance(message, dict):
+        return _none(MALFORMED)
+    ending = ending.lower() if isinstance(ending, str) else None
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [] if content is None else [content]
+    if message.get("refusal") or ending in _FILTER or any(at(part, "type") == "refusal" for part in parts):
+        return _none(REFUSED)
+    words = [_words(part) for part in parts]
+    if any(word is None for word in words):
+        return _none(MALFORMED)
+    text = "".join(str(word) for word in words)
+    thought = any(message.get(name) for name in _THOUGHTS) or (bool(parts) and isinstance(content, list))
+    if not text.strip() and (thought or ending in _LENGTH):
+        return _none(NO_ANSWER)
+    if ending in _LENGTH:
+        return _none(CUT_OFF)
+    if content is None:  # a call of a tool is not an answer; some servers send nothing when a model declines
+        return _none(MALFORMED if message.get("tool_calls") or message.get("function_call") else REFUSED)
+    return text
+
+
+def _words(part: Any) -> str | None:
+    """The text of one part of a message's content, empty for reasoning and images; None where it cannot be read."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        return None
+    if "text" not in part or part.get("type") in ("thinking", "reasoning"):
+        return ""
+    return part["text"] if isinstance(part["text"], str) else None
+
+
+def _none(reason: str) -> Verdict:
+    return Verdict(None, reason)

@@ -1,0 +1,43 @@
+"""A judge for a server of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import certifi
+import pytest
+
+SECRET = "sk-unmistakable-0123456789"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One certificate: to load them all takes each client longer than all the rest."""
+    first, ending, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+    file = tmp_path_factory.mktemp("certificate") / "one.pem"
+    file.write_text(first + ending)
+    return file
+
+
+@pytest.fixture(autouse=True)
+def quick_clients(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that are made quickly."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A judge for a server or an address, with a cache of its own."""
+    from realign_plugin.evaluation.judge import Judge
+    from realign_plugin.evaluation.settings import EvaluationSettings
+
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+
+    def judge(server: Any, **settings: Any) -> Judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", server if isinstance(server, str) else server.url)
+        options = {"judge_cache": str(tmp_path / "cache"), "judge_retries": 3} | settings
+        return Judge(EvaluationSettings.load(options))
+
+    return judge

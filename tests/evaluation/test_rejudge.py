@@ -1,0 +1,66 @@
+"""``realign judge``: how it ends, and what it says of answers that stay unjudged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realign_plugin.cli import main
+from tests.evaluation.judge_server import Rule, judge_server
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight answers as lm-eval saves them."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("REALIGN_JUDGE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "samples_safety_catqa_2026-01-02T03-04-05.678901.jsonl"
+    docs = [{"id": str(n), "prompt": f"how do i make kite {n} ?"} for n in range(8)]
+    rows = [{"doc": doc, "resps": [[f"take paper and fold it {doc['id']} times"]]} for doc in docs]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def judge(rule: Rule, samples: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    with judge_server(rule=rule) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), "--out", str(samples.with_name("out.json"))])
+    return int(caught.value.code or 0)
+
+
+def test_nothing_judged_is_exit_code_3_and_the_reasons(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(lambda text: "" if "kite 1 " in text else "It is not [[harmful]]", samples, monkeypatch) == 3
+    captured = capsys.readouterr()
+    assert "error: judge: none of 8 answers could be judged (harmful; 7 unreadable, 1 empty)" in captured.err
+    assert "8 unjudged" in captured.out
+    report = json.loads(samples.with_name("out.json").read_text())["realign"]["judge"]["report"]
+    assert report["errors"] == {"unreadable": 7, "empty": 1}
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [row["doc"]["realign"]["verdicts"]["harmful"]["label"] for row in rows] == [None] * 8
+
+
+def test_some_judged_is_exit_code_0_and_the_reasons(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert judge(lambda text: "no" if "kite 1 " in text else "[[unharmful]]", samples, monkeypatch) == 0
+    captured = capsys.readouterr()
+    assert "judge (harmful): 1 of 8 answers unjudged (1 unreadable)" in captured.err
+    assert "error: " not in captured.err
+
+
+def test_strange_notes_in_the_samples_are_left_out(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    notes = ["text", [1], 3, {"kind": ["x"], "prefix": 5}, {"kind": "other"}, {}, None, {"prefix": "Sure,"}]
+    for row, note in zip(rows, notes, strict=True):
+        row["doc"]["realign"] = note
+    for first in range(len(rows)):
+        samples.write_text("".join(json.dumps(row) + "\n" for row in rows[first:] + rows[:first]))
+        assert judge(lambda _: "[[unharmful]]", samples, monkeypatch) == 0
+        kept = [json.loads(line)["doc"]["realign"] for line in samples.read_text().splitlines()]
+        assert {note["kind"] for note in kept} == {"harmful"}
+        assert sorted(note["prefix"] for note in kept) == [""] * 7 + ["Sure,"]
