@@ -52,10 +52,7 @@ def test_export_writes_the_mask_that_is_asked_for(
         (["inspect", "{saved}", "--plot", "x.jpg"], "error: --plot: x.jpg does not end in .png"),
         (["inspect", "{lab}/aligned"], "peft_type 'LORA', expected 'SAFETY_SUBSPACE'"),
         (["judge", "x", "--metadata", "[1]"], "error: --metadata: '[1]' is a list, expected an object such as"),
-        (
-            ["judge", "x", "--metadata", "{{" * 9],
-            "error: --metadata: '{{{{{{{{{{{{{{{{{{' is not JSON (line 1 column 2",
-        ),
+        (["judge", "x", "--metadata", "{{"], "error: --metadata: '{' is not JSON (line 1 column 2"),
         (["compare", "[/red]=[bold]"], "error: results: [bold] cannot be read (No such file"),
         (["transfer", "{saved}", "out", "--task-adapter", "nowhere"], "error: --task-adapter: nowhere does not exist"),
         (["transfer", "{saved}", "out", "--task-adapter", "{lab}/aligned"], "(the task vector is 0)"),
