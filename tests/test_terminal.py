@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from rich.table import Table
 
+import realign_plugin
 from realign_plugin.terminal import new_console
 
 EVIL = "[red]a[/red] [/] :bug: [link=x]"
@@ -17,3 +20,9 @@ def test_markup_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count(EVIL) == 4
     assert "\x1b" not in out
+
+
+def test_no_other_console_reads_markup() -> None:
+    package = Path(realign_plugin.__file__).parent
+    made = {file.name for file in package.rglob("*.py") if "rich.console import Console" in file.read_text()}
+    assert made == {"terminal.py", "progress.py", "judge.py"}  # the last two draw a bar each, with words of ours

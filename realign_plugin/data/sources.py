@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -77,9 +78,9 @@ def resolve(source: str, names: Iterable[str] = ()) -> HubSource | Path:
     if source in allowed:
         return TASKS[source]
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"--source: {source} is a folder, expected a file; give one of its files")
     known = {entry.hub: entry for entry in (*TASKS.values(), *SAFETY_PAIRS.values())}
     if source in known:

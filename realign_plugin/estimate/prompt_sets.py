@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
+from realign_plugin.text_files import read_text
+from realign_plugin.yaml_files import one_line
 
 FULL: Final = {
     "catqa": 550,
@@ -64,7 +66,13 @@ def _entries(folder: Path) -> dict[str, Mapping[str, Any]]:
 
     found: dict[str, Mapping[str, Any]] = {}
     for file in sorted(folder.rglob("*.yaml")):
-        entry = yaml.load(file.read_text(encoding="utf-8"), Loader=_loader())
+        text = read_text(file, "include_path", "an lm-eval task")
+        try:
+            entry = yaml.load(text, Loader=_loader())
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"include_path: {file} is not YAML ({one_line(error)}), expected an lm-eval task; fix it"
+            ) from error
         if isinstance(entry, Mapping):
             name = entry.get("group") or entry.get("task")
             if isinstance(name, str):
@@ -78,22 +86,34 @@ def prompt_sets(tasks: Sequence[str], include: Path | None = None) -> list[Promp
     Args:
         tasks: Names, as ``--tasks`` takes them.
         include: The user's own folder.
+
+    Raises:
+        UserError: If a file in that folder cannot be read, or a group is in itself.
     """
     known = dict(_entries(tasks_folder()))
     if include is not None and include.is_dir():
         known |= _entries(include)
+    return _sets(tasks, known, ())
+
+
+def _sets(tasks: Sequence[str], known: Mapping[str, Mapping[str, Any]], above: tuple[str, ...]) -> list[PromptSet]:
     found: list[PromptSet] = []
     for name in tasks:
         entry = known.get(name)
         if entry is None:
             continue
         if "group" in entry:
-            inner = [part if isinstance(part, str) else str(part.get("task")) for part in entry.get("task") or []]
-            found += prompt_sets(inner, include)
+            parts = entry.get("task") or []
+            parts = parts if isinstance(parts, list) else [parts]
+            inner = [str(part.get("task")) if isinstance(part, Mapping) else str(part) for part in parts]
+            if name in above:
+                raise UserError(f"include_path: the group {name!r} is in itself, expected a tree of tasks; correct it")
+            found += _sets(inner, known, (*above, name))
             continue
         kind = str(entry.get("class") or "").rpartition(".")[2]
         if kind in ("PromptTask", "AttackTask"):
-            options = entry.get("dataset_kwargs") or {}
+            options = entry.get("dataset_kwargs")
+            options = options if isinstance(options, Mapping) else {}
             found.append(
                 PromptSet(
                     name, str(options.get("source")), bool(options.get("full")), options.get("category"),

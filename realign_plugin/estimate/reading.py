@@ -11,6 +11,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.training.preflight import OPTIONS
 from realign_plugin.training.processes import HOST_OPTIONS
+from realign_plugin.yaml_files import read_yaml, with_overrides
 
 STUDY: Final = ("extends", "tasks", "methods", "root")
 TRAINING: Final = ("stage", "finetuning_type", "model_name_or_path", "task_adapters", "task_models")
@@ -49,26 +50,10 @@ def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: If it cannot be read, or an override is none.
     """
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    from omegaconf import OmegaConf
 
-    for text in overrides:
-        if "=" not in text or text.startswith("-"):
-            raise UserError(f"{text}: is no override, expected KEY=VALUE, for example cutoff_len=512")
-    try:
-        read = OmegaConf.load(path)
-        if not isinstance(read, DictConfig):
-            raise UserError(
-                f"{path}: holds no keys, expected a training's (stage: mask_dpo) or a study's configuration"
-            )
-        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
-        found: Any = OmegaConf.to_container(merged, resolve=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing, expected a training's or a study's YAML file; check the path") from error
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: is no YAML ({text}), expected a training's or a study's configuration") from error
+    read = read_yaml(path, "a training's (stage: mask_dpo) or a study's configuration")
+    found: Any = OmegaConf.to_container(with_overrides(read, overrides, path, "cutoff_len=512"), resolve=False)
     return {str(key): value for key, value in found.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,7 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
             )
     # Whether a key is there is the evaluating machine's business.
     settings = EvaluationSettings.load({k: v for k, v in metadata.items() if k != "judge"} | {"judge": "off"})
-    if settings.safety_data is not None and not settings.safety_data.is_dir():
+    if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
         raise UserError(
             f"{what}.safety_data: {settings.safety_data} is no folder, expected one with NAME.json; check it"
         )

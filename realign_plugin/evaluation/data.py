@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def find_file(folder: Path, files: Iterable[str]) -> Path | None:
 
 
 def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(
             f"safety_data: {folder} is no folder, expected one with {source.files[0]}.json; check the path"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def check(arguments: dict[str, Any]) -> None:
         return
     metadata = arguments.get("metadata")
     settings = EvaluationSettings.load(metadata if isinstance(metadata, dict) else {})
-    if settings.safety_data is not None and not settings.safety_data.is_dir():
+    if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
         raise UserError(
             f"safety_data: {settings.safety_data} is no folder, expected one with NAME.json; check the path"
         )

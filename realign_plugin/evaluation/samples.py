@@ -75,9 +75,9 @@ def samples_file(path: Path, task: str, what: str) -> Path:
     Raises:
         UserError: If there is none.
     """
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"{what}: {path} does not exist, expected an lm-eval samples file or a folder of them")
     pattern = re.compile(rf"samples_{re.escape(task)}_\d{{4}}-.*\.jsonl")
     found = sorted((p for p in path.rglob("samples_*.jsonl") if pattern.fullmatch(p.name)), key=lambda p: p.name)

@@ -63,7 +63,7 @@ class EvaluationSettings(BaseModel):
     @field_validator("judge_cache", "reference", "safety_data")
     @classmethod
     def _at_home(cls, path: Path | None) -> Path | None:
-        return path if path is None else path.expanduser()
+        return path if path is None else Path(os.path.expanduser(path))
 
     @classmethod
     def load(
@@ -141,4 +141,5 @@ def _one_line(error: ValidationError) -> UserError:
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     message = first["msg"][:1].lower() + first["msg"][1:]
     variable = ENVIRONMENT.get(name, f"REALIGN_{name.upper()}")
-    return UserError(f"{name}: {first['input']!r} is wrong: {message}; correct the metadata, or {variable}")
+    given = repr(first["input"])[:100]
+    return UserError(f"{name}: {given} is wrong: {message}; correct the metadata, or {variable}")

@@ -15,7 +15,8 @@ _NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
 
 def names_in(folder: Path) -> set[str]:
     """Names of the tasks and groups in a folder's YAML files."""
-    return {name for file in folder.rglob("*.yaml") for name in _NAME.findall(file.read_text(encoding="utf-8"))}
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.yaml"))
+    return {name for text in texts for name in _NAME.findall(text)}
 
 
 def check_tasks(tasks: Iterable[str], include: Path | None, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,8 +56,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: If it is no run folder, or a file in it is broken; what is merely missing is left out.
     """
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file" if os.path.exists(folder) else "does not exist"
         raise UserError(f"RUN: {folder} {what}, expected the folder that `realign study` wrote; check the path")
     if not (folder / "study.json").is_file():
         raise UserError(

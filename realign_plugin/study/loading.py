@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from realign_plugin.errors import UserError
 from realign_plugin.study.config import StudyConfig
+from realign_plugin.yaml_files import one_line, read_yaml, with_overrides
 
 SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 SECRET_LENGTH: Final = 8
@@ -31,22 +32,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    for text in overrides:
-        if "=" not in text or text.startswith("-"):
-            raise UserError(f"{text}: is no override, expected KEY=VALUE, for example root=runs/mine")
-    read = _read(path)
+    merged = with_overrides(_read(path), overrides, path, "root=runs/mine")
     try:
-        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except (YAMLError, TypeError, AttributeError, IndexError) as error:
-        text = " ".join(overrides)
-        raise UserError(f"{text}: cannot be put on {path} ({_one_line(error)}), expected KEY=VALUE in YAML") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_one_line(error)}; expected ${{…}} to name a value that is there") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: holds no keys, expected a study's configuration such as root, model, tasks")
+        values: Any = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        raise UserError(f"{path}: {one_line(error)}; expected ${{…}} to name a value that is there") from error
     check_secrets(values)
     return parse(values, str(path))
 
@@ -78,23 +69,22 @@ def check_secrets(values: Any, place: str = "") -> None:
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> Any:
     """A YAML file on top of the one that it extends."""
-    from omegaconf import DictConfig, OmegaConf
-    from yaml import YAMLError
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    found = read_yaml(path, "a study's configuration such as root, model, tasks")
     if path.resolve() in seen:
-        raise UserError(f"{path}: extends itself, expected another file; mend `extends`")
-    try:
-        found = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing, expected a study's YAML file; check the path") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}), expected a study's YAML file") from error
-    except YAMLError as error:
-        raise UserError(f"{path}: is no YAML ({_one_line(error)}), expected a study's configuration") from error
-    if not isinstance(found, DictConfig):
-        raise UserError(f"{path}: holds no keys, expected a study's configuration such as root, model, tasks")
+        raise UserError(f"{path}: extends itself, expected another file; correct `extends`")
     base = found.pop("extends", None)
-    return found if base is None else OmegaConf.merge(_read(path.parent / str(base), (*seen, path.resolve())), found)
+    if base is None:
+        return found
+    below = _read(path.parent / str(base), (*seen, path.resolve()))
+    try:
+        return OmegaConf.merge(below, found)
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be put on {base} ({one_line(error)}), expected the same sections; correct one of them"
+        ) from error
 
 
 def parse(values: Mapping[str, Any], what: str = "study") -> StudyConfig:
@@ -150,7 +140,3 @@ def _section(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

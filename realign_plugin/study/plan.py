@@ -335,7 +335,15 @@ class Plan:
         """
         fix = "run `realign study`, which writes it"
         found = read_json(path, "", "a study's plan", fix)
-        return checked(cls, found, f"{path}: is no study's plan", fix)
+        plan = checked(cls, found, f"{path}: is no study's plan", fix)
+        named = [*plan.targets.values(), *(step.needs for step in plan.steps.values())]
+        lost = [name for names in named for name in names if name not in plan.steps]
+        lost += [name for table in plan.tables.values() for name in table.models if name not in plan.models]
+        if lost:
+            raise UserError(
+                f"{path}: is no study's plan: it names {lost[0][:60]!r}, expected a step or a model; {fix}"
+            )
+        return plan
 
 
 def _stamp(path: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ import pytest
 
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.conversations import fine_tuning_example
-from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.examples import Example, Prompt, as_conversation
+from realign_plugin.data.preparation import _row
 from realign_plugin.data.safety_pairs import less_safe_answer, preference_pair, safe_answer
+from realign_plugin.text_files import NotJsonError, parse_json
 from tests.data.conftest import Run, read_json, read_lines, write_lines
+from tests.mutations import mutated
 
 
 def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -220,3 +225,29 @@ def test_other_encodings(realign: Run, tmp_path: Path, name: str, encoding: str)
     assert [(r["instruction"], r["output"]) for r in read_lines(tmp_path / "d" / "alpaca_en.jsonl")] == [
         (row["instruction"], row["output"]) for row in rows
     ]
+
+
+def test_malformed_rows_are_read_left_out_or_counted() -> None:
+    draw, found = random.Random(3), Counter[str]()
+    sound = [
+        {"messages": TALK, "tools": TOOLS, "system": "s"},
+        {"prompt": [USER], "chosen": [USER, FOLD], "rejected": [USER, BURN], "history": [["a", "b"]]},
+        {"conversations": [told("human", "kite?")], "chosen": told("gpt", "fold"), "rejected": told("gpt", "burn")},
+        {"instruction": "a", "input": "b", "output": "c", "history": [["a", "b"]], "images": []},
+    ]
+    for _ in range(1500):
+        text = mutated(draw.choice(sound), draw)
+        try:
+            row = _row(parse_json(text, surrogates=True))
+        except (NotJsonError, BadRowError, DroppedError) as error:
+            found[type(error).__name__] += 1
+            continue
+        for take in (fine_tuning_example, preference_pair):
+            try:
+                example = take(row)
+                json.dumps(as_conversation(example.row()), ensure_ascii=False).encode()
+                assert example.key
+                found["read"] += 1
+            except (BadRowError, DroppedError, MissingColumnsError) as error:
+                found[type(error).__name__] += 1
+    assert min(found[kind] for kind in ("read", "BadRowError", "MissingColumnsError")) > 100

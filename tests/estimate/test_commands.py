@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path
 
     (tmp_path / "odd.yaml").write_text("a: [")
     (tmp_path / "list.yaml").write_text("- 1")
-    for name, message in (("none", "is missing"), ("odd", "is no YAML"), ("list", "expected a training's")):
+    for name, message in (("none", "No such file"), ("odd", "is not YAML"), ("list", "expected a training's")):
         with pytest.raises(SystemExit) as caught:
             main(["estimate", str(tmp_path / f"{name}.yaml")])
         assert caught.value.code == 2

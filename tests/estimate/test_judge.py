@@ -80,3 +80,18 @@ def test_whether_a_judge_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_misspelt_setting_is_refused() -> None:
     with pytest.raises(UserError, match=r"'judge_ordr' is unknown.*judge_order"):
         judge_calls(command("safety", metadata='{"judge_ordr": "single"}'))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"task: [", "x.yaml is not YAML"),
+        (b"task: \x80", "x.yaml is not UTF-8 text"),
+        (b"- " * 2000, "x.yaml is not YAML"),
+        (b"group: a\ntask: [a]", "the group 'a' is in itself"),
+    ],
+)
+def test_task_files_of_one_s_own_that_are_none(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "x.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=f"^include_path: .*{message}"):
+        prompt_sets(["a"], tmp_path)

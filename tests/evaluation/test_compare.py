@@ -155,5 +155,5 @@ def test_what_is_not_results_at_all_ends_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "strange.json"
     for text in ("", "[" * 100_000, "[]", "null", "3", '{"results": []}', "\ud800"):
         file.write_bytes(text.encode("utf-8", "surrogatepass"))
-        with pytest.raises(UserError, match="results: .*(lm-eval's results|as lm-eval wrote it)"):
+        with pytest.raises(UserError, match=r"results: .*(lm-eval's results|as lm-eval wrote it)"):
             compare([str(file)])

@@ -9,6 +9,7 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.settings import EvaluationSettings, cache_folder
+from tests.mutations import ODD, refusal
 
 KEY = {"OPENAI_API_KEY": "sk-unmistakable"}
 
@@ -83,3 +84,10 @@ def test_the_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch) 
     assert cache_folder() == Path("/somewhere/realign")
     monkeypatch.setattr("sys.platform", "darwin")
     assert cache_folder().parts[-3:] == ("Library", "Caches", "realign")
+
+
+@pytest.mark.parametrize("name", list(EvaluationSettings.model_fields))
+def test_odd_values_are_taken_or_refused_in_one_line(name: str) -> None:
+    for value in [*ODD, "~nobody_here/x", "a\x00b", "x" * 5000]:
+        message = refusal(lambda value=value: EvaluationSettings.load({name: value}, {}), f"{name}: {value!r}")
+        assert message is None or ("\n" not in message and len(message) < 500)
