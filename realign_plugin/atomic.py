@@ -114,7 +114,7 @@ def atomic_folder(
         with reported(target):
             _publish(stage, work, folder, replaces, last, shared)
     finally:
-        stage.close()
+        stage.close(keep=stage.committed)  # what could not be moved in, the next run moves
 
 
 def real_folder(target: str | Path) -> Path:
@@ -238,13 +238,13 @@ def exchange(first: Path, second: Path) -> None:
 def _move_in(stage: Path, todo: dict[str, Any]) -> None:
     """Move the files of a staging folder into the folder that it is in; the second time, the rest of them."""
     folder, work, files, last = stage.parent, stage / todo["from"], todo["files"], str(todo.get("last") or "")
-    for path in folder.iterdir():
-        if path.name not in files and not path.is_dir() and _matches(path.name, todo["replaces"]):
-            path.unlink()
     if last in files and os.path.lexists(work / last) and (folder / last).exists():
         several = sum(name != last and _matches(name, todo["replaces"]) for name in files) > 1
         if several or not filecmp.cmp(work / last, folder / last, shallow=False):
             (folder / last).unlink()
+    for path in folder.iterdir():
+        if path.name not in files and not path.is_dir() and _matches(path.name, todo["replaces"]):
+            path.unlink()
     for name in sorted(files, key=lambda name: name == last):
         if os.path.lexists(work / name):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

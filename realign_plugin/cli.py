@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from realign_plugin import __version__
+from realign_plugin.atomic import try_folder, write_json
 from realign_plugin.data.commands import app as data_app
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.outputs import check_adapter_folder, check_files
 
 app = typer.Typer(
     help="Repairs the safety of a fine-tuned LLM: train with llamafactory-cli, then export, inspect and check here.",
@@ -51,7 +53,6 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a plain LoRA adapter that any LoRA consumer loads."""
-    from realign_plugin.outputs import check_adapter_folder
     from realign_plugin.subspace import SafetySubspace
     from realign_plugin.tensor_files import torch_dtype
 
@@ -73,7 +74,6 @@ def transfer(
     overwrite: Overwrite = False,
 ) -> None:
     """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
-    from realign_plugin.outputs import check_adapter_folder
     from realign_plugin.subspace import SafetySubspace
     from realign_plugin.transfer import transfer as moved
 
@@ -101,7 +101,6 @@ def fuse(
 ) -> None:
     """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
     from realign_plugin.building import parse_task_weights, plain_fusion
-    from realign_plugin.outputs import check_adapter_folder
 
     check_adapter_folder(out, [*tasks, aligned], overwrite=overwrite)
     weights = parse_task_weights(task_weight, "--task-weight")
@@ -186,10 +185,9 @@ def inspect(
 ) -> None:
     """Print what the mask keeps of each module."""
     from realign_plugin.inspection import draw_heat_map, inspect_subspace, print_table, to_json
-    from realign_plugin.outputs import check_file
     from realign_plugin.subspace import SafetySubspace
 
-    check_file(plot)
+    check_files(plot)
     subspace = SafetySubspace.load(adapter)
     rows = inspect_subspace(subspace, mask)
     if plot is not None:
@@ -213,18 +211,15 @@ def judge(
     ] = "{}",
 ) -> None:
     """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
-    from realign_plugin.atomic import write_json
     from realign_plugin.evaluation.rejudge import judge_samples, results
     from realign_plugin.evaluation.report import print_metrics
     from realign_plugin.evaluation.session import Session
     from realign_plugin.evaluation.settings import EvaluationSettings
-    from realign_plugin.outputs import check_file
     from realign_plugin.text_files import json_option
 
     given = json_option(metadata, "--metadata")
-    check_file(out, samples)
-    for file in filter(Path.is_file, samples):
-        check_file(file)
+    check_files(out, inputs=samples)
+    check_files(*filter(Path.is_file, samples))
     session = Session(EvaluationSettings.load({"judge": "openai"} | given))
     session.prepare()
     judged = [judge_samples(file, session) for file in samples]
@@ -242,7 +237,6 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .json and .png.")] = None,
 ) -> None:
     """Set lm-eval results side by side: safety, skill, differences with their intervals."""
-    from realign_plugin.atomic import try_folder
     from realign_plugin.evaluation.compare import compare as side_by_side
     from realign_plugin.evaluation.compare import write
     from realign_plugin.evaluation.report import print_comparison

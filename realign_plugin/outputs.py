@@ -65,21 +65,22 @@ def check_adapter_folder(out: Path, inputs: Iterable[str | Path | None], *, over
     )
 
 
-def check_file(out: Path | None, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Find out whether a file can be written, before anything is paid for.
+def check_files(*outs: Path | None, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Find out whether files can be written, before anything is paid for.
 
     Args:
-        out: The file; None stands for none.
+        outs: The files; None stands for none.
         inputs: What is read.
 
     Raises:
-        UserError: If it is an input, or cannot be written.
+        UserError: If one is an input, or cannot be written.
     """
-    if out is None:
-        return
-    refuse_inputs(out, inputs)
-    with atomic_file(out):
-        pass
+    inputs = list(inputs)
+    for out in outs:
+        if out is not None:
+            refuse_inputs(out, inputs)
+            with atomic_file(out):
+                pass
 
 
 def _same(first: str | Path, second: str | Path) -> bool:

@@ -32,6 +32,7 @@ class Stage:
 
     Attributes:
         folder: The folder; on the file system of the folder it was made in.
+        committed: Whether what is staged is complete.
     """
 
     def __init__(self, home: Path) -> None:
@@ -44,6 +45,7 @@ class Stage:
         Raises:
             OSError: If it cannot be written.
         """
+        self.committed = False
         self._made = [folder for folder in (home, *home.parents) if not folder.exists()]
         if home.exists() and not home.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(home))
@@ -89,6 +91,7 @@ class Stage:
         draft = self.folder / f"{COMMIT}.draft"
         draft.write_text(json.dumps(todo), encoding="utf-8")
         os.rename(draft, self.folder / COMMIT)
+        self.committed = True
 
     def close(self, *, keep: bool = False) -> None:
         """Remove the folder and what was made for it.

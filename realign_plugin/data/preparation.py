@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import clean_up, real_folder, write_json
+from realign_plugin.atomic import clean_up, real_folder, try_folder, write_json
 from realign_plugin.data import cards, dataset_info
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.examples import Example
@@ -59,6 +59,7 @@ def prepare(recipe: Recipe) -> Prepared:
     source = None if isinstance(recipe.source, HubSource) else recipe.source
     for name in (recipe.name, f"{recipe.name}_validation"):
         refuse_inputs(recipe.folder / f"{name}.jsonl", [source])
+    try_folder(recipe.folder)
     rows = rows_of(recipe.source, recipe.split)
     with reported(recipe.folder):
         folder = real_folder(recipe.folder)

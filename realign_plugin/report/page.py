@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin import __version__
 from realign_plugin.atomic import write_text
 from realign_plugin.errors import UserError
-from realign_plugin.outputs import check_file
+from realign_plugin.outputs import check_files
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -42,7 +42,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     if target.suffix.lower() not in (".html", ".htm") and target.exists():
         raise UserError(f"--out: {target} exists and is not an HTML page, expected a file to write; give another path")
     if out is not None or folder.is_dir():
-        check_file(target)
+        check_files(target)
     environment = _environment()
     from realign_plugin.report.records import UNWRITABLE
     from realign_plugin.report.run import read_run

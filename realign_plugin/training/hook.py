@@ -145,13 +145,9 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
     if training_args.do_train:
-        given = [
-            *preflight.split_paths(options.get("task_adapters")),
-            *preflight.split_paths(options.get("task_models")),
-        ]
-        refuse_inputs(
-            training_args.output_dir, [model_args.model_name_or_path, options.get("aligned_adapter"), *given]
-        )
+        given = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
+        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *given[0], *given[1]]
+        refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
     processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})

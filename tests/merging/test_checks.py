@@ -259,11 +259,11 @@ def test_a_merge_that_is_killed(yard: Path, tmp_path: Path, adapter: Path) -> No
     )
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".merged.*.merge")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".realign-*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list(tmp_path.glob(".merged.*.merge"))
+    assert list(tmp_path.glob(".realign-*"))
     assert not (tmp_path / "merged").exists()
     from mergekit.scripts.run_yaml import main
 

@@ -113,10 +113,12 @@ def test_plain_adapters_are_the_hosts_business(lab: Path) -> None:
     inference.check_inference(["hub/name"], backend="vllm")
 
 
-def test_merging_into_a_quantised_model_is_refused(subspace: Any, tmp_path: Path) -> None:
+def test_merging_into_a_quantised_model_or_onto_the_adapter_is_refused(subspace: Any, tmp_path: Path) -> None:
     folder = str(subspace.save(tmp_path / "s"))
     with pytest.raises(UserError, match="cannot be merged into a quantised base model"):
         inference.check_inference([folder], export_dir="out", quantised=True)
+    with pytest.raises(UserError, match="is an input of this command"):
+        inference.check_inference([folder], export_dir=f"{folder}/../s")
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"bits": 4}}))
     assert inference.is_quantised_model(str(tmp_path))
     assert not inference.is_quantised_model(str(tmp_path / "s"))
