@@ -34,7 +34,7 @@ class WarnOfStandstill(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero and "adam" in str(args.optim).lower() and far < LEAST:
             print(
                 f"realign-plugin: learning_rate: {args.learning_rate:g} over {state.max_steps} steps moves no logit "
-                f"by more than about {far:.2g}, expected {LEAST:g} or more for a mask that decides; raise learning_rate "
-                f"({RECOMMENDED:g} is usual) or max_steps",
+                f"by more than about {far:.2g}, expected {LEAST:g} or more for a mask that decides; raise "
+                f"learning_rate ({RECOMMENDED:g} is usual) or max_steps",
                 file=sys.stderr,
             )
