@@ -4,6 +4,9 @@
 
 One process, the three models on the same weights, in turn; greedy, a prompt of 32 tokens, one sequence and eight. The
 figures are medians of seconds for all tokens, and of the ratio to plain LoRA in the same turn.
+
+``whole_weights`` is the same for masks of whole weights (all linear modules) whose task vectors are in another dtype
+(bf16) than the model (fp32): ratios to the base model alone, which does half the products.
 """
 
 from __future__ import annotations
@@ -65,6 +68,29 @@ def models(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"lora": load("task"), "subspace": load("subspace"), "merged": load("subspace").merge_and_unload().eval()}
 
 
+def whole_weights(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The base model, and masks of rows and of elements of its whole weights on it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from realign_plugin import SafetySubspace, attach_subspace
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16)
+    model.save_pretrained(folder / "aligned-model")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    model.save_pretrained(folder / "tuned-model")
+    found = {"base": AutoModelForCausalLM.from_pretrained(folder / "base").eval()}
+    for granularity in ("row", "element"):
+        plain = AutoModelForCausalLM.from_pretrained(folder / "aligned-model", dtype=torch.float32)
+        subspace = SafetySubspace.from_models(
+            folder / "aligned-model", [folder / "tuned-model"], mask_granularity=granularity
+        )
+        found[granularity] = attach_subspace(plain, subspace, is_trainable=False).eval()
+    return found
+
+
 def main() -> None:
     """Generate in turn, and print medians and ratios."""
     import torch
@@ -73,7 +99,18 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         them = models(chosen, Path(name))
+        whole = whole_weights(chosen, Path(name))
     result: dict[str, Any] = {key: getattr(chosen, key) for key in ("hidden", "layers", "rank", "tokens", "runs")}
+    result |= measure(chosen, them, "lora")
+    result["whole_weights"] = measure(chosen, whole, "base")
+    print(json.dumps({"generation": result}))
+
+
+def measure(chosen: argparse.Namespace, them: dict[str, Any], first: str) -> dict[str, Any]:
+    """Seconds of each model, and ratios to the first."""
+    import torch
+
+    result: dict[str, Any] = {}
     for batch in chosen.batches:
         prompt = torch.randint(4, 1024, (batch, 32), generator=torch.Generator().manual_seed(1))
         times: dict[str, list[float]] = {key: [] for key in them}
@@ -91,11 +128,11 @@ def main() -> None:
                 if turn:  # the first turn warms up
                     times[key].append(time.process_time() - start)
         found = {f"{key}_s": round(statistics.median(values), 3) for key, values in times.items()}
-        for key in ("subspace", "merged"):
-            ratio = statistics.median(a / b for a, b in zip(times[key], times["lora"], strict=True))
-            found[f"{key}_of_lora"] = round(ratio, 3)
+        for key in [name for name in them if name != first]:
+            ratio = statistics.median(a / b for a, b in zip(times[key], times[first], strict=True))
+            found[f"{key}_of_{first}"] = round(ratio, 3)
         result[f"batch_{batch}"] = found
-    print(json.dumps({"generation": result}))
+    return result
 
 
 if __name__ == "__main__":

@@ -149,3 +149,17 @@ def test_whole_weights_are_no_lora(lab: Path, models: list[Path], tmp_path: Path
     with pytest.raises(UserError, match=r"export: a subspace on whole weights is no LoRA adapter"):
         subspace.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
+
+
+def test_a_weight_of_one_row_has_no_mask_of_rows(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    """As a gate between experts has."""
+    name = "model.layers.0.mlp.shared_expert_gate.weight"
+    folders = []
+    for number, folder in enumerate((lab / "base", models[0])):
+        folders.append(Path(shutil.copytree(folder, tmp_path / str(number))))
+        state = load_file(folder / "model.safetensors") | {name: torch.full((1, 32), float(number))}
+        save_file(state, folders[-1] / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"cancel out for W of .*gate, shape \(1, 32\) .* leave the module out of"):
+        SafetySubspace.from_models(folders[0], folders[1:])
+    SafetySubspace.from_models(folders[0], folders[1:], mask_granularity="element")
+    SafetySubspace.from_models(folders[0], folders[1:], mask_rescale=False)

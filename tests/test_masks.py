@@ -223,6 +223,18 @@ def test_drawn_seeds_follow_the_global_generator() -> None:
     assert len(set(first)) == 3
 
 
+def test_processes_draw_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    for rank in (None, *range(64)):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda rank=rank: rank is not None)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        torch.manual_seed(7)
+        seeds += [masks.draw_seed() for _ in range(3)]
+    assert seeds[:3] == seeds[3:6]
+    assert len(set(seeds)) == 3 * 64
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
 def test_tensor_seeds_differ_by_tensor_and_by_seed() -> None:
     names = [f"model.layers.{i}.{m}.{f}" for i in range(20) for m in ("q_proj", "v_proj") for f in "AB"]
     seeds = {masks.tensor_seed(s, n) for s in range(3) for n in names}

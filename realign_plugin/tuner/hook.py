@@ -52,8 +52,8 @@ def save_own_tensors_only() -> None:
         model: Any, state_dict: Any = None, adapter_name: str = "default", *args: Any, **kwargs: Any
     ) -> Any:
         inner = getattr(model, "_orig_mod", model)
-        if inner.peft_config[adapter_name].peft_type == NAME:
-            others = {name for name in inner.peft_config if name != adapter_name}
+        others = {name for name in inner.peft_config if name != adapter_name}
+        if others and inner.peft_config[adapter_name].peft_type == NAME:
             state = inner.state_dict() if state_dict is None else state_dict
             foreign = {key for key in state if PREFIX in key and key.rpartition(".")[2] in others}
             state_dict = {key: tensor for key, tensor in state.items() if key not in foreign}

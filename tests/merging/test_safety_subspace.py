@@ -238,3 +238,36 @@ def test_names_inside_a_wrapper(yard: Path, tmp_path: Path, merge: Merge) -> Non
     direct = merge(configuration(home, build(home, "lora").save(tmp_path / "t"), mask="soft"), tmp_path / "direct")
     assert all(torch.equal(wrapped[name], direct[name]) for name in direct)
     assert not all(torch.equal(wrapped[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize("fusion", FUSION_METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_merge_in_one_process_is_the_first(
+    yard: Path, tmp_path: Path, merge: Merge, monkeypatch: pytest.MonkeyPatch, fusion: str, precision: str
+) -> None:
+    """mergekit keeps the tensors of its models for the whole process: none is written to."""
+    from mergekit.merge_methods.base import TensorGroup
+
+    from realign_plugin.merging.safety_subspace import SafetySubspaceMerge
+
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    stock = SafetySubspaceMerge.merge_group
+
+    def watched(self: Any, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        seen.extend((entry.tensor, entry.tensor.clone()) for entry in group.entries)
+        found: torch.Tensor = stock(self, group, **parameters)
+        return found
+
+    monkeypatch.setattr(SafetySubspaceMerge, "merge_group", watched)
+    home = yard / precision
+    config = configuration(
+        home, build(home, "weight", fusion_method=fusion).save(tmp_path / "s"), *models_of(home, "weight")
+    )
+    first, second = (merge(config, tmp_path / name) for name in ("first", "second"))
+    assert len(seen) > 20
+    assert all(torch.equal(tensor, copy) for tensor, copy in seen)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    if precision == "fp32":
+        module = next(iter(SafetySubspace.load(tmp_path / "s").logits))
+        expected = exact(home, SafetySubspace.load(tmp_path / "s"), module, "soft", fusion)
+        assert np.abs(second[f"{module}.weight"].double().numpy() - expected).max() <= 2e-6

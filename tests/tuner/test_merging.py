@@ -89,7 +89,6 @@ def test_two_adapters_are_rounded_once_and_go_one_after_the_other(lab: Path, sub
         update = sum(layer.get_delta_weight(adapter) for adapter in ("default", "other"))
         expected = (before[name].float() + update).bfloat16()
         assert (weight != expected).float().mean() < 1e-3
-    model.delete_adapter("other")
     model.unmerge_adapter()
     assert all(torch.equal(w, before[name]) for name, w in weights(model).items())
 

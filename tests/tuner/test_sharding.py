@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace
 from realign_plugin.building import from_models
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.sharding import is_sharded, whole, write_whole
 from tests.conftest import logits_of, with_random_logits
+from tests.tuner import two_ranks
 
 
 @pytest.mark.cli
@@ -28,6 +31,10 @@ def test_two_processes_hold_one_subspace(
     result = run_stock("torchrun", *words, env={"PYTHONPATH": str(script.parent.parent.parent)})
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("as one") == 4
+    for folder in saved:  # the first of several processes draws what a single one does
+        model = attach_subspace(AutoModelForCausalLM.from_pretrained(lab / "base"), SafetySubspace.load(folder))
+        alone = two_ranks.gradient(model, torch.randint(6, 60, (2, 12), generator=torch.Generator().manual_seed(5)))
+        torch.testing.assert_close(alone, load_file(folder / "first_gradient.safetensors")["gradient"])
 
 
 def test_whole_tensors_are_left_alone() -> None:

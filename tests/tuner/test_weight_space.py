@@ -119,6 +119,58 @@ def test_vectors_keep_the_dtype_of_the_checkpoints(tmp_path: Path, tokens: torch
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in peft_model.base_model.logits())
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_inference_casts_whole_matrices_once(
+    tmp_path: Path,
+    tokens: torch.Tensor,
+    granularity: str,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    autocast: bool,
+    monkeypatch: Any,
+) -> None:
+    """Of task vectors in another dtype than the model's, and of masked weights, which are fp32."""
+    vectors, computed = dtypes
+    make_llama(tmp_path / "base", dtype=vectors)
+    make_tokenizer(tmp_path / "base")
+    make_fine_tuned(tmp_path / "base", tmp_path / "full", seed=4)
+    options: Any = {"mask_granularity": granularity, "mask_rescale": granularity != "module"}
+    subspace = with_random_logits(
+        SafetySubspace.from_models(tmp_path / "base", [tmp_path / "full"], target=TARGET, **options)
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=computed)
+    peft_model = attach_subspace(model, subspace).eval()
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    with torch.no_grad():
+        for module, pair in subspace.effective().items():
+            expected.get_submodule(module).weight += pair["W"]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        first = logits_of(peft_model, tokens)
+        sizes: list[torch.Size] = []
+        stock = torch.Tensor.to
+
+        def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            found = stock(self, *args, **kwargs)
+            sizes.extend([self.shape] if found.data_ptr() != self.data_ptr() else [])
+            return found
+
+        monkeypatch.setattr(torch.Tensor, "to", to)
+        monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
+        peft_model.base_model.model(input_ids=tokens)
+        assert torch.equal(first, logits_of(peft_model, tokens))
+    assert not [shape for shape in sizes if shape in {(32, 32), (16, 32), (32, 48), (1, 32, 32), (1, 16, 32)}]
+    low = autocast or computed == torch.bfloat16
+    assert (first.float() - logits_of(expected, tokens)).abs().max() <= (0.6 if low else 1e-5)
+    kept = {
+        entry.value.dtype
+        for layer in peft_model.base_model.layers()
+        for entry in layer.kept._entries.values()
+        if entry.value.numel() > 48
+    }
+    assert kept <= {torch.bfloat16 if low else torch.float32}
+
+
 def test_weights_that_are_no_linear_module_are_left_out_of_all(
     lab: Path, models: list[Path], tokens: torch.Tensor
 ) -> None:

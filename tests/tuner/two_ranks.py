@@ -37,6 +37,32 @@ def step(peft_model: torch.nn.Module, tokens: torch.Tensor) -> None:
     peft_model.zero_grad()
 
 
+def gradient(peft_model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Of a step with noise, all processes seeded alike, as trainers seed them."""
+    peft_model.train()
+    torch.manual_seed(11)
+    peft_model(input_ids=tokens, use_cache=False).logits.square().mean().backward()
+    found = torch.cat([p.grad.flatten() for p in peft_model.parameters() if p.grad is not None])
+    peft_model.zero_grad()
+    return found
+
+
+def check_noise(base: Path, saved: Path) -> None:
+    """Each process draws its own noise, and the same again when a layer runs again."""
+    tokens = torch.randint(6, 60, (2, 12), generator=torch.Generator().manual_seed(5))
+    model = attach_subspace(AutoModelForCausalLM.from_pretrained(base), SafetySubspace.load(saved))
+    mine = gradient(model, tokens)
+    model.enable_input_require_grads()
+    for reentrant in (False, True):
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        torch.testing.assert_close(gradient(model, tokens), mine)
+    all_of_them = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(all_of_them, mine)
+    assert not torch.allclose(*all_of_them, rtol=0.1)
+    if distributed.get_rank() == 0:
+        save_file({"gradient": mine}, saved / "first_gradient.safetensors")
+
+
 def check(base: Path, saved: Path) -> None:
     """Everything that reads or writes parameters, on a sharded model and a whole one."""
     plain, model = (
@@ -96,6 +122,7 @@ def check(base: Path, saved: Path) -> None:
 if __name__ == "__main__":
     distributed.init_process_group("gloo")
     for folder in sys.argv[2:]:
+        check_noise(Path(sys.argv[1]), Path(folder))
         check(Path(sys.argv[1]), Path(folder))
     distributed.barrier()
     distributed.destroy_process_group()
