@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from llamafactory.extras import logging
@@ -10,7 +11,7 @@ from peft import PeftModel
 
 from realign_plugin.checkpoints import fingerprint
 from realign_plugin.training.inference import is_subspace
-from realign_plugin.training.preflight import STAGE
+from realign_plugin.training.preflight import STAGES
 from realign_plugin.tuner.attach import attach_subspace
 from realign_plugin.tuner.linear import is_quantised
 
@@ -20,7 +21,7 @@ logger = logging.get_logger(__name__)
 def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
     """Attach the subspace to train, or load a trained one.
 
-    For training, and for evaluating with the stage ``mask_dpo``, it stays an adapter. Otherwise (export, chat)
+    For training, and for evaluating with one of our stages, it stays an adapter. Otherwise (export, chat)
     adapters are merged, as the host does with LoRA, unless the base model is quantised.
 
     Args:
@@ -56,11 +57,34 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
             peft_model.base_model.set_mask(
                 finetuning_args.mask, finetuning_args.mask_threshold, finetuning_args.mask_seed
             )
-        if is_trainable or finetuning_args.stage == STAGE or any(map(is_quantised, _linears(peft_model))):
+        if is_trainable or finetuning_args.stage in STAGES or any(map(is_quantised, _linears(peft_model))):
             return peft_model
         model = peft_model.merge_and_unload()
         logger.info_rank0(f"Merged {path}.")
     return model
+
+
+def init_distilled_lora(model: Any, finetuning_args: Any) -> Any:
+    """A LoRA adapter to distil, from the fine-tuned model's (or the fused ones), with its teachers frozen beside it.
+
+    Args:
+        model: The base model.
+        finetuning_args: Ours, with the plain fusion of the task adapters.
+
+    Returns:
+        The PEFT model: ``default`` is trained, ``fine_tuned`` and ``aligned`` are not; without an aligned adapter the
+        base model is that teacher.
+    """
+    subspace, finetuning_args.subspace = finetuning_args.subspace, None
+    with TemporaryDirectory() as folder:
+        start = str(subspace.to_lora(Path(folder, "start")))
+        peft_model = PeftModel.from_pretrained(model, start, is_trainable=True)
+        peft_model.load_adapter(start, "fine_tuned")
+    if finetuning_args.aligned_adapter is not None:
+        peft_model.load_adapter(finetuning_args.aligned_adapter, "aligned")
+    peft_model.set_adapter("default")  # loading a frozen adapter freezes it
+    logger.info_rank0(f"Fine-tuning method: LoRA, distilled from {len(subspace.spec.task_weights)} task(s)")
+    return peft_model
 
 
 def _cached_folder(model_args: Any) -> Path | None:

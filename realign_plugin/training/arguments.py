@@ -6,9 +6,8 @@ from typing import Any, Final, Literal
 from llamafactory.hparams.finetuning_args import FinetuningArguments
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.preflight import OPTIONS, STAGE, TYPE, check_options, split_paths
+from realign_plugin.training.preflight import HOST_STAGES, OPTIONS, STAGE, STAGES, TYPE, check_options, split_paths
 
-HOST_STAGE: Final = "dpo"
 HOST_TYPE: Final = "lora"
 
 # Options of LoRA that the host lets through under its own name, and that would be ignored or wrong here.
@@ -27,7 +26,7 @@ REFUSED = {
 
 @dataclass
 class SafetySubspaceArguments:
-    """Arguments of the stage ``mask_dpo`` and of the fine-tuning type ``safety_subspace``."""
+    """Arguments of our stages and of the fine-tuning type ``safety_subspace``."""
 
     aligned_adapter: str | None = field(
         default=None, metadata={"help": "LoRA adapter of the aligned model; none if the base model itself is aligned."}
@@ -55,13 +54,20 @@ class SafetySubspaceArguments:
     mask_init: float = field(default=0.0, metadata={"help": "Value of every mask logit at the start."})
     mask_temperature: float = field(default=0.5, metadata={"help": "Temperature of the relaxed mask."})
     mask_rescale: bool = field(default=True, metadata={"help": "Whether or not to divide the mask by its mean."})
-    mask_estimator: Literal["relaxed", "straight_through"] = field(
-        default="relaxed",
-        metadata={"help": "Mask while training: relaxed, or 0/1 forward with the relaxed gradient backward."},
+    mask_estimator: Literal["relaxed", "straight_through"] | None = field(
+        default=None,
+        metadata={
+            "help": "Mask while training: relaxed, or 0/1 forward with the relaxed gradient backward; none: relaxed "
+            "for mask_dpo, straight_through for safety_distill."
+        },
     )
     mask_noise: float = field(default=1.0, metadata={"help": "Scale of the mask's noise at the first step."})
     mask_noise_end: float | None = field(
-        default=None, metadata={"help": "Scale of the mask's noise at the last step, linear between; none: no change."}
+        default=None,
+        metadata={
+            "help": "Scale of the mask's noise at the last step, linear between; none: no change for mask_dpo, 0 for "
+            "safety_distill."
+        },
     )
     mask_keep_weight: float = field(
         default=0.0, metadata={"help": "Weight of the penalty on what the mask takes away."}
@@ -72,6 +78,22 @@ class SafetySubspaceArguments:
     )
     mask_compile: bool = field(
         default=False, metadata={"help": "Whether or not to fuse the mask's operations with torch's compiler."}
+    )
+    skill_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "For safety_distill: which of `dataset` and `eval_dataset` hold prompts of the new skill, whose "
+            "teacher is the fine-tuned model; that of the others is the aligned one."
+        },
+    )
+    distill_skill_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the divergence from the fine-tuned model on skill prompts."}
+    )
+    distill_divergence: Literal["forward", "reverse"] = field(
+        default="forward", metadata={"help": "KL(teacher || student), or KL(student || teacher)."}
+    )
+    distill_temperature: float = field(
+        default=1.0, metadata={"help": "What the logits of student and teacher are divided by."}
     )
     mask: Literal["soft", "binary", "sampled", "relaxed"] | None = field(
         default=None,
@@ -89,7 +111,7 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
     so that its own rules for those hold; ``restore`` puts the real names back.
     """
 
-    stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "mask_dpo"] = field(
+    stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "mask_dpo", "safety_distill"] = field(
         default="sft", metadata={"help": "Which stage will be performed in training."}
     )
     finetuning_type: Literal["lora", "oft", "freeze", "full", "safety_subspace"] = field(
@@ -99,21 +121,29 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
     def __post_init__(self) -> None:
         """Check our own arguments, then let the host check its own under names that it knows."""
         self.real_names = {"stage": self.stage, "finetuning_type": self.finetuning_type}
-        if self.stage == STAGE or self.finetuning_type == TYPE:
+        if self.stage in STAGES or self.finetuning_type == TYPE:
             self._check()
-        if self.stage == STAGE:
-            self.stage = HOST_STAGE
+        self.stage = HOST_STAGES.get(self.stage, self.stage)  # type: ignore[assignment]
         if self.finetuning_type == TYPE:
             self.finetuning_type = HOST_TYPE
         super().__post_init__()
 
     def _check(self) -> None:
-        check_options(self.options())
+        spec = check_options(self.options())
+        self.mask_estimator = spec.mask_estimator  # type: ignore[assignment]
+        self.mask_noise_end = spec.mask_noise_end
         for name, fix in REFUSED.items():
             if getattr(self, name):
-                raise UserError(
-                    f"{name}: {getattr(self, name)!r} has no meaning with safety_subspace, expected none; {fix}"
-                )
+                raise UserError(f"{name}: {getattr(self, name)!r} has no meaning here, expected none; {fix}")
+        if self.stage != STAGE and self.ref_model is not None:
+            raise UserError(
+                f"ref_model: {self.ref_model!r} with stage: {self.stage}, expected none: the teachers are in the "
+                "network; leave it out"
+            )
+        if self.stage == STAGE:
+            self._check_reference()
+
+    def _check_reference(self) -> None:
         if self.mask_reference == "model" and self.ref_model is None:
             raise UserError(
                 "mask_reference: 'model' needs ref_model, which is not set; set it, or use mask_reference: init"
@@ -130,6 +160,7 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
         return values | {
             "task_adapters": split_paths(self.task_adapters),
             "task_models": split_paths(self.task_models),
+            "skill_dataset": split_paths(self.skill_dataset),
         }
 
     def restore(self) -> None:

@@ -10,7 +10,7 @@ from realign_plugin.spec import SubspaceSpec
 from realign_plugin.training.preflight import (
     OPTIONS,
     SPEC_OPTIONS,
-    STAGE,
+    STAGES,
     TYPE,
     build_subspace,
     check_options,
@@ -66,10 +66,11 @@ def check_command(argv: Sequence[str]) -> None:
         UserError: If our options or the adapters are at fault.
     """
     options = command_options(argv)
-    if options.get("stage") != STAGE and options.get("finetuning_type") != TYPE:
+    if options.get("stage") not in STAGES and options.get("finetuning_type") != TYPE:
         return
     check_options(options)
-    check_processes(options)
+    if options.get("finetuning_type") == TYPE:
+        check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:

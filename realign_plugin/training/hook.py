@@ -14,6 +14,7 @@ from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.training import command_line, inference, preflight, processes, resuming
+from realign_plugin.training.preflight import HOST_STAGES
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,12 +95,14 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(parse)
     def run(args: Any = None) -> Any:
         groups = parse(args)
-        model_args, _, training_args, finetuning_args, _ = groups
+        model_args, data_args, training_args, finetuning_args, _ = groups
         names = finetuning_args.real_names
-        if preflight.STAGE in names.values() or preflight.TYPE in names.values():
+        if names["stage"] in preflight.STAGES or names["finetuning_type"] == preflight.TYPE:
             if not _given("learning_rate", args):
-                choose_learning_rate(training_args)
+                choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)
+            if names["stage"] == preflight.DISTILL:
+                prepare_data(data_args, finetuning_args)
         return groups
 
     return run
@@ -117,21 +120,45 @@ def _given(name: str, args: Any) -> bool:
     )
 
 
-def choose_learning_rate(training_args: Any) -> None:
+def choose_learning_rate(training_args: Any, kind: str) -> None:
     """Take a rate that moves logits where none was given: at the host's, which is for weights, no mask changes.
 
     Args:
         training_args: The host's training arguments; changed in place.
+        kind: The fine-tuning type.
     """
-    from realign_plugin.training.learning_rate import RECOMMENDED
+    from realign_plugin.training.learning_rate import RECOMMENDED, RECOMMENDED_LORA
 
-    training_args.learning_rate = RECOMMENDED
+    rate = RECOMMENDED if kind == preflight.TYPE else RECOMMENDED_LORA
+    training_args.learning_rate = rate
     if training_args.do_train and int(os.environ.get("RANK", "0")) == 0:
-        print(f"realign-plugin: learning_rate is not set: {RECOMMENDED:g}, as masks need it", file=sys.stderr)
+        line = f"realign-plugin: learning_rate is not set: {rate:g}, as finetuning_type: {kind} needs it"
+        print(line, file=sys.stderr)
+
+
+def prepare_data(data_args: Any, finetuning_args: Any) -> None:
+    """Check which data sets have which teacher, and what would mix their rows.
+
+    Args:
+        data_args: The host's data arguments.
+        finetuning_args: Ours.
+
+    Raises:
+        UserError: If something in them cannot work.
+    """
+    for name in ("packing", "neat_packing", "streaming", "tokenized_path"):
+        if getattr(data_args, name, None):
+            raise UserError(
+                f"{name}: {getattr(data_args, name)!r} with stage: safety_distill, expected none, since each row "
+                "has a teacher of its own; leave it out"
+            )
+    preflight.check_skill_datasets(
+        finetuning_args.options()["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or []
+    )
 
 
 def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
-    """Check a ``mask_dpo`` run, read its adapters, and choose the settings that masks need.
+    """Check a run of one of our stages, read its adapters, and choose the settings that masks need.
 
     Args:
         model_args: The host's model arguments; changed in place.
@@ -145,12 +172,14 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
     if training_args.do_train:
-        given = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
-        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *given[0], *given[1]]
+        tasks = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
+        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *tasks[0], *tasks[1]]
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
-    processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
+    if options["finetuning_type"] == preflight.TYPE:
+        given = {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS}
+        processes.check_processes(options | given)
     for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
         if getattr(model_args, name, False):
             raise UserError(
@@ -181,9 +210,12 @@ def attach_adapter(adapter: ModuleType) -> None:
 
     @functools.wraps(original)
     def init_adapter(config: Any, model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
-        if finetuning_args.finetuning_type != preflight.TYPE:
+        if finetuning_args.finetuning_type != preflight.TYPE and getattr(finetuning_args, "subspace", None) is None:
             return original(config, model, model_args, finetuning_args, is_trainable)
-        from realign_plugin.training.adapter import init_safety_subspace
+        from realign_plugin.training.adapter import init_distilled_lora, init_safety_subspace
+
+        if finetuning_args.finetuning_type == preflight.LORA:
+            return init_distilled_lora(model, finetuning_args)
 
         return init_safety_subspace(model, model_args, finetuning_args, is_trainable)
 
@@ -191,29 +223,34 @@ def attach_adapter(adapter: ModuleType) -> None:
 
 
 def attach_tuner(tuner: ModuleType) -> None:
-    """Dispatch the stage ``mask_dpo``; in torchrun's processes, end a user's mistake with one line."""
-    original = tuner.run_dpo
+    """Dispatch our stages; in torchrun's processes, end a user's mistake with one line."""
+    originals = {stage: getattr(tuner, f"run_{stage}") for stage in HOST_STAGES.values()}
     run_exp = tuner.run_exp
 
-    def run_dpo(
-        model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, callbacks: list[Any] | None = None
-    ) -> Any:
-        if getattr(finetuning_args, "real_names", {}).get("stage") != preflight.STAGE:
-            return original(model_args, data_args, training_args, finetuning_args, callbacks)
-        from realign_plugin.training.workflow import run_mask_dpo
+    def routed(stage: str) -> Callable[..., Any]:
+        @functools.wraps(originals[stage])
+        def run(model_args: Any, data_args: Any, training_args: Any, finetuning_args: Any, *rest: Any) -> Any:
+            real = getattr(finetuning_args, "real_names", {}).get("stage")
+            if real not in HOST_STAGES:
+                return originals[stage](model_args, data_args, training_args, finetuning_args, *rest)
+            from realign_plugin.training import distill_workflow, workflow
 
-        finetuning_args.restore()
-        return run_mask_dpo(model_args, data_args, training_args, finetuning_args, callbacks)
+            finetuning_args.restore()
+            start = workflow.run_mask_dpo if real == preflight.STAGE else distill_workflow.run_safety_distill
+            return start(model_args, data_args, training_args, finetuning_args, rest[-1] if rest else None)
+
+        return run
 
     def get_train_args(args: Any = None) -> Any:
         groups = host_get_train_args(args)
-        finetuning_args = groups[3]
-        if getattr(finetuning_args, "real_names", {}).get("stage") == preflight.STAGE:
-            finetuning_args.stage = "dpo"  # the host's dispatch knows this name; run_dpo above puts ours back
+        real = getattr(groups[3], "real_names", {}).get("stage")
+        if real in HOST_STAGES:
+            groups[3].stage = HOST_STAGES[real]  # the host's dispatch knows this name; what it runs puts ours back
         return groups
 
     host_get_train_args = tuner.get_train_args
-    tuner.run_dpo = run_dpo  # type: ignore[attr-defined]
+    for stage in originals:
+        setattr(tuner, f"run_{stage}", routed(stage))
     tuner.get_train_args = get_train_args  # type: ignore[attr-defined]
     if "TORCHELASTIC_RUN_ID" in os.environ:
         tuner.run_exp = exit_on_user_error(run_exp)  # type: ignore[attr-defined]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.building import from_adapters, from_models, task_weights
+from realign_plugin.building import ALL_ONES, from_adapters, from_models, task_weights
 from realign_plugin.checkpoints import fingerprint
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.divergence import DIVERGENCES
+from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.fusion import is_linear
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace import SafetySubspace
@@ -17,7 +18,12 @@ from realign_plugin.tensor_files import open_tensors
 from realign_plugin.training.inference import is_quantised_model, is_subspace
 
 STAGE: Final = "mask_dpo"
+DISTILL: Final = "safety_distill"
+HOST_STAGES: Final = {STAGE: "dpo", DISTILL: "sft"}
+"""Our stages; each takes the name of one of the host's while that checks arguments and chooses what to run."""
+STAGES: Final = tuple(HOST_STAGES)
 TYPE: Final = "safety_subspace"
+LORA: Final = "lora"
 REFERENCES: Final = ("init", "aligned", "base", "model")
 
 SPEC_OPTIONS: Final = (
@@ -34,6 +40,12 @@ SPEC_OPTIONS: Final = (
     "mask_noise_end",
     "mask_keep_weight",
 )
+DISTILL_OPTIONS: Final = ("skill_dataset", "distill_skill_weight", "distill_divergence", "distill_temperature")
+STAGE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    # The mask that is trained is the mask that is shipped.
+    DISTILL: {"mask_estimator": "straight_through", "mask_noise_end": 0.0},
+}
+"""Where a stage's defaults are not those of ``SubspaceSpec``, which are the paper's."""
 OPTIONS: Final = (
     "stage",
     "finetuning_type",
@@ -48,6 +60,7 @@ OPTIONS: Final = (
     "mask_seed",
     "lora_target",
     *SPEC_OPTIONS,
+    *DISTILL_OPTIONS,
 )
 
 
@@ -88,9 +101,16 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         raise UserError(
             f"finetuning_type: {kind!r} with stage: mask_dpo, expected 'safety_subspace'; set finetuning_type"
         )
+    if stage == DISTILL:
+        check_choice("finetuning_type", kind, (TYPE, LORA))
+        check_choice("distill_divergence", options.get("distill_divergence") or "forward", DIVERGENCES)
+        for name, low_open in (("distill_temperature", True), ("distill_skill_weight", False)):
+            if options.get(name) is not None:
+                check_range(name, options[name], 0.0, 1e3, low_open=low_open)
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
-    values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
+    values = dict(STAGE_DEFAULTS.get(str(stage), {}))
+    values |= {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
     if models:
         values = {"vector_space": "weight", "has_aligned": False, "mask_granularity": "row"} | values
     try:
@@ -133,11 +153,15 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
     Raises:
         UserError: With the option, its value, what was expected and the fix.
     """
-    if options.get("finetuning_type") == TYPE and options.get("stage") != STAGE:
-        raise UserError(
-            f"stage: {options.get('stage')!r} with finetuning_type: safety_subspace, expected 'mask_dpo'; set stage"
-        )
+    if options.get("finetuning_type") == TYPE:
+        check_choice("stage", options.get("stage"), STAGES)
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
+    if options.get("finetuning_type") == LORA and (models or resumed):
+        name = "task_models" if models else "adapter_name_or_path"
+        raise UserError(
+            f"{name}: {(models or resumed)[0]!r} with finetuning_type: lora, expected none; give the adapters of the "
+            "fine-tuned models as task_adapters"
+        )
     if adapters and models:
         raise UserError(
             "task_adapters and task_models are both set, expected one; use task_adapters for LoRA, task_models for "
@@ -169,6 +193,32 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         )
 
 
+def check_skill_datasets(skill: Sequence[str], training: Sequence[str], evaluation: Sequence[str]) -> None:
+    """Check that every data set has a teacher, and both teachers have one to train on.
+
+    Args:
+        skill: ``skill_dataset``: those of the fine-tuned model.
+        training: ``dataset``.
+        evaluation: ``eval_dataset``.
+
+    Raises:
+        UserError: If a name is unknown, or a teacher has no training rows.
+    """
+    for name in skill:
+        check_choice("skill_dataset", name, [*training, *evaluation])
+    mine = set(skill) & set(training)
+    if training and not mine:
+        raise UserError(
+            f"skill_dataset: {', '.join(skill) or 'not set'}, expected one or more of dataset "
+            f"({', '.join(training)}): without prompts of the new skill, it is unlearned"
+        )
+    if training and not set(training) - mine:
+        raise UserError(
+            f"dataset: {', '.join(training)} are all in skill_dataset, expected safety prompts as well; add a data "
+            "set of prompts with the aligned model's answers"
+        )
+
+
 def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
     """Read and check the adapters, or the headers and first rows of the checkpoints; build the subspace to be trained.
 
@@ -180,6 +230,8 @@ def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
     """
     spec = check_options(options)
     chosen = {name: getattr(spec, name) for name in (*SPEC_OPTIONS, "mask", "mask_threshold", "mask_seed")}
+    if options.get("finetuning_type") == LORA:
+        chosen |= {"mask_init": ALL_ONES, "mask": "binary"}
     chosen["task_weight"] = split_weights(options.get("task_weight"))
     base = options.get("model_name_or_path")
     if models := split_paths(options.get("task_models")):

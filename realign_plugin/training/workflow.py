@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +54,30 @@ def run_mask_dpo(
         **datasets,
         **tokenizer_module,
     )
-    finished = training_args.do_train and not _train(trainer, training_args, finetuning_args, datasets)
+    complete(trainer, model_args, data_args, training_args, finetuning_args, datasets)
+
+
+def complete(
+    trainer: Any,
+    model_args: Any,
+    data_args: Any,
+    training_args: Any,
+    finetuning_args: Any,
+    datasets: dict[str, Any],
+    curves: Sequence[str] = ("rewards/accuracies",),
+) -> None:
+    """Train and evaluate as the arguments ask; a run that is finished is left alone.
+
+    Args:
+        trainer: One of ours.
+        model_args: The host's model arguments.
+        data_args: The host's data arguments.
+        training_args: The host's training arguments.
+        finetuning_args: Ours.
+        datasets: ``train_dataset`` and ``eval_dataset``.
+        curves: What ``plot_loss`` draws beside the loss.
+    """
+    finished = training_args.do_train and not _train(trainer, training_args, finetuning_args, datasets, curves)
     if training_args.do_eval and not (finished and (Path(training_args.output_dir) / EVALUATED).is_file()):
         metrics = trainer.evaluate(metric_key_prefix="eval")
         trainer.log_metrics("eval", metrics)
@@ -62,7 +86,9 @@ def run_mask_dpo(
         create_modelcard_and_push(trainer, model_args, data_args, training_args, finetuning_args)
 
 
-def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, datasets: dict[str, Any]) -> bool:
+def _train(
+    trainer: Any, training_args: Any, finetuning_args: Any, datasets: dict[str, Any], curves: Sequence[str]
+) -> bool:
     """Train and save; whether there was anything to do."""
     folder = training_args.output_dir
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -77,7 +103,9 @@ def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, da
     trainer.save_model()
     if not trainer.nothing_left:
         if finetuning_args.include_effective_tokens_per_second:
-            speed = calculate_tps(datasets["train_dataset"], result.metrics, stage="rm")
+            speed = calculate_tps(
+                datasets["train_dataset"], result.metrics, stage="rm" if isinstance(trainer, MaskDPOTrainer) else "sft"
+            )
             result.metrics["effective_tokens_per_sec"] = speed
         trainer.log_metrics("train", result.metrics)
         trainer.save_metrics("train", result.metrics)
@@ -85,5 +113,5 @@ def _train(trainer: MaskDPOTrainer, training_args: Any, finetuning_args: Any, da
     if finetuning_args.plot_loss and trainer.is_world_process_zero():
         evaluated = datasets.get("eval_dataset")
         names = [f"eval_{name}_loss" for name in evaluated] if isinstance(evaluated, dict) else ["eval_loss"]
-        plot_loss(folder, keys=["loss", "rewards/accuracies", "mask/mean", *names])
+        plot_loss(folder, keys=["loss", *curves, *(["mask/mean"] if trainer.is_subspace else []), *names])
     return True

@@ -12,6 +12,7 @@ import torch
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin.training.reference_cache import ReferenceCache
+from realign_plugin.training.row_keys import row_keys
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
 
@@ -84,14 +85,14 @@ def test_padding_does_not_matter_and_everything_else_does() -> None:
         "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]]),
         "labels": torch.tensor([[-100, 2, 3, -100], [-100, 5, -100, -100]]),
     }
-    keys = cache.keys(one)
+    keys = row_keys(one)
     assert keys is not None
     assert cache.get(keys, torch.device("cpu")) is None
     cache.put(keys, torch.tensor([-1.5, -2.5]))
     longer = {
         name: torch.nn.functional.pad(t, (2, 1), value=-100 if name == "labels" else 0) for name, t in one.items()
     }
-    other_keys = cache.keys(longer)
+    other_keys = row_keys(longer)
     assert other_keys == keys
     found = cache.get(keys[::-1], torch.device("cpu"))
     assert found is not None
@@ -99,8 +100,8 @@ def test_padding_does_not_matter_and_everything_else_does() -> None:
     for name in ("input_ids", "labels"):
         changed = {key: value.clone() for key, value in one.items()}
         changed[name][0, 1] += 1
-        new = cache.keys(changed)
+        new = row_keys(changed)
         assert new is not None
         assert (new[0] != keys[0], new[1] == keys[1]) == (True, True)
-    assert cache.keys(one | {"pixel_values": torch.zeros(2)}) is None
+    assert row_keys(one | {"pixel_values": torch.zeros(2)}) is None
     assert len(cache) == 2

@@ -1,0 +1,88 @@
+"""The output head of a causal language model, applied to the tokens of answers alone.
+
+A vocabulary of 150,000 makes logits the largest tensors of a step. A hook on the head lets it see only the positions
+that predict an answer's token, inside the model's own forward, so that every wrapper (DDP, FSDP, DeepSpeed) does its
+part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Forward = Callable[[], Any]
+"""Runs the model, as its wrappers want it to be run, and returns its output."""
+
+
+class AnswerHead:
+    """What the head of one model sees and says of chosen tokens."""
+
+    def __init__(self, model: Any) -> None:
+        """Find the head.
+
+        Args:
+            model: A causal language model, unwrapped.
+        """
+        self._head: nn.Module = model.get_output_embeddings()
+
+    def hidden(self, forward: Forward, where: Tensor) -> Tensor:
+        """What the head would see of the chosen tokens; the head itself is spared all but one.
+
+        Args:
+            forward: Runs the model.
+            where: ``[rows, length]``, boolean: the chosen tokens, row by row.
+
+        Returns:
+            ``[tokens, hidden]``, in the model's dtype, without a gradient.
+        """
+        seen: list[Tensor] = []
+
+        def keep(hidden: Tensor) -> Tensor:
+            seen.append(hidden[where])
+            return hidden[:1, :1]
+
+        with torch.no_grad(), self._sees(keep):
+            forward()
+        return seen[0]
+
+    def logits(self, forward: Forward, where: Tensor, others: Tensor) -> Tensor:
+        """Logits of the chosen tokens, and those that other hidden states give.
+
+        Args:
+            forward: Runs the model.
+            where: ``[rows, length]``, boolean.
+            others: ``[tokens, hidden]``: what ``hidden`` gave for the same tokens, under another mask or adapter.
+
+        Returns:
+            ``[2, tokens, vocabulary]``: this forward's, then the others'.
+        """
+        with self._sees(lambda hidden: torch.stack([hidden[where], others.to(hidden)])):
+            logits: Tensor = forward().logits
+        return logits
+
+    @contextmanager
+    def _sees(self, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        handle = self._head.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def answer_positions(labels: Tensor, ignored: int = -100) -> Tensor:
+    """The positions that predict an answer's token: those before each label.
+
+    Args:
+        labels: ``[rows, length]``: token ids of answers, ``ignored`` elsewhere.
+        ignored: What stands for no label.
+
+    Returns:
+        ``[rows, length]``, boolean.
+    """
+    where = torch.zeros_like(labels, dtype=torch.bool)
+    where[:, :-1] = labels[:, 1:] != ignored
+    return where

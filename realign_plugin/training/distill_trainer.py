@@ -1,0 +1,148 @@
+"""The trainer of ``stage: safety_distill``: divergence from two teachers that are both in the network.
+
+    L = E_safety [mean_t KL(aligned || student)] + w E_skill [mean_t KL(fine-tuned || student)]
+
+over the tokens t of the answers. It is 0 where the student answers safety prompts as the aligned model does, and skill
+prompts as the fine-tuned one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from torch import Tensor
+
+from realign_plugin.divergence import token_divergence
+from realign_plugin.masks import keep_penalty
+from realign_plugin.training.adapter_trainer import AdapterTrainer
+from realign_plugin.training.answer_head import AnswerHead, answer_positions
+from realign_plugin.training.teachers import TEACHERS, Teacher, TeacherCache, acting_as
+
+NAMES = ("kl", "first_token")
+"""What is measured of a teacher's rows: the divergence, and how often the likeliest first token is the teacher's."""
+
+
+class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignore[misc]
+    """Self-distillation of a safety subspace, or of a LoRA adapter."""
+
+    def __init__(self, *, model: Any, finetuning_args: Any, **kwargs: Any) -> None:
+        super().__init__(model=model, finetuning_args=finetuning_args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: the host divides it by its micro-steps
+        self.teacher_weights: dict[Teacher, float] = {
+            "aligned": 1.0,
+            "fine_tuned": finetuning_args.distill_skill_weight,
+        }
+        self._head = AnswerHead(model)
+        self._remembered = TeacherCache()
+        self._sums = {mode: torch.zeros(len(TEACHERS), 1 + len(NAMES)) for mode in ("train", "eval")}
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of a batch: each row's mean divergence, weighted so that its mean over all data is L.
+
+        Args:
+            model: The student, possibly wrapped.
+            inputs: A batch, with ``teacher`` ``[rows]``: each row's teacher as a number.
+            return_outputs: Whether the logits are returned as well.
+            num_items_in_batch: Not used.
+        """
+        inputs = dict(inputs)
+        teachers, labels = inputs.pop("teacher"), inputs["labels"]
+        where = answer_positions(labels)
+        tokens = where.sum(1)
+        target = self._teachers_see(model, inputs, teachers, where)
+        del inputs["labels"]
+        logits = self._head.logits(partial(model, **inputs), where, target)
+        args = self.finetuning_args
+        found = token_divergence(logits, args.distill_divergence, args.distill_temperature)
+        rows = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), tokens)
+        divergence = found.new_zeros(len(tokens)).index_add(0, rows, found) / tokens.clamp(min=1)
+        self._note(teachers, divergence.detach(), logits.detach(), tokens)
+        loss = (divergence * self._row_weights(teachers)).mean()
+        weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
+        if weight > 0:
+            loss = loss + weight * keep_penalty(self._tuner(model).logits())
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, *_: Any, **__: Any
+    ) -> tuple[Tensor, None, None]:
+        """The loss of an evaluation batch, of the mask that is shipped."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
+
+    def _row_weights(self, teachers: Tensor) -> Tensor:
+        """For each row its term's weight over its teacher's share of the data: unbiased however batches are mixed."""
+        shares = self._shares(self.train_dataset if self.model.training else None)
+        weights = [self.teacher_weights[teacher] / max(shares[teacher], 1e-9) for teacher in TEACHERS]
+        return torch.tensor(weights, device=teachers.device)[teachers]
+
+    def _shares(self, dataset: Any) -> Mapping[Teacher, float]:
+        if dataset is None:  # evaluation: the exact loss is computed from the sums
+            return dict.fromkeys(TEACHERS, 1.0)
+        if not hasattr(self, "_train_shares"):
+            counts = Counter(dataset["teacher"])
+            self._train_shares = {name: counts[number] / len(dataset) for number, name in enumerate(TEACHERS)}
+        return self._train_shares
+
+    def _teachers_see(self, model: Any, inputs: dict[str, Any], teachers: Tensor, where: Tensor) -> Tensor:
+        """Hidden states of the answers' tokens ``[tokens, hidden]``, each row's under its own teacher."""
+        tokens = where.sum(1).tolist()
+        keys = self._remembered.keys(inputs, teachers)
+        known = None if keys is None else self._remembered.get(keys, where.device)
+        if self._all(known is not None) and known is not None:
+            return known
+        parts: list[Tensor | None] = [None] * len(tokens)
+        for number, name in enumerate(TEACHERS):
+            chosen = (teachers == number).nonzero()[:, 0]
+            if not self._any(len(chosen) > 0):
+                continue
+            mine = chosen if len(chosen) else torch.zeros(1, dtype=torch.long, device=where.device)
+            batch = {key: _rows(value, mine) for key, value in inputs.items() if key != "labels"}
+            with acting_as(self.accelerator.unwrap_model(model), name):
+                hidden = self._head.hidden(partial(model, **batch), where[mine])
+            if len(chosen):
+                for row, part in zip(chosen.tolist(), torch.split(hidden, where[mine].sum(1).tolist()), strict=True):
+                    parts[row] = part
+        target = torch.cat([part for part in parts if part is not None])
+        if keys is not None:
+            self._remembered.put(keys, target, tokens)
+        return target
+
+    def _note(self, teachers: Tensor, divergence: Tensor, logits: Tensor, tokens: Tensor) -> None:
+        """Add up what is logged."""
+        first = (tokens.cumsum(0) - tokens)[tokens > 0]
+        same = torch.zeros_like(divergence)
+        same[tokens > 0] = (logits[0, first].argmax(-1) == logits[1, first].argmax(-1)).float()
+        rows = torch.stack([torch.ones_like(divergence), divergence, same], dim=1)
+        sums = self._sums["train" if self.model.training else "eval"]
+        sums += torch.stack([rows[teachers == number].sum(0) for number in range(len(TEACHERS))]).cpu()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log each teacher's divergence and first-token agreement; the evaluation's loss is made of them."""
+        key = next((key for key in logs if key == "loss" or (key.startswith("eval_") and key.endswith("loss"))), None)
+        if key is not None:
+            prefix, mode = key.removesuffix("loss"), "train" if key == "loss" else "eval"
+            sums = self.accelerator.reduce(self._sums[mode].to(self.accelerator.device)).cpu()
+            self._sums[mode].zero_()
+            loss = 0.0
+            for teacher, (count, *totals) in zip(TEACHERS, sums.tolist(), strict=True):
+                if count:
+                    means = [total / count for total in totals]
+                    logs |= {f"{prefix}{name}/{teacher}": mean for name, mean in zip(NAMES, means, strict=True)}
+                    loss += self.teacher_weights[teacher] * means[0]
+            if mode == "eval":
+                logs[key] = loss
+        super().log(logs, *args, **kwargs)
+
+
+def _rows(value: Any, chosen: Tensor) -> Any:
+    """Some rows of a batch's tensor; the positions of multimodal models have the rows in their second axis."""
+    return value.index_select(1 if value.dim() == 3 and value.shape[0] == 3 else 0, chosen)
