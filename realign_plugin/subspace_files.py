@@ -83,7 +83,9 @@ def open_subspace(path: Path, spec: SubspaceSpec) -> tuple[Any, dict[str, dict[s
     if not file.is_file():
         raise UserError(f"adapter: {file} does not exist, expected the subspace's tensors; copy the whole folder")
     reader = open_tensors(file, "adapter")
-    headers = {name: reader.get_slice(name) for name in reader.keys()}  # noqa: SIM118 - safe_open is not a mapping
+    # PEFT saves the base model's own weight with a target that is its output head.
+    names = [name for name in reader.keys() if not name.endswith(".base_layer.weight")]  # noqa: SIM118
+    headers = {name: reader.get_slice(name) for name in names}
     modules = _modules(headers, spec, file)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for module in modules:

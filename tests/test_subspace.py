@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tests.reference as reference
-from realign_plugin import SafetySubspace, UserError
+from realign_plugin import SafetySubspace, UserError, attach_subspace
 from realign_plugin.building import task_weights
 from realign_plugin.fusion import FUSION_METHODS
 from realign_plugin.lora_adapters import read_lora
@@ -229,3 +229,21 @@ def test_a_save_that_fails_leaves_the_old_subspace(
         subspace.save(tmp_path / "s")
     assert {p.name: p.read_bytes() for p in (tmp_path / "s").iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_an_output_head_that_peft_saved_with_the_base_weight(lab: Path, tmp_path: Path, base_model: Any) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    settings = {"r": 4, "target_modules": ["q_proj", "lm_head"], "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    lora = get_peft_model(AutoModelForCausalLM.from_pretrained(lab / "base"), LoraConfig(**settings))
+    lora.save_pretrained(tmp_path / "task", save_embedding_layers=False)
+    subspace = with_random_logits(SafetySubspace.from_adapters(None, [tmp_path / "task"]))
+    attach_subspace(base_model, subspace).save_pretrained(tmp_path / "s")
+    names = load_file(tmp_path / "s" / "adapter_model.safetensors")
+    assert "base_model.model.lm_head.base_layer.weight" in names
+    loaded = SafetySubspace.load(tmp_path / "s")
+    assert list(loaded.logits) == list(subspace.logits)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), tmp_path / "s")
+    assert torch.equal(again.get_base_model().lm_head.weight, lora.get_base_model().lm_head.weight)
