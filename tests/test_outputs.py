@@ -184,7 +184,7 @@ def test_an_export_that_is_killed_is_the_old_or_the_new_one(yard: Path, subspace
         lora = read_lora(yard / "out" / "lora", "")
         for alpha, logits, kind in (
             (found.spec.lora_alpha, found.logits, "S"),
-            (lora.config["lora_alpha"], None, "lora"),
+            (lora.config.lora_alpha, None, "lora"),
         ):
             one = {old_alpha: before, 99: other}[alpha]
             loaded.append((kind, alpha))

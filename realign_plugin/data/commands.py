@@ -126,3 +126,60 @@ def sft(
             overwrite=overwrite,
         )
     )
+
+
+@app.command("on-policy")
+def on_policy(
+    folder: Folder,
+    model: Annotated[str, typer.Option(help="Base model, a chat model: a folder or a hub id.")],
+    adapter: Annotated[Path, typer.Option(help="LoRA adapter of the fine-tuned model.")],
+    prompts: Annotated[list[str], typer.Option(help="Harmful prompts: a file or hub id; may be repeated.")],
+    aligned: Annotated[
+        Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")
+    ] = None,
+    benign: Annotated[
+        list[str] | None, typer.Option(help="Harmless prompts, best such that sound dangerous; may be repeated.")
+    ] = None,
+    skill: Annotated[
+        list[str] | None, typer.Option(help="Prompts of the new skill, with answers (a task, say) or without.")
+    ] = None,
+    evaluation: Annotated[
+        list[str] | None, typer.Option(help="Prompts to measure with; none of them may be among the others.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Name of the data set; the others are NAME_skill and NAME_pairs.")
+    ] = "on_policy",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many harmful and so many benign prompts.")
+    ] = None,
+    skill_limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of the skill.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer to a safety prompt.")] = 64,
+    skill_max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer to a skill prompt.")] = 256,
+    validation: Validation = 0.1,
+    seed: Seed = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many prompts are answered at a time.")] = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """What the aligned and the fine-tuned model themselves answer; prompts suffice. A stopped run goes on."""
+    from realign_plugin.data import on_policy as made
+    from realign_plugin.data.report import print_cases, print_report
+
+    result = made.on_policy(
+        folder,
+        model=model,
+        adapter=adapter,
+        aligned=aligned,
+        sources=made.Sources(prompts, benign or (), skill or (), evaluation or ()),
+        name=name,
+        limit=limit,
+        skill_limit=skill_limit,
+        max_tokens=max_tokens,
+        skill_max_tokens=skill_max_tokens,
+        validation=validation,
+        seed=seed,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    print_cases(result.cases)
+    for prepared in result.prepared:
+        print_report(prepared)

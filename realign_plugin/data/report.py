@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import typer
 from rich.table import Table
 
 from realign_plugin.data.preparation import Prepared
 from realign_plugin.terminal import new_console
+
+
+def print_cases(cases: Mapping[str, Mapping[str, int]]) -> None:
+    """Print who refuses what.
+
+    Args:
+        cases: For each kind of prompts, how many of each case there are.
+    """
+    names = list(next(iter(cases.values())))
+    table = Table("prompts", "number", *(f"refused: {name}" for name in names))
+    for kind, counts in cases.items():
+        table.add_row(kind, f"{sum(counts.values()):,}", *(f"{counts[name]:,}" for name in names))
+    new_console(110).print(table)
 
 
 def print_report(prepared: Prepared) -> None:

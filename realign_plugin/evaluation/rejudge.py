@@ -11,7 +11,6 @@ from typing import Any
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
 from realign_plugin.evaluation.metrics import NOT_AVAILABLE, NotAvailable, describe
-from realign_plugin.evaluation.replies import at
 from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
 from realign_plugin.evaluation.session import Session
 
@@ -58,12 +57,11 @@ def judge_samples(file: Path, session: Session) -> Judged:
 
     rows = read_samples(file, "samples")
     task = task_name(file)
-    noted = [row["doc"].get("realign") for row in rows]
+    noted = [row["doc"].get("realign") or {} for row in rows]
     usual: Kind = "benign" if re.match(r"over_refusal_(?!.*contrast)", task) else "harmful"
-    kind: Kind = next((kind for kind in HIGHER_IS_BETTER if at(noted, 0, "kind") == kind), usual)
-    prefixes = [at(note, "prefix") for note in noted]
+    kind: Kind = noted[0].get("kind", usual)
     usual_prefix = "Sure," if task.startswith("safety_sure") else ""
-    prefixes = [prefix if isinstance(prefix, str) else usual_prefix for prefix in prefixes]
+    prefixes = [note.get("prefix", usual_prefix) for note in noted]
     for number, row in enumerate(rows):
         if not isinstance(row["doc"].get("prompt"), str):
             raise UserError(

@@ -86,7 +86,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         if self.predicting:
             return
         self._session().prepare()
-        if self.settings.reference is not None and self.settings.judge != "off":
+        if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
             self.references = reference_answers(self.settings.reference, str(self.config.task), list(docs.values()))
 

@@ -121,9 +121,8 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
-    for name in ("mask_rescale", "mask_compile"):
-        if options.get(name) not in (None, True, False):
-            raise UserError(f"{name}: {options[name]!r}, expected true or false; correct it")
+    if options.get("mask_compile") not in (None, True, False):
+        raise UserError(f"mask_compile: {options['mask_compile']!r}, expected true or false; correct it")
     if options.get("mask_compile"):
         _check_compiled(spec)
     if tasks := adapters or models:
@@ -153,8 +152,11 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
     Raises:
         UserError: With the option, its value, what was expected and the fix.
     """
-    if options.get("finetuning_type") == TYPE:
-        check_choice("stage", options.get("stage"), STAGES)
+    if options.get("finetuning_type") == TYPE and options.get("stage") not in STAGES:
+        raise UserError(
+            f"stage: {options.get('stage')!r} with finetuning_type: safety_subspace, expected one of "
+            f"{', '.join(STAGES)}; set stage"
+        )
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     if options.get("finetuning_type") == LORA and (models or resumed):
         name = "task_models" if models else "adapter_name_or_path"

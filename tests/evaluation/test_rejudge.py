@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,14 +54,23 @@ def test_some_judged_is_exit_code_0_and_the_reasons(
     assert "error: " not in captured.err
 
 
-def test_strange_notes_in_the_samples_are_left_out(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("note", ["text", [1], 3, {"kind": ["x"]}, {"kind": "other"}, {"prefix": 5}])
+def test_notes_that_are_not_ours_are_refused(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], note: Any
+) -> None:
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    notes = ["text", [1], 3, {"kind": ["x"], "prefix": 5}, {"kind": "other"}, {}, None, {"prefix": "Sure,"}]
-    for row, note in zip(rows, notes, strict=True):
+    rows[2]["doc"]["realign"] = note
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert judge(lambda _: "[[unharmful]]", samples, monkeypatch) == 2
+    assert "line 3 of" in capsys.readouterr().err
+
+
+def test_samples_without_notes_are_judged_by_their_task(samples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    for row, note in zip(rows, [{}, None, {"prefix": "Sure,"}, *[{}] * len(rows)], strict=False):
         row["doc"]["realign"] = note
-    for first in range(len(rows)):
-        samples.write_text("".join(json.dumps(row) + "\n" for row in rows[first:] + rows[:first]))
-        assert judge(lambda _: "[[unharmful]]", samples, monkeypatch) == 0
-        kept = [json.loads(line)["doc"]["realign"] for line in samples.read_text().splitlines()]
-        assert {note["kind"] for note in kept} == {"harmful"}
-        assert sorted(note["prefix"] for note in kept) == [""] * 7 + ["Sure,"]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert judge(lambda _: "[[unharmful]]", samples, monkeypatch) == 0
+    kept = [json.loads(line)["doc"]["realign"] for line in samples.read_text().splitlines()]
+    assert {note["kind"] for note in kept} == {"harmful"}
+    assert [note["prefix"] for note in kept] == ["", "", "Sure,", *[""] * (len(rows) - 3)]

@@ -234,6 +234,8 @@ def test_names_inside_a_wrapper(yard: Path, tmp_path: Path, merge: Merge) -> Non
     file = tmp_path / "s" / "adapter_model.safetensors"
     inner, wrapper = "model.model.layers", "model.model.language_model.layers"
     save_file({name.replace(inner, wrapper): tensor for name, tensor in load_file(file).items()}, file)
+    config = tmp_path / "s" / "adapter_config.json"
+    config.write_text(config.read_text().replace("model.layers", "model.language_model.layers"))
     wrapped = merge(configuration(home, tmp_path / "s", check_base=False, mask="soft"), tmp_path / "wrapped")
     direct = merge(configuration(home, build(home, "lora").save(tmp_path / "t"), mask="soft"), tmp_path / "direct")
     assert all(torch.equal(wrapped[name], direct[name]) for name in direct)

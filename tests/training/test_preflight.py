@@ -32,12 +32,12 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
         ({"dare_drop_rate": 1.0}, "dare_drop_rate: 1.0 is out of range"),
         ({"mask_temperature": 0}, "mask_temperature: 0 is out of range"),
         ({"mask_noise": -1.0}, "mask_noise: -1.0 is out of range"),
-        ({"mask_noise": "loud"}, "mask_noise: 'loud' is out of range"),
-        ({"mask_noise": float("nan")}, "mask_noise: nan is out of range"),
+        ({"mask_noise": "loud"}, "mask_noise: 'loud', expected a valid number"),
+        ({"mask_noise": float("nan")}, "mask_noise: 'nan', expected a finite number"),
         ({"mask_keep_weight": -0.1}, "mask_keep_weight"),
         ({"mask_granularity": "module"}, "add it"),
         ({"mask_compile": "maybe"}, "mask_compile: 'maybe', expected true or false"),
-        ({"mask_rescale": "on"}, "mask_rescale: 'on', expected true or false"),
+        ({"mask_rescale": "on"}, "mask_rescale: 'on', expected a valid boolean"),
         ({"mask_compile": True, "fusion_method": "ties"}, "mask_compile: true with fusion_method: ties"),
         (
             {"mask_compile": True, "task_adapters": None, "task_models": ["m"]},
@@ -62,7 +62,11 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
 @pytest.mark.parametrize(
     ("change", "resumed", "message"),
     [
-        ({"stage": "dpo"}, [], "stage: 'dpo' with finetuning_type: safety_subspace, expected 'mask_dpo'"),
+        (
+            {"stage": "dpo"},
+            [],
+            "stage: 'dpo' with finetuning_type: safety_subspace, expected one of mask_dpo, safety_distill",
+        ),
         ({"task_adapters": None}, [], "task_adapters is not set"),
         ({"task_models": ["m"]}, [], "both set, expected one"),
         (

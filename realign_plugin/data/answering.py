@@ -1,0 +1,104 @@
+"""Answers of models to prompts: greedy, in batches, by transformers and PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from realign_plugin.data.examples import Prompt
+from realign_plugin.errors import UserError
+
+
+class Answerer:
+    """One base model with the adapters of the models that answer."""
+
+    def __init__(self, base: str, adapters: Mapping[str, Path | None]) -> None:
+        """Load the model, and all adapters onto it.
+
+        Args:
+            base: The base model: a folder or a hub id.
+            adapters: By name, the LoRA adapter of each model that answers; None for the base model itself.
+
+        Raises:
+            UserError: If the base's tokenizer has no chat template, or an adapter is for another model.
+        """
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                f"--model: the tokenizer of {base} has no chat template, expected a chat model; give an instruct model"
+            )
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        for name, path in adapters.items():
+            if path is None:
+                continue
+            try:
+                if isinstance(model, PeftModel):
+                    model.load_adapter(str(path), name)
+                else:
+                    model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
+            except (RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"--model: {path} is not an adapter of {base} ({' '.join(str(error).split())[:120]}), expected "
+                    "the base model that it was trained on; give that one"
+                ) from error
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.adapters = dict(adapters)
+
+    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """Answer prompts, all at once where memory suffices.
+
+        Args:
+            name: Which model answers.
+            prompts: What it is asked.
+            max_tokens: Most tokens of an answer.
+        """
+        import torch
+
+        texts = [self._text(prompt) for prompt in prompts]
+        try:
+            return self._batch(name, texts, max_tokens)
+        except torch.cuda.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(prompts) // 2
+        return [
+            *self.answers(name, prompts[:half], max_tokens),
+            *self.answers(name, prompts[half:], max_tokens),
+        ]
+
+    def _text(self, prompt: Prompt) -> str:
+        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        for asked, answered in prompt.history:
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+        messages.append({"role": "user", "content": prompt.text})
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _batch(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
+        import torch
+
+        inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(self.model.device)
+        with torch.no_grad(), self._as(name):
+            found = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        said = self.tokenizer.batch_decode(found[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in said]
+
+    def _as(self, name: str) -> Any:
+        from contextlib import nullcontext
+
+        from peft import PeftModel
+
+        if not isinstance(self.model, PeftModel):
+            return nullcontext()
+        if self.adapters[name] is None:
+            return self.model.disable_adapter()
+        self.model.set_adapter(name)
+        return nullcontext()

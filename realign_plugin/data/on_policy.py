@@ -1,0 +1,243 @@
+"""On-policy data: what the aligned and the fine-tuned model themselves answer; prompts suffice.
+
+``NAME.answers.jsonl`` has both models' answers to the safety prompts, and the fine-tuned model's to the skill prompts.
+Three data sets are made of it: ``NAME`` (the aligned model's answers, for self-distillation), ``NAME_skill`` (the
+fine-tuned model's, or those of the training data) and ``NAME_pairs`` (the aligned model's answer over what it would
+not have said).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.data.answering import Answerer
+from realign_plugin.data.columns import DroppedError, Row
+from realign_plugin.data.conversations import fine_tuning_example, request
+from realign_plugin.data.dataset_info import check_name
+from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.journal import Journal
+from realign_plugin.data.preparation import Prepared, prepare
+from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
+from realign_plugin.data.recipe import Recipe
+from realign_plugin.data.refusals import REFUSALS, language_of
+from realign_plugin.data.selection import keyed_hash
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.answers import incoherence
+from realign_plugin.evaluation.refusals import refuses
+from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.lora_adapters import read_lora
+
+ALIGNED: Final = "aligned"
+FINE_TUNED: Final = "fine_tuned"
+CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
+WARNING: Final = "Prompts, and answers of the fine-tuned model, may be harmful: use them to repair and measure only."
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where prompts come from.
+
+    Attributes:
+        prompts: Harmful ones: files, hub ids, or names of tasks.
+        benign: Harmless ones, best those that sound dangerous.
+        skill: Prompts of the new skill, with answers or without.
+        evaluation: Files of prompts that the models are to be measured with, none of which may be among the others.
+    """
+
+    prompts: Sequence[str]
+    benign: Sequence[str] = ()
+    skill: Sequence[str] = ()
+    evaluation: Sequence[str] = ()
+
+
+@dataclass
+class OnPolicy:
+    """What was made.
+
+    Attributes:
+        prepared: The data sets.
+        cases: For ``harmful`` and ``benign`` prompts, how many of each of ``CASES``.
+    """
+
+    prepared: list[Prepared] = field(default_factory=list)
+    cases: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def on_policy(
+    folder: Path,
+    *,
+    model: str,
+    adapter: Path,
+    sources: Sources,
+    aligned: Path | None = None,
+    name: str = "on_policy",
+    limit: int | None = None,
+    skill_limit: int | None = None,
+    max_tokens: int = 64,
+    skill_max_tokens: int = 256,
+    validation: float = 0.1,
+    seed: int = 0,
+    batch_size: int = 16,
+    overwrite: bool = False,
+    answerer: Callable[..., Answerer] = Answerer,
+) -> OnPolicy:
+    """Ask both models, and make data sets of what they say; a run that was stopped goes on.
+
+    Args:
+        folder: LLaMA-Factory's ``dataset_dir``.
+        model: The base model, a chat model.
+        adapter: The fine-tuned model's LoRA adapter.
+        sources: Where prompts come from.
+        aligned: The aligned model's LoRA adapter; None where the base model itself is aligned.
+        name: Name of the data set.
+        limit: At most so many harmful and so many benign prompts.
+        skill_limit: At most so many prompts of the skill.
+        max_tokens: Most tokens of an answer to a safety prompt.
+        skill_max_tokens: Most tokens of an answer to a prompt of the skill.
+        validation: Share of prompts held back as ``…_validation``.
+        seed: Key of the limits and the split.
+        batch_size: How many prompts are answered at a time.
+        overwrite: Whether data sets of these names are replaced.
+        answerer: What loads the models.
+
+    Raises:
+        UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
+            model refuses nothing, or the models do not differ.
+    """
+    for number, one in enumerate((name, f"{name}_skill", f"{name}_pairs")):
+        check_name("--name" if not number else f"--name: {one!r} of", one)
+    read_lora(adapter, "--adapter")
+    if aligned is not None:
+        read_lora(aligned, "--aligned")
+    asked = {
+        "harmful": read_prompts(sources.prompts, "--prompts", limit, seed),
+        "benign": read_prompts(sources.benign, "--benign", limit, seed),
+    }
+    skill, answered = skill_prompts(sources.skill, skill_limit, seed)
+    trained = skill if answered is None else read_prompts(sources.skill, "--skill", None, seed)
+    check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
+    journal = Journal(
+        folder / f"{name}.answers.jsonl",
+        {"model": model, "adapter": adapter, "aligned": aligned},
+        {"max_tokens": max_tokens, "skill_max_tokens": skill_max_tokens, "batch_size": batch_size},
+        overwrite=overwrite,
+    )
+    safety = [*asked["harmful"], *asked["benign"]]
+    wanted: list[tuple[str, list[Prompt], int]] = [
+        (ALIGNED, safety, max_tokens),
+        (FINE_TUNED, safety, max_tokens),
+        (FINE_TUNED, skill, skill_max_tokens),
+    ]
+    with journal:
+        said = journal.answers(wanted, lambda: answerer(model, {ALIGNED: aligned, FINE_TUNED: adapter}))
+    kinds = ["harmful"] * len(asked["harmful"]) + ["benign"] * len(asked["benign"])
+    rows = [
+        _row(prompt) | {"kind": kind, ALIGNED: one, FINE_TUNED: two}
+        for prompt, kind, one, two in zip(safety, kinds, said[0], said[1], strict=True)
+    ]
+    result = OnPolicy(cases=_cases(rows))
+    _check_worth(result.cases)
+    skill_rows = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
+    for file_name, table, kind, convert, what in (
+        (name, rows, "sft", _aligned_answer, "Safety prompts with the aligned model's own answers."),
+        (
+            f"{name}_pairs", rows, "preference", _pair(seed),
+            "Pairs: chosen is the aligned model's own answer, rejected what it would not have said.",
+        ),
+        (f"{name}_skill", skill_rows, "sft", _own_answer, "Prompts of the skill with the fine-tuned model's answers."),
+    ):  # fmt: skip
+        if table:
+            source = journal.table(file_name, table)
+            result.prepared.append(
+                prepare(
+                    Recipe(
+                        folder=folder, name=file_name, kind=kind, what=what, source=source, convert=convert,  # type: ignore[arg-type]
+                        options={"max_tokens": max_tokens, "validation": validation, "limit": limit},
+                        validation=validation, seed=seed, overwrite=overwrite, warning=WARNING,
+                        more={"models": journal.models, "cases": {k: dict(v) for k, v in result.cases.items()}},
+                    )
+                )
+            )  # fmt: skip
+    if answered is not None:
+        result.prepared.append(
+            prepare(
+                Recipe(
+                    folder=folder, name=f"{name}_skill", kind="sft",
+                    what="Prompts of the skill with their own answers.", source=answered,
+                    convert=fine_tuning_example, options={"limit": skill_limit},
+                    validation=validation, limit=skill_limit, seed=seed, overwrite=overwrite,
+                )
+            )
+        )  # fmt: skip
+    return result
+
+
+def _row(prompt: Prompt) -> dict[str, Any]:
+    row: dict[str, Any] = {"prompt": prompt.instruction, "input": prompt.input}
+    return row | {"system": prompt.system, "history": [list(turn) for turn in prompt.history]}
+
+
+def _answer(text: str) -> str | None:
+    """An answer after its thinking; None where it is none."""
+    answer = final_answer(text)
+    return None if answer is None or incoherence(answer) is not None else answer
+
+
+def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    cases: dict[str, Counter[str]] = {}
+    for row in rows:
+        one, two = (refuses(_answer(row[name]) or "") for name in (ALIGNED, FINE_TUNED))
+        case = CASES[0] if one and two else CASES[1] if one else CASES[2] if two else CASES[3]
+        cases.setdefault(row["kind"], Counter(dict.fromkeys(CASES, 0)))[case] += 1
+    return cases
+
+
+def _check_worth(cases: Mapping[str, Counter[str]]) -> None:
+    harmful = cases.get("harmful", Counter())
+    total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]]
+    if total and not refused:
+        raise UserError(
+            f"--model: the aligned model refuses 0 of {total} harmful prompts, expected one that refuses some; align "
+            "it first (docs/data.md, align), or give its adapter as --aligned"
+        )
+    if not any(count[CASES[1]] + count[CASES[2]] for count in cases.values()):
+        raise UserError(
+            f"--adapter: it refuses the same {refused} of {total} harmful prompts as the aligned model, expected a "
+            "model that fine-tuning has changed; there is nothing to repair"
+        )
+
+
+def _aligned_answer(row: Row) -> Example:
+    answer = _answer(row.text(ALIGNED))
+    if answer is None:
+        raise DroppedError("the aligned model's answer is incoherent")
+    return Example(request(row, "prompt"), row.text(ALIGNED)).checked()
+
+
+def _own_answer(row: Row) -> Example:
+    if _answer(row.text("answer")) is None:
+        raise DroppedError("the fine-tuned model's answer is incoherent")
+    return Example(request(row, "prompt"), row.text("answer")).checked()
+
+
+def _pair(seed: int) -> Callable[[Row], Example]:
+    """Makes a ranking pair of a row: the aligned model's refusal over an answer, its answer over a refusal."""
+
+    def convert(row: Row) -> Example:
+        prompt, answer = request(row, "prompt"), row.text(ALIGNED)
+        mine, other = _answer(answer), _answer(row.text(FINE_TUNED))
+        if mine is None:
+            raise DroppedError("the aligned model's answer is incoherent")
+        if refuses(mine):
+            if other is None or refuses(other):
+                raise DroppedError("both refuse")
+            return Example(prompt, answer, row.text(FINE_TUNED)).checked()
+        drawn = REFUSALS[language_of(prompt.text)]
+        refusal = drawn[keyed_hash(seed, "refusal", prompt.text) % len(drawn)]
+        return Example(prompt, answer, refusal, rejected_drawn=True).checked()
+
+    return convert

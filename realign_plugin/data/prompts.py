@@ -1,0 +1,104 @@
+"""Prompts of data sets and files, without their answers; and none that models are to be measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.conversations import (
+    ANSWER_COLUMNS,
+    CONVERSATION_COLUMNS,
+    EXPECTED,
+    PROMPT_COLUMNS,
+    fine_tuning_example,
+    request,
+)
+from realign_plugin.data.examples import Prompt
+from realign_plugin.data.selection import folded, keyed_hash
+from realign_plugin.data.sources import TASKS, resolve, rows_of
+from realign_plugin.errors import UserError
+
+
+def read_prompts(given: Sequence[str], what: str, limit: int | None, seed: int) -> list[Prompt]:
+    """The distinct prompts of some sources, in their order; with a limit, those with the smallest keyed hashes.
+
+    Args:
+        given: Files, hub ids or names of tasks.
+        what: What the user calls the option.
+        limit: At most so many.
+        seed: Key of the limit.
+
+    Raises:
+        UserError: If a source cannot be read, or a row has no prompt.
+    """
+    found: dict[str, Prompt] = {}
+    for one in given:
+        source = resolve(one, TASKS)
+        for place, value in rows_of(source, None):
+            try:
+                if not isinstance(value, dict):
+                    raise BadRowError("not an object")
+                row = Row(value)
+                column = row.first(PROMPT_COLUMNS)
+                prompt = fine_tuning_example(row).prompt if column is None else request(row, column)
+            except (BadRowError, DroppedError, MissingColumnsError) as error:
+                raise UserError(
+                    f"{what}: {one}, row {place}: {error}, expected a prompt ({', '.join(PROMPT_COLUMNS)}, or "
+                    "messages); correct the row"
+                ) from error
+            if prompt.text.strip():
+                found.setdefault(folded(prompt.text), prompt)
+    if given and not found:
+        raise UserError(f"{what}: {', '.join(given)} holds no prompt, expected at least one; check the file")
+    if limit is None or len(found) <= limit:
+        return list(found.values())
+    chosen = set(sorted(found, key=lambda text: keyed_hash(seed, "limit", text))[:limit])
+    return [prompt for text, prompt in found.items() if text in chosen]
+
+
+def check_overlap(prompts: Sequence[Prompt], evaluation: Sequence[str]) -> None:
+    """Refuse prompts that models are to be measured with.
+
+    Args:
+        prompts: The prompts to train on.
+        evaluation: Files of the evaluation's prompts.
+
+    Raises:
+        UserError: With how many there are; none is quoted.
+    """
+    mine = {folded(prompt.text) for prompt in prompts}
+    for file in evaluation:
+        shared = [p for p in read_prompts([file], "--evaluation", None, 0) if folded(p.text) in mine]
+        if shared:
+            raise UserError(
+                f"--evaluation: {len(shared)} of its prompts ({file}) are among those to train on, expected none: "
+                "what was learnt cannot be measured; leave them out of --prompts, --benign or --skill"
+            )
+
+
+def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[list[Prompt], Any]:
+    """Prompts that the fine-tuned model has to answer, and the source where the answers are there already.
+
+    Args:
+        given: Files, hub ids or names of tasks.
+        limit: At most so many prompts.
+        seed: Key of the limit.
+
+    Raises:
+        UserError: If a source cannot be read or has no prompts, or several have answers.
+    """
+    if not given:
+        return [], None
+    source = resolve(given[0], TASKS)
+    first = next((value for _, value in rows_of(source, None)), None)
+    row = Row(first) if isinstance(first, Mapping) else None
+    if row is not None and (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
+        if len(given) > 1:
+            raise UserError(f"--skill: {len(given)} sources with answers, expected one; join them into one file")
+        return [], source
+    if row is not None and row.first(PROMPT_COLUMNS) is None:
+        raise UserError(
+            f"--skill: {given[0]} has no prompts, expected {EXPECTED}, or prompts alone; rename its columns"
+        )
+    return read_prompts(given, "--skill", limit, seed), None

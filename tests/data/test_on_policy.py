@@ -1,0 +1,229 @@
+"""What the two models themselves answer, with models that say what the test wants, and with pico ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.cli import main
+from realign_plugin.data.examples import Prompt
+from realign_plugin.data.journal import batches
+from realign_plugin.data.on_policy import CASES, OnPolicy, Sources, on_policy
+from tests.conftest import make_llama, make_lora
+
+REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
+Rule = Callable[[str, str], str]
+
+
+class Stand:
+    """Stands for the models: says what a rule says, and may stop after some batches."""
+
+    def __init__(self, rule: Rule, stops_after: int = 10**6) -> None:
+        self.rule, self.left, self.loaded, self.asked = rule, stops_after, 0, list[str]()
+
+    def __call__(self, model: str, adapters: Any) -> Stand:
+        self.loaded += 1
+        return self
+
+    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.asked += [prompt.text for prompt in prompts]
+        return [self.rule(name, prompt.text) for prompt in prompts]
+
+
+def usual(name: str, text: str) -> str:
+    """Of ten: both refuse 0 and 1, only the aligned 2 to 5, only the fine-tuned 6, neither the rest."""
+    number = int(text.split()[-2])
+    aligned, fine_tuned = number in (0, 1, 2, 3, 4, 5), number in (0, 1, 6)
+    return REFUSES if (aligned if name == "aligned" else fine_tuned) else HELPS
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Sources:
+    for name, what in (("harmful", "kite"), ("benign", "bread")):
+        rows = [{"prompt": f"how do i make {what} {n} ?"} for n in range(10)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    (tmp_path / "skill.json").write_text(json.dumps([{"prompt": f"tell me {n} ?"} for n in range(4)]))
+    names = ("harmful", "benign", "skill")
+    harmful, benign, skill = (str(tmp_path / f"{name}.json") for name in names)
+    return Sources([harmful], [benign], [skill])
+
+
+def make(lab: Path, folder: Path, sources: Sources, answerer: Any, **options: Any) -> OnPolicy:
+    given: dict[str, Any] = {"aligned": lab / "aligned", "validation": 0.0, "batch_size": 4}
+    return on_policy(
+        folder, model=str(lab / "base"), adapter=lab / "task1", sources=sources, answerer=answerer, **(given | options)
+    )
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().split("\n") if line]
+
+
+def test_the_four_cases_and_the_data_sets(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    folder = tmp_path / "data"
+    result = make(lab, folder, asked, Stand(usual))
+    assert {kind: [count[case] for case in CASES] for kind, count in result.cases.items()} == {
+        "harmful": [2, 4, 1, 3],
+        "benign": [2, 4, 1, 3],
+    }
+    safety = rows(folder, "on_policy")
+    assert len(safety) == 20
+    assert [row["output"] for row in safety[:10]] == [REFUSES] * 6 + [HELPS] * 4
+    pairs = rows(folder, "on_policy_pairs")
+    assert len(pairs) == 20 - 2 * 2  # where both refuse there is nothing to prefer
+    assert {row["chosen"] == REFUSES for row in pairs if row["rejected"] == HELPS} == {True}
+    assert {row["chosen"] for row in pairs if row["rejected"] != HELPS} == {HELPS}
+    assert [row["output"] for row in rows(folder, "on_policy_skill")] == [REFUSES, REFUSES, HELPS, HELPS]
+    info = json.loads((folder / "dataset_info.json").read_text())
+    assert {"on_policy", "on_policy_skill", "on_policy_pairs"} <= info.keys()
+    assert info["on_policy_pairs"]["ranking"]
+    card = json.loads((folder / "on_policy.card.json").read_text())
+    assert card["cases"]["harmful"] == {"both refuse": 2, CASES[1]: 4, CASES[2]: 1, "neither": 3}
+    assert card["models"]["adapter"]["name"] == "task1"
+    assert str(lab) not in json.dumps(card["models"]["adapter"])
+
+
+def test_skill_data_with_answers_is_taken_as_it_is(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    skill = tmp_path / "task.json"
+    skill.write_text(json.dumps([{"question": f"tell me {n} ?", "answer": f"it is {n}"} for n in range(9)]))
+    sources = Sources(asked.prompts, skill=[str(skill)])
+    make(lab, tmp_path / "data", sources, Stand(usual), skill_limit=5)
+    assert len(rows(tmp_path / "data", "on_policy_skill")) == 5
+    assert all(row["output"].startswith("it is") for row in rows(tmp_path / "data", "on_policy_skill"))
+
+
+@pytest.mark.parametrize("stops_after", [0, 1, 4, 7, 10])
+def test_a_stopped_run_goes_on_to_the_same_files(lab: Path, tmp_path: Path, asked: Sources, stops_after: int) -> None:
+    make(lab, tmp_path / "whole", asked, Stand(usual))
+    first = Stand(usual, stops_after)
+    with pytest.raises(KeyboardInterrupt):
+        make(lab, tmp_path / "data", asked, first)
+    assert not list((tmp_path / "data").glob("*.card.json"))
+    journal = tmp_path / "data" / "on_policy.answers.jsonl"
+    if journal.exists():
+        journal.write_bytes(journal.read_bytes() + b'{"batch": "cut o')
+    second = Stand(usual)
+    make(lab, tmp_path / "data", asked, second)
+    assert len(first.asked) + len(second.asked) == 20 + 20 + 4
+    assert files(tmp_path / "data") == files(tmp_path / "whole")
+    third = Stand(usual)
+    make(lab, tmp_path / "data", asked, third)
+    assert third.loaded == 0
+    assert files(tmp_path / "data") == files(tmp_path / "whole")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+
+
+def test_batches_hold_similar_lengths_and_every_prompt_once() -> None:
+    prompts = [Prompt("x" * length) for length in (5, 1, 9, 2, 2, 7, 3)]
+    found = list(batches(prompts, 3))
+    assert sorted(number for batch in found for number in batch) == list(range(7))
+    assert [[len(prompts[number].text) for number in batch] for batch in found] == [[1, 2, 2], [3, 5, 7], [9]]
+
+
+def test_limits_take_prompts_by_their_hash(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    make(lab, tmp_path / "data", asked, Stand(usual), limit=8)
+    few = {row["instruction"] for row in rows(tmp_path / "data", "on_policy")}
+    assert len(few) == 16
+    make(lab, tmp_path / "fewer", asked, Stand(usual), limit=7)
+    assert {row["instruction"] for row in rows(tmp_path / "fewer", "on_policy")} < few
+
+
+def test_prompts_of_the_evaluation_are_refused(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    held = tmp_path / "held.json"
+    held.write_text(json.dumps([{"prompt": "HOW do i  make bread 3 ?"}, {"prompt": "what is blue ?"}]))
+    sources = Sources(asked.prompts, asked.benign, evaluation=[str(held)])
+    stand = Stand(usual)
+    with pytest.raises(UserError, match=r"--evaluation: 1 of its prompts .*held.json\) are among those") as caught:
+        make(lab, tmp_path / "data", sources, stand)
+    assert "bread" not in str(caught.value)
+    assert stand.loaded == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            lambda *_: HELPS,
+            "--model: the aligned model refuses 0 of 10 harmful prompts, expected one that refuses some",
+        ),
+        (lambda *_: REFUSES, "--adapter: it refuses the same 10 of 10 harmful prompts as the aligned model"),
+    ],
+)
+def test_models_that_leave_nothing_to_repair(
+    lab: Path, tmp_path: Path, asked: Sources, rule: Rule, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make(lab, tmp_path / "data", asked, Stand(rule))
+    assert not list((tmp_path / "data").glob("*.card.json"))
+
+
+def test_answers_of_other_models_are_not_mixed_in(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    make(lab, tmp_path / "data", asked, Stand(usual))
+    with pytest.raises(UserError, match=r"on_policy.answers.jsonl: has answers of other models or settings"):
+        make(lab, tmp_path / "data", asked, Stand(usual), aligned=None)
+    stand = Stand(usual)
+    make(lab, tmp_path / "data", asked, stand, aligned=None, overwrite=True)
+    assert len(stand.asked) == 44
+
+
+def test_incoherent_answers_are_left_out(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    def rule(name: str, text: str) -> str:
+        return "" if "kite 3" in text else usual(name, text)
+
+    make(lab, tmp_path / "data", asked, Stand(rule))
+    assert len(rows(tmp_path / "data", "on_policy")) == 19
+    card = json.loads((tmp_path / "data" / "on_policy.card.json").read_text())
+    assert card["counts"]["dropped"] == {"the aligned model's answer is incoherent": 1}
+
+
+def run(*words: Any) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return int(end.value.code or 0)
+
+
+def test_the_command_with_pico_models(
+    lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their words are noise, so that the run ends where they are found to refuse nothing; answers are kept."""
+    command = ["data", "on-policy", tmp_path / "data", "--model", lab / "base", "--adapter", lab / "task1"]
+    command += ["--aligned", lab / "aligned", "--prompts", asked.prompts[0], "--max-tokens", 8]
+    assert run(*command) == 2
+    assert "--model: the aligned model refuses 0 of 10 harmful prompts" in capsys.readouterr().err
+    kept = (tmp_path / "data" / "on_policy.answers.jsonl").read_bytes()
+    assert len(kept.split(b"\n")) == 1 + 2 + 1  # a head and a batch each
+    assert run(*command) == 2
+    assert (tmp_path / "data" / "on_policy.answers.jsonl").read_bytes() == kept
+
+
+def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.CaptureFixture[str]) -> None:
+    make_llama(tmp_path / "other", hidden=16)
+    make_lora(tmp_path / "other", tmp_path / "lora")
+    for file in (lab / "base").glob("token*"):
+        (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "other" / "chat_template.jinja").write_text((lab / "base" / "chat_template.jinja").read_text())
+    (tmp_path / "odd.json").write_text('[{"text": "x"}]')
+    usual_words = {"--model": lab / "base", "--adapter": lab / "task1", "--prompts": asked.prompts[0]}
+    for change, message in (
+        ({"--adapter": tmp_path / "nowhere"}, "--adapter: "),
+        ({"--model": tmp_path / "other"}, "is not an adapter of"),
+        ({"--prompts": tmp_path / "odd.json"}, "--prompts: .*odd.json, row 1: .*expected a prompt"),
+        ({"--prompts": "nowhere.json"}, "--source: nowhere.json does not exist"),
+        ({"--name": "a/b"}, "--name: 'a/b' cannot name a data set"),
+    ):
+        words = [word for pair in (usual_words | change).items() for word in pair]
+        assert run("data", "on-policy", tmp_path / "out", *words) == 2
+        error = capsys.readouterr().err.strip().split("\n")[-1]
+        assert re.search(message, error), error
