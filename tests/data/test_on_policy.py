@@ -156,7 +156,7 @@ def test_prompts_of_the_evaluation_are_refused(lab: Path, tmp_path: Path, asked:
     [
         (
             lambda *_: HELPS,
-            "--model: the aligned model refuses 0 of 10 harmful prompts, expected one that refuses some",
+            "--model: the aligned model refuses 0 of 10 harmful prompts, expected one that",
         ),
         (lambda *_: REFUSES, "--adapter: it refuses the same 10 of 10 harmful prompts as the aligned model"),
     ],
