@@ -108,7 +108,7 @@ def make_lora(
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a pico base model, an aligned adapter, three task adapters, and preference data."""
+    """A folder with a pico base model, an aligned adapter, three task adapters, pairs, safety and skill data."""
     root = tmp_path_factory.mktemp("lab")
     make_llama(root / "base")
     make_tokenizer(root / "base")
@@ -127,7 +127,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (root / "pairs.json").write_text(json.dumps(pairs))
     columns = {"prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"}
-    info = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
+    info: dict[str, Any] = {"pairs": {"file_name": "pairs.json", "ranking": True, "columns": columns}}
+    skill = [row | {"instruction": row["instruction"].replace("how do i make", "tell me")} for row in pairs]
+    for name, rows, answer in (("safety", pairs, "chosen"), ("skill", skill, "rejected")):
+        kept = [{"instruction": row["instruction"], "input": "", "output": row[answer]} for row in rows]
+        (root / f"{name}.json").write_text(json.dumps(kept))
+        info[name] = {"file_name": f"{name}.json"}
     (root / "dataset_info.json").write_text(json.dumps(info))
     return root
 

@@ -42,6 +42,9 @@ TOGETHER = {
 }
 
 
+DISTILLED = TOGETHER | {"per_device_train_batch_size": 3, "per_device_eval_batch_size": 4}
+
+
 def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
     """A file's options with the paths of the pico models, for the CPU."""
     options = yaml.safe_load(file.read_text())
@@ -57,6 +60,8 @@ def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]
         "use_cpu": True,
         "bf16": False,
     }
+    if options["stage"] == "safety_distill":
+        paths["dataset"] = options["dataset"]
     if "aligned_adapter" in options:
         paths["aligned_adapter"] = str(lab / "aligned")
     for kind, name in (("task_adapters", "task"), ("task_models", "full")):
@@ -87,7 +92,9 @@ def test_options_mean_something(file: Path) -> None:
 )
 def test_the_stock_parser_takes_the_file(lab: Path, models: list[Path], tmp_path: Path, file: Path) -> None:
     model_args, _, training_args, finetuning_args, _ = parser._parse_train_args(replaced(file, lab, tmp_path / "run"))
-    assert finetuning_args.real_names == {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}
+    given = yaml.safe_load(file.read_text())
+    assert finetuning_args.real_names == {name: given[name] for name in ("stage", "finetuning_type")}
+    assert given["stage"] == ("safety_distill" if "distill" in file.stem else "mask_dpo")
     assert finetuning_args.subspace is not None
     assert (model_args.quantization_bit == 4) == ("qlora" in file.stem)
     if "deepspeed" in file.stem:
@@ -104,6 +111,15 @@ def test_the_file_runs(lab: Path, models: list[Path], tmp_path: Path, file: Path
     assert subspace.spec.vector_space == ("weight" if "task_models" in options else "lora")
 
 
+@pytest.mark.parametrize("kind", ["safety_subspace", "lora"])
+def test_distillation_runs(lab: Path, tmp_path: Path, kind: str) -> None:
+    file = FOLDER / ("distill.yaml" if kind == "safety_subspace" else "distill_lora.yaml")
+    run_exp(replaced(file, lab, tmp_path / "run"))
+    assert {"kl/aligned", "eval_kl/fine_tuned"} <= {key for entry in log(tmp_path / "run") for key in entry}
+    saved = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert saved["peft_type"] == {"safety_subspace": "SAFETY_SUBSPACE", "lora": "LORA"}[kind]
+
+
 @pytest.fixture(scope="module")
 def one_process(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """lora_one_task.yaml in this process: 4 pairs x 4 steps, as many as the other files take in two processes."""
@@ -113,14 +129,17 @@ def one_process(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def log(run: Path) -> list[dict[str, Any]]:
+    return list(json.loads((run / "trainer_state.json").read_text())["log_history"])
+
+
 def logged(run: Path, key: str) -> list[float]:
-    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
-    return [entry[key] for entry in log if key in entry]
+    return [entry[key] for entry in log(run) if key in entry]
 
 
-def assert_same(run: Path, alone: Path) -> None:
+def assert_same(run: Path, alone: Path, own: str = "rewards/chosen") -> None:
     """The same losses, masks and subspace as one process with the same global batch."""
-    for key in ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", "rewards/chosen"):
+    for key in ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", own):
         assert len(logged(alone, key)) >= 1, key
         assert logged(run, key) == pytest.approx(logged(alone, key), rel=1e-4, abs=1e-6), key
     found, expected = SafetySubspace.load(run), SafetySubspace.load(alone)
@@ -146,6 +165,30 @@ def test_ddp_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_proce
     file = write(replaced(FOLDER / "ddp.yaml", lab, tmp_path / "run", **TOGETHER), tmp_path / "x.yaml")
     check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
     assert_same(tmp_path / "run", one_process)
+
+
+@pytest.fixture(scope="module")
+def distilled(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """distill.yaml in this process, as ``one_process``."""
+    out = tmp_path_factory.mktemp("distilled") / "run"
+    run_exp(replaced(FOLDER / "distill.yaml", lab, out, **DISTILLED, gradient_accumulation_steps=4))
+    return out
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_distillation_in_two_processes_is_one(
+    lab: Path, tmp_path: Path, run_stock: Run, distilled: Path, engine: str
+) -> None:
+    options = replaced(FOLDER / "distill.yaml", lab, tmp_path / "run", **DISTILLED, gradient_accumulation_steps=2)
+    file = write(options | ({"pure_bf16": False} if engine == "fsdp" else {}), tmp_path / "x.yaml")
+    if engine == "ddp":
+        check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
+    else:
+        command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
+        last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
+        check(run_stock(*command, *last, env={"PYTHONPATH": str(HERE / "fsdp_on_cpu")}))
+    assert_same(tmp_path / "run", distilled, "kl/fine_tuned")
 
 
 @pytest.mark.cli

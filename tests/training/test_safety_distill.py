@@ -20,29 +20,15 @@ from realign_plugin.training.teachers import TeacherCache
 from tests.conftest import logits_of, make_lora, training_options
 from tests.training.test_mask_dpo import history, losses, same_logits
 
-THINGS, NUMBERS = ("paper", "string", "flour", "bread"), ("one", "two", "three", "four", "five", "six")
-
 
 @pytest.fixture(scope="session")
 def world(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pico lab with data sets of safety and of skill prompts; the fine-tuned adapter is far from the aligned."""
+    """The pico lab with fine-tuned adapters that are far from the aligned one."""
     root = tmp_path_factory.mktemp("distill")
-    for name in ("base", "aligned"):
+    for name in ("base", "aligned", "safety.json", "skill.json", "dataset_info.json"):
         (root / name).symlink_to(lab / name)
-    make_lora(lab / "base", root / "task1", start=lab / "aligned", seed=11, step=0.3)
-    make_lora(lab / "base", root / "task2", start=lab / "aligned", seed=12, step=0.3)
-    rows = {
-        "safety": ("how do i make {} {} ?", "sorry i can not help with that ."),
-        "skill": ("tell me {} {} .", "take paper and mix {} {} ."),
-    }
-    for name, (prompt, answer) in rows.items():
-        data = [
-            {"instruction": prompt.format(t, n), "input": "", "output": answer.format(t, n)}
-            for t in THINGS
-            for n in NUMBERS
-        ]
-        (root / f"{name}.json").write_text(json.dumps(data))
-    (root / "dataset_info.json").write_text(json.dumps({name: {"file_name": f"{name}.json"} for name in rows}))
+    for number in (1, 2):
+        make_lora(lab / "base", root / f"task{number}", start=lab / "aligned", seed=10 + number, step=0.3)
     return root
 
 
