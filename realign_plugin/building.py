@@ -13,12 +13,13 @@ from torch import Tensor
 
 from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.fusion import FUSION_METHODS, collapse, default_task_weight, is_linear
+from realign_plugin.fusion import FUSION_METHODS
 from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.lora_names import natural_key
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec, check_logits, module_spec
 from realign_plugin.subspace import SafetySubspace
+from realign_plugin.task_vectors import difference, keep_vectors, task_weights
 from realign_plugin.tensor_files import LazyFactors
 
 
@@ -156,54 +157,9 @@ def plain_fusion(
     return from_adapters(aligned, tasks, task_weight=task_weight, **options | fixed)
 
 
-def parse_task_weights(text: str | None, what: str) -> float | list[float] | None:
-    """Task weights as a command line gives them.
-
-    Args:
-        text: One number, or several with commas.
-        what: What the user calls the option.
-
-    Raises:
-        UserError: If a part is no number.
-    """
-    if text is None:
-        return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"{what}: {text!r}, expected a number, or one for each task with commas") from error
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 def replace_spec(spec: SubspaceSpec, **changes: Any) -> SubspaceSpec:
     """A plain copy of a spec (or of a configuration that extends it) with some fields changed."""
     return SubspaceSpec(**{name: getattr(spec, name) for name in SubspaceSpec.__dataclass_fields__} | changes)
-
-
-def keep_vectors(spec: SubspaceSpec, name: str, vectors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """The task vectors that are kept of one tensor: one where the fusion is linear, else all.
-
-    Args:
-        spec: Fusion, weights and dtype.
-        name: The tensor's name, ``module.A``, ``module.B`` or ``module.W``; with the seed it seeds DARE's drop.
-        vectors: Task vectors ``[rows, columns]``, one for each task.
-        dtype: What they are rounded to; None takes the subspace's dtype, which is how they are saved.
-
-    Returns:
-        ``[kept, rows, columns]`` in that dtype.
-    """
-    dtype = dtype or getattr(torch, spec.vector_dtype)
-    if not is_linear(spec.fusion_method):  # type: ignore[arg-type]
-        return torch.stack([vector.to(dtype) for vector in vectors])
-    fused = collapse(
-        vectors,
-        spec.fusion_method,  # type: ignore[arg-type]
-        spec.task_weights,
-        dare_drop_rate=spec.dare_drop_rate,
-        seed=spec.fusion_seed,
-        name=name,
-    )
-    return fused.to(dtype).unsqueeze(0)
 
 
 def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]) -> None:
@@ -231,37 +187,6 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
                 f"{model.what}: {module} has shape {ours} in {model.path}, {theirs} in the base {base.path}, expected "
                 "the same; give models fine-tuned from this base"
             )
-
-
-def task_weights(
-    given: float | Sequence[float] | None, tasks: int, method: str, what: str = "adapters"
-) -> list[float]:
-    """One lambda for each task.
-
-    Args:
-        given: One number for all, one for each, or None for the fusion's default.
-        tasks: How many tasks there are.
-        method: The fusion.
-        what: What the tasks are given as.
-
-    Raises:
-        UserError: If a list has another length, or something in it is no number.
-    """
-    if given is None:
-        return [default_task_weight(method, tasks)] * tasks  # type: ignore[arg-type]
-    values = [given] if isinstance(given, (int, float, str)) else list(given)
-    try:
-        weights = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task_weight: {given!r} is no number, expected a number or a list of {tasks}") from error
-    if len(weights) == 1:
-        weights *= tasks
-    if len(weights) != tasks:
-        raise UserError(
-            f"task_weight: {given!r} has {len(weights)} numbers for {tasks} task {what}, expected one number or "
-            f"{tasks}"
-        )
-    return weights
 
 
 def installed_versions() -> dict[str, str]:
@@ -300,11 +225,6 @@ def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]
 
 def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:
     return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
-
-
-def difference(task: Tensor, aligned: Tensor | None) -> Tensor:
-    """A task vector, fp32; None for the aligned parameters stands for zeros."""
-    return task.float() if aligned is None else task.float() - aligned.float()
 
 
 def _sample(model: Checkpoint, modules: Sequence[str]) -> str:

@@ -100,7 +100,8 @@ def fuse(
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
-    from realign_plugin.building import parse_task_weights, plain_fusion
+    from realign_plugin.building import plain_fusion
+    from realign_plugin.task_vectors import parse_task_weights
 
     check_adapter_folder(out, [*tasks, aligned], overwrite=overwrite)
     weights = parse_task_weights(task_weight, "--task-weight")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from realign_plugin.building import check_moved, difference, keep_vectors, replace_spec
+from realign_plugin.building import check_moved, replace_spec
 from realign_plugin.errors import UserError
 from realign_plugin.fusion import default_task_weight
 from realign_plugin.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.lora_config import LoraConfig
 from realign_plugin.subspace import SafetySubspace
+from realign_plugin.task_vectors import difference, keep_vectors
 
 
 def transfer(

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import tests.reference as reference
 from realign_plugin import SafetySubspace, UserError, attach_subspace
-from realign_plugin.building import task_weights
 from realign_plugin.fusion import FUSION_METHODS
 from realign_plugin.lora_adapters import read_lora
 from realign_plugin.masks import GRANULARITIES, MASK_KINDS
+from realign_plugin.task_vectors import task_weights
 from tests.conftest import make_lora, with_random_logits
 
 WEIGHTS = [0.4, 0.9, 0.3]

@@ -13,7 +13,7 @@ from realign_plugin.atomic import try_folder
 from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import command_line, inference, preflight, processes, resuming
+from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming
 from realign_plugin.training.preflight import HOST_STAGES
 
 
@@ -152,7 +152,7 @@ def prepare_data(data_args: Any, finetuning_args: Any) -> None:
                 f"{name}: {getattr(data_args, name)!r} with stage: safety_distill, expected none, since each row "
                 "has a teacher of its own; leave it out"
             )
-    preflight.check_skill_datasets(
+    distillation.check_skill_datasets(
         finetuning_args.options()["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or []
     )
 

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.building import ALL_ONES, from_adapters, from_models, task_weights
+from realign_plugin.building import ALL_ONES, from_adapters, from_models
 from realign_plugin.checkpoints import fingerprint
-from realign_plugin.divergence import DIVERGENCES
-from realign_plugin.errors import UserError, check_choice, check_range
+from realign_plugin.errors import UserError, check_choice
 from realign_plugin.fusion import is_linear
 from realign_plugin.spec import SubspaceSpec
 from realign_plugin.subspace import SafetySubspace
 from realign_plugin.subspace_files import read_spec
+from realign_plugin.task_vectors import task_weights
 from realign_plugin.tensor_files import open_tensors
+from realign_plugin.training.distillation import DISTILL_OPTIONS, check_distillation
 from realign_plugin.training.inference import is_quantised_model, is_subspace
 
 STAGE: Final = "mask_dpo"
@@ -40,7 +41,6 @@ SPEC_OPTIONS: Final = (
     "mask_noise_end",
     "mask_keep_weight",
 )
-DISTILL_OPTIONS: Final = ("skill_dataset", "distill_skill_weight", "distill_divergence", "distill_temperature")
 STAGE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # The mask that is trained is the mask that is shipped.
     DISTILL: {"mask_estimator": "straight_through", "mask_noise_end": 0.0},
@@ -103,10 +103,7 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         )
     if stage == DISTILL:
         check_choice("finetuning_type", kind, (TYPE, LORA))
-        check_choice("distill_divergence", options.get("distill_divergence") or "forward", DIVERGENCES)
-        for name, low_open in (("distill_temperature", True), ("distill_skill_weight", False)):
-            if options.get(name) is not None:
-                check_range(name, options[name], 0.0, 1e3, low_open=low_open)
+        check_distillation(options)
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     values = dict(STAGE_DEFAULTS.get(str(stage), {}))
@@ -192,32 +189,6 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         raise UserError(
             "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters, or "
             "task_models for full checkpoints"
-        )
-
-
-def check_skill_datasets(skill: Sequence[str], training: Sequence[str], evaluation: Sequence[str]) -> None:
-    """Check that every data set has a teacher, and both teachers have one to train on.
-
-    Args:
-        skill: ``skill_dataset``: those of the fine-tuned model.
-        training: ``dataset``.
-        evaluation: ``eval_dataset``.
-
-    Raises:
-        UserError: If a name is unknown, or a teacher has no training rows.
-    """
-    for name in skill:
-        check_choice("skill_dataset", name, [*training, *evaluation])
-    mine = set(skill) & set(training)
-    if training and not mine:
-        raise UserError(
-            f"skill_dataset: {', '.join(skill) or 'not set'}, expected one or more of dataset "
-            f"({', '.join(training)}): without prompts of the new skill, it is unlearned"
-        )
-    if training and not set(training) - mine:
-        raise UserError(
-            f"dataset: {', '.join(training)} are all in skill_dataset, expected safety prompts as well; add a data "
-            "set of prompts with the aligned model's answers"
         )
 
 
