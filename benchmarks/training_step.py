@@ -8,10 +8,12 @@ LLaMA-Factory's trainer:
 * ``lora_dpo``: stock ``stage: dpo`` with LoRA, from the fine-tuned adapter; its reference is the base model;
 * ``mask_dpo``: ``stage: mask_dpo`` on one task; ``mask_dpo_4``: on four, fused by task arithmetic;
 * ``compiled``: ``mask_dpo`` with ``mask_compile: true``;
-* ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch).
+* ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch);
+* ``distill``: ``stage: safety_distill`` by masks on the same rows, chosen answers as safety prompts', rejected ones as
+  the skill's; ``distill_lora``: of a LoRA adapter; ``distill_remembered``: once the teachers are known.
 
 In a bare loop (bare_loop.py): ``bare_lora``, ``bare_mask``, and ``published``, the way of the research code, written
-anew.
+again.
 
 Figures: median CPU seconds of a step, as ratios to the LoRA side of the same kind and turn. Memory is measured in runs
 of its own, in which glibc gives freed memory back at once: the peak of anonymous memory beyond that of the LoRA side,
@@ -34,7 +36,8 @@ from typing import Any
 
 from random_llama import write_adapters, write_pairs, write_tokenizer
 
-THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "compiled", "remembered")
+DISTILLED = ("distill", "distill_lora", "distill_remembered")
+THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "compiled", "remembered", *DISTILLED)
 BARE = ("bare_lora", "bare_mask", "published")
 SIDES = (*THROUGH_LLAMAFACTORY, *BARE)
 WORDS = 500
@@ -54,6 +57,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--target", default="q_proj,v_proj")
+    parser.add_argument("--vocabulary", type=int, default=0, help="of the model; default: the tokenizer's")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--side", choices=SIDES, help="internal: run this side and print its figures")
@@ -69,7 +73,7 @@ def make(chosen: argparse.Namespace, folder: Path) -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=write_tokenizer(folder / "base", WORDS),
+        vocab_size=max(write_tokenizer(folder / "base", WORDS), chosen.vocabulary),
         hidden_size=chosen.hidden,
         intermediate_size=int(2.75 * chosen.hidden),
         num_hidden_layers=chosen.layers,
@@ -87,6 +91,12 @@ def make(chosen: argparse.Namespace, folder: Path) -> None:
     )
     write_adapters(get_peft_model(model, lora), folder, ["aligned", "task1", "task2", "task3", "task4"])
     write_pairs(folder, chosen.tokens, chosen.pairs * chosen.steps, words=WORDS)
+    info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+    columns = info["pairs"]["columns"]
+    for name, answer in (("safety", "chosen"), ("skill", "rejected")):
+        names = {"prompt": columns["prompt"], "response": columns[answer]}
+        info[name] = {"file_name": info["pairs"]["file_name"], "columns": names}
+    (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
 
 
 class Memory(threading.Thread):
@@ -121,7 +131,7 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.process_time() - self.start)
 
-    epochs = 2 if side == "remembered" else 1
+    epochs = 2 if side.endswith("remembered") else 1
     arguments: dict[str, Any] = {
         "model_name_or_path": str(folder / "base"),
         "do_train": True,
@@ -148,8 +158,12 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
         tasks = [str(folder / f"task{n + 1}") for n in range(count)]
         arguments |= {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": tasks}
         arguments |= {"aligned_adapter": str(folder / "aligned"), "mask_compile": side == "compiled"}
+    if side in DISTILLED:
+        arguments |= {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
+        arguments |= {"finetuning_type": "lora" if side == "distill_lora" else "safety_subspace"}
+        arguments |= {"per_device_train_batch_size": 2 * chosen.pairs}
     run_exp(arguments, callbacks=[Clock()])
-    return times[chosen.steps :] if side == "remembered" else times
+    return times[chosen.steps :] if epochs == 2 else times
 
 
 def one_side(chosen: argparse.Namespace) -> None:
@@ -208,7 +222,7 @@ def main() -> None:
         peaks = {side: measure(chosen, folder, side, memory=True)["peak"] for side in sides}
     result: dict[str, Any] = {
         name: getattr(chosen, name)
-        for name in ("tokens", "rank", "hidden", "layers", "pairs", "target", "checkpointing")
+        for name in ("tokens", "rank", "hidden", "layers", "pairs", "target", "vocabulary", "checkpointing")
     }
     result |= {"adapter_mib": round(adapter, 1), "runs": chosen.runs}
     for side in sides:
