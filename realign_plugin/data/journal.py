@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -14,6 +12,7 @@ from typing import IO, Any, Final
 from realign_plugin.atomic import atomic_file, sha256, try_folder
 from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Prompt
+from realign_plugin.data.progress import counted
 from realign_plugin.errors import UserError
 from realign_plugin.lora_adapters import WEIGHTS_NAME
 from realign_plugin.text_files import Broken, json_lines, read_text, text_lines
@@ -105,7 +104,7 @@ class Journal:
         """
         answerer: Answerer | None = None
         result = []
-        with _progress(sum(len(prompts) for _, prompts, _ in wanted)) as advance:
+        with counted("answers", sum(len(prompts) for _, prompts, _ in wanted)) as advance:
             for name, prompts, tokens in wanted:
                 said = [""] * len(prompts)
                 for batch in batches(prompts, self._head["batch_size"]):
@@ -155,16 +154,3 @@ def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
 def _key(name: str, tokens: int, prompts: Sequence[Prompt]) -> str:
     text = json.dumps([name, tokens, [[p.system, p.history, p.text] for p in prompts]])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("answers", total=total)
-        yield lambda count: bar.advance(task, count)

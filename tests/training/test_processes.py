@@ -15,6 +15,7 @@ from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
 from realign_plugin.training import command_line
+from realign_plugin.training.distill_trainer import SafetyDistillTrainer
 from realign_plugin.training.processes import check_processes, fsdp_version, zero_stage
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
@@ -88,9 +89,21 @@ def test_sharded_processes_skip_the_reference_together(others: float, skipped: b
     trainer.accelerator = SimpleNamespace(
         distributed_type=DistributedType.FSDP, device=torch.device("cpu"), reduce=reduce
     )
-    assert trainer._all_know(True) is skipped
-    assert trainer._all_know(False) is False
+    assert trainer._all(True) is skipped
+    assert trainer._all(False) is False
     assert votes == [1.0, 0.0]  # who knows nothing has to vote too, or the others wait
     trainer.accelerator.distributed_type = DistributedType.MULTI_GPU
-    assert trainer._all_know(True) is True
+    assert trainer._all(True) is True
+    assert trainer._any(False) is False
     assert len(votes) == 2
+
+
+@pytest.mark.parametrize(("others", "some"), [(1.0, True), (0.0, False)])
+def test_sharded_processes_run_a_teacher_that_one_of_them_needs(others: float, some: bool) -> None:
+    trainer = SafetyDistillTrainer.__new__(SafetyDistillTrainer)
+    trainer.args = SimpleNamespace(world_size=2)
+    trainer.accelerator = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, device=torch.device("cpu"), reduce=lambda vote: vote + others
+    )
+    assert trainer._any(False) is some
+    assert trainer._any(True) is True
