@@ -34,7 +34,7 @@ def save(path: Path) -> Path:
     else:
         (write_lines if kind.startswith("jsonl") else write_array)(plain, ROWS)
     data = plain.read_bytes()
-    path.write_bytes(gzip.compress(data) if kind.endswith(".gz") else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if kind.endswith(".gz") else data)
     return path
 
 
@@ -96,7 +96,7 @@ def test_json_files_that_hold_lines(tmp_path: Path) -> None:
         ("x.json", b'{\n "data": [1]\n}', "x.json is not JSON: line 1 column 2: expected an array of rows"),
         ("x.jsonl", b"\na kite\nbread\n", "x.jsonl is not JSON: line 2 column 1: expected one object a line"),
         ("x.jsonl.gz", b"plain", r"x.jsonl.gz cannot be read \(Not a gzipped file"),
-        ("x.jsonl.gz", gzip.compress(b'{"a": "1"}\n' * 999)[:-20], "expected a whole .jsonl.gz file"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": "1"}\n' * 999, mtime=0)[:-20], "expected a whole .jsonl.gz file"),
         ("x.parquet", b"PAR1 nothing", "x.parquet is not a parquet file"),
         ("x.txt", b"", "x.txt has no known suffix, expected one of .json, .jsonl, .csv, .parquet"),
     ],

@@ -59,7 +59,7 @@ def test_the_two_halves_of_xstest(tmp_path: Path) -> None:
 
 
 def test_gzipped_lines(tmp_path: Path) -> None:
-    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n{"prompt": "y"}\n'))
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"prompt": "x"}\n{"prompt": "y"}\n', mtime=0))
     file = find_file(tmp_path, ["humaneval"])
     assert file is not None
     assert read_rows(file) == [{"prompt": "x"}, {"prompt": "y"}]
