@@ -61,6 +61,10 @@ SAFETY_PAIRS: Final[dict[str, HubSource]] = {
 }
 DEFAULT_PAIRS: Final = f"{PKU}-30K"
 
+OVER_REFUSAL: Final = HubSource(
+    "bench-llm/or-bench", "CC-BY-4.0", "harmless prompts that sound dangerous", "or-bench-80k"
+)
+
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -82,7 +86,7 @@ def resolve(source: str, names: Iterable[str] = ()) -> HubSource | Path:
         return path
     if os.path.isdir(path):
         raise UserError(f"--source: {source} is a folder, expected a file; give one of its files")
-    known = {entry.hub: entry for entry in (*TASKS.values(), *SAFETY_PAIRS.values())}
+    known = {entry.hub: entry for entry in (*TASKS.values(), *SAFETY_PAIRS.values(), OVER_REFUSAL)}
     if source in known:
         return known[source]
     if suffix_of(source) is not None or source.startswith(("/", "./", "../", "~")):
