@@ -23,7 +23,6 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 PKU = "PKU-Alignment/PKU-SafeRLHF-30K"
-OR_BENCH = "bench-llm/or-bench"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another adapter or model that is in OUT.")]
 
 
@@ -127,7 +126,7 @@ def repair(
     ] = None,
     benign: Annotated[
         list[str] | None,
-        typer.Option(help="Harmless prompts that sound dangerous; may be repeated.", show_default=OR_BENCH),
+        typer.Option(help="Harmless prompts that sound dangerous; may be repeated.", show_default="232 of our own"),
     ] = None,
     skill: Annotated[
         list[str] | None, typer.Option(help="Rows of the new skill (a task, a file), or its prompts alone.")
@@ -137,6 +136,9 @@ def repair(
     ] = None,
     test_benign: Annotated[
         list[str] | None, typer.Option(help="Harmless prompts to measure with; none: some of --benign.")
+    ] = None,
+    test_skill: Annotated[
+        list[str] | None, typer.Option(help="Rows of the skill to measure with; none: some of --skill.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the repaired adapter, the table and the report.")] = Path(
         "repaired"
@@ -157,8 +159,8 @@ def repair(
 
     command.repair(
         base, adapter, out, aligned=aligned, prompts=prompts, benign=benign, skill=skill, test=test,
-        test_benign=test_benign, budget=budget, method=method, template=template, judge=judge, seed=seed,
-        overwrite=overwrite,
+        test_benign=test_benign, test_skill=test_skill, budget=budget, method=method,
+        template=template, judge=judge, seed=seed, overwrite=overwrite,
     )  # fmt: skip
 
 

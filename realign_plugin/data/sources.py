@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,9 +62,8 @@ SAFETY_PAIRS: Final[dict[str, HubSource]] = {
 }
 DEFAULT_PAIRS: Final = f"{PKU}-30K"
 
-OVER_REFUSAL: Final = HubSource(
-    "bench-llm/or-bench", "CC-BY-4.0", "harmless prompts that sound dangerous", "or-bench-80k"
-)
+BORDERLINE: Final = "borderline"
+"""The name of our own harmless prompts that sound dangerous; none of them is in XSTest or OR-Bench."""
 
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -78,6 +78,8 @@ def resolve(source: str, names: Iterable[str] = ()) -> HubSource | Path:
     Raises:
         UserError: If it is none of these.
     """
+    if source == BORDERLINE:
+        return Path(str(resources.files("realign_plugin.data") / "borderline_prompts.json"))
     allowed = list(names)
     if source in allowed:
         return TASKS[source]
@@ -86,7 +88,7 @@ def resolve(source: str, names: Iterable[str] = ()) -> HubSource | Path:
         return path
     if os.path.isdir(path):
         raise UserError(f"--source: {source} is a folder, expected a file; give one of its files")
-    known = {entry.hub: entry for entry in (*TASKS.values(), *SAFETY_PAIRS.values(), OVER_REFUSAL)}
+    known = {entry.hub: entry for entry in (*TASKS.values(), *SAFETY_PAIRS.values())}
     if source in known:
         return known[source]
     if suffix_of(source) is not None or source.startswith(("/", "./", "../", "~")):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from realign_plugin.data.sources import DEFAULT_PAIRS, OVER_REFUSAL
+from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.repair.checks import check_base
 from realign_plugin.lab.repair.cost import lines
@@ -29,6 +29,7 @@ def repair(
     skill: Sequence[str] | None = None,
     test: Sequence[str] | None = None,
     test_benign: Sequence[str] | None = None,
+    test_skill: Sequence[str] | None = None,
     budget: str = "standard",
     method: str = AUTO,
     template: str | None = None,
@@ -48,6 +49,7 @@ def repair(
         skill: Sources of the skill's rows.
         test: Harmful prompts to measure with.
         test_benign: Harmless prompts to measure with.
+        test_skill: Rows of the skill to measure with.
         budget: ``quick``, ``standard`` or ``thorough``.
         method: ``auto``, ``masks`` or ``lora``.
         template: LLaMA-Factory's chat template.
@@ -71,11 +73,12 @@ def repair(
     refuse_inputs(out, [base, adapter, aligned])
     if not (out / "work" / "inputs.json").exists():
         check_adapter_folder(out, [base, adapter, aligned], overwrite=overwrite)
-    harmful, harmless = tuple(prompts or (DEFAULT_PAIRS,)), tuple(benign or (OVER_REFUSAL.hub,))
-    sources = (*harmful, *harmless, *(skill or ()), *(test or ()), *(test_benign or ()))
+    harmful, harmless = tuple(prompts or (DEFAULT_PAIRS,)), tuple(benign or (BORDERLINE,))
+    sources = (*harmful, *harmless, *(skill or ()), *(test or ()), *(test_benign or ()), *(test_skill or ()))
     inputs = Inputs(
         base=base, adapter=adapter, aligned=aligned, prompts=harmful, benign=harmless, skill=tuple(skill or ()),
-        test=tuple(test or ()), test_benign=tuple(test_benign or ()), budget=budget, methods=methods,
+        test=tuple(test or ()), test_benign=tuple(test_benign or ()), test_skill=tuple(test_skill or ()),
+        budget=budget, methods=methods,
         template=template, judge=judge, seed=seed, files=file_hashes([adapter, aligned], sources),
     )  # fmt: skip
     console = new_console()

@@ -65,14 +65,15 @@ def split(inputs: Inputs) -> Parts:
     spent = inputs.spent
     harmful = read_prompts(inputs.prompts, "--prompts", None, inputs.seed)
     benign = read_prompts(inputs.benign, "--benign", None, inputs.seed)
-    skill = _skill_rows(inputs.skill)
-    tests = {
+    skill = _skill_rows(inputs.skill, "--skill")
+    tests: dict[str, Sequence[Prompt | Example]] = {
         "--test": read_prompts(inputs.test, "--test", None, inputs.seed),
         "--test-benign": read_prompts(inputs.test_benign, "--test-benign", None, inputs.seed),
+        "--test-skill": _skill_rows(inputs.test_skill, "--test-skill"),
     }
     trained = {folded(prompt.text) for prompt in (*harmful, *benign, *(row.prompt for row in skill))}
     for option, prompts in tests.items():
-        shared = sum(folded(prompt.text) in trained for prompt in prompts)
+        shared = sum(folded(_text(one)) in trained for one in prompts)
         if shared:
             raise UserError(
                 f"{option}: {shared} of its {len(prompts)} prompts are among --prompts, --benign or --skill, expected "
@@ -81,7 +82,9 @@ def split(inputs: Inputs) -> Parts:
     shares = (
         _share(harmful, "--prompts", spent.harmful, spent.validation, spent.test, tests["--test"], inputs.seed),
         _share(benign, "--benign", spent.benign, spent.validation, spent.test, tests["--test-benign"], inputs.seed),
-        _share(skill, "--skill", spent.skill, spent.validation, spent.test, [], inputs.seed) if skill else ([],) * 3,
+        _share(skill, "--skill", spent.skill, spent.validation, spent.test, tests["--test-skill"], inputs.seed)
+        if skill
+        else ([], [], list(tests["--test-skill"])),
     )
     return Parts(*(Part(*(share[number] for share in shares)) for number in range(3)))
 
@@ -109,7 +112,7 @@ def _text(one: Any) -> str:
     return str((one.prompt if isinstance(one, Example) else one).text)
 
 
-def _skill_rows(given: Sequence[str]) -> list[Example]:
+def _skill_rows(given: Sequence[str], option: str) -> list[Example]:
     """The skill's rows, one for each prompt; with an empty answer where only prompts are given."""
     found: dict[str, Example] = {}
     for one in given:
@@ -117,7 +120,7 @@ def _skill_rows(given: Sequence[str]) -> list[Example]:
         first = next((value for _, value in rows_of(source, None)), None)
         row = Row(first) if isinstance(first, Mapping) else None
         if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
-            for prompt in read_prompts([one], "--skill", None, 0):
+            for prompt in read_prompts([one], option, None, 0):
                 found.setdefault(folded(prompt.text), Example(prompt, ""))
             continue
         for place, value in rows_of(source, None):
@@ -129,14 +132,14 @@ def _skill_rows(given: Sequence[str]) -> list[Example]:
                 continue
             except (BadRowError, MissingColumnsError) as error:
                 raise UserError(
-                    f"--skill: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
+                    f"{option}: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
                 ) from error
             found.setdefault(folded(example.prompt.text), example)
     answered = sum(bool(example.answer) for example in found.values())
     if 0 < answered < len(found):
         raise UserError(
-            f"--skill: {answered} of {len(found)} rows have an answer, expected all of them or none; give data of one "
-            "kind"
+            f"{option}: {answered} of {len(found)} rows have an answer, expected all of them or none; give data "
+            "of one kind"
         )
     return list(found.values())
 

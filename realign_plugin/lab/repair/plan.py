@@ -63,6 +63,7 @@ class Inputs(BaseModel):
         skill: Sources of the skill's rows.
         test: Harmful prompts to measure with; none: some of ``prompts`` are held back.
         test_benign: Harmless prompts to measure with; none: some of ``benign`` are held back.
+        test_skill: Rows of the skill to measure with; none: some of ``skill`` are held back.
         budget: Key of ``BUDGETS``.
         methods: What is trained; the one that validates best is kept.
         template: LLaMA-Factory's name; None: found from the tokenizer.
@@ -81,6 +82,7 @@ class Inputs(BaseModel):
     skill: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     test_benign: tuple[str, ...] = ()
+    test_skill: tuple[str, ...] = ()
     budget: str = "standard"
     methods: tuple[Method, ...] = METHODS
     template: str | None = None
