@@ -105,23 +105,32 @@ class Measurer:
         if not part.skill or part.skill[0].answer:
             return part.skill
         prompts = [row.prompt for row in part.skill]
-        with self._journal(part_name, "skill", FINE_TUNED) as journal:
-            (said,) = journal.answers([(FINE_TUNED, prompts, SKILL_TOKENS)], self._load)
+        said = self.answers(FINE_TUNED, f"{part_name}/skill", prompts, SKILL_TOKENS)
         return [Example(prompt, answer) for prompt, answer in zip(prompts, said, strict=True) if answer.strip()]
 
-    def _answers(self, name: str, part_name: str, part: Part) -> dict[str, list[str]]:
-        wanted = [(name, list(part.harmful), ANSWER_TOKENS), (name, list(part.benign), ANSWER_TOKENS)]
-        with self._journal(part_name, "answers", name) as journal:
-            harmful, benign = journal.answers(wanted, self._load)
-        return {"harmful": harmful, "benign": benign}
+    def answers(self, name: str, where: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """A model's answers, kept in a file.
 
-    def _journal(self, part_name: str, what: str, name: str) -> Journal:
-        return Journal(
-            self._folder / part_name / f"{name}.{what}.jsonl",
+        Args:
+            name: The model.
+            where: Folder of the file, within this one's folder.
+            prompts: What it is asked.
+            max_tokens: Most tokens of an answer.
+        """
+        journal = Journal(
+            self._folder / where / f"{name}.answers.jsonl",
             {"model": self._base, name: self._adapters[name]},
             {"batch_size": self._batch_size},
             overwrite=True,
         )
+        with journal:
+            return journal.answers([(name, prompts, max_tokens)], self._load)[0]
+
+    def _answers(self, name: str, part_name: str, part: Part) -> dict[Kind, list[str]]:
+        kinds: dict[Kind, Sequence[Prompt]] = {"harmful": part.harmful, "benign": part.benign}
+        return {
+            kind: self.answers(name, f"{part_name}/{kind}", prompts, ANSWER_TOKENS) for kind, prompts in kinds.items()
+        }
 
     def _skill(self, name: str, rows: Sequence[Example]) -> list[SkillReading]:
         found: list[SkillReading] = []

@@ -65,11 +65,11 @@ def split(inputs: Inputs) -> Parts:
     spent = inputs.spent
     harmful = read_prompts(inputs.prompts, "--prompts", None, inputs.seed)
     benign = read_prompts(inputs.benign, "--benign", None, inputs.seed)
-    skill = _skill_rows(inputs.skill, "--skill")
+    skill = read_skill(inputs.skill, "--skill")
     tests: dict[str, Sequence[Prompt | Example]] = {
         "--test": read_prompts(inputs.test, "--test", None, inputs.seed),
         "--test-benign": read_prompts(inputs.test_benign, "--test-benign", None, inputs.seed),
-        "--test-skill": _skill_rows(inputs.test_skill, "--test-skill"),
+        "--test-skill": read_skill(inputs.test_skill, "--test-skill"),
     }
     trained = {folded(prompt.text) for prompt in (*harmful, *benign, *(row.prompt for row in skill))}
     for option, prompts in tests.items():
@@ -112,8 +112,16 @@ def _text(one: Any) -> str:
     return str((one.prompt if isinstance(one, Example) else one).text)
 
 
-def _skill_rows(given: Sequence[str], option: str) -> list[Example]:
-    """The skill's rows, one for each prompt; with an empty answer where only prompts are given."""
+def read_skill(given: Sequence[str], option: str) -> list[Example]:
+    """The skill's rows, one for each prompt; with an empty answer where only prompts are given.
+
+    Args:
+        given: Files, hub ids or names of tasks.
+        option: What the user calls them.
+
+    Raises:
+        UserError: If a source cannot be read, or some rows have answers and others do not.
+    """
     found: dict[str, Example] = {}
     for one in given:
         source = resolve(one, TASKS)

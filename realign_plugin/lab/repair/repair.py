@@ -46,7 +46,7 @@ class Repair:
         self.inputs, self.folders, self._answerer = inputs, Folders(out), answerer
         self.session = _session(inputs.judge)
         self.parts = parts.split(inputs)
-        self._batch_size = _batch_size()
+        self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
         """Do all that is left to do.
@@ -209,7 +209,8 @@ def _session(judge: str | None) -> Session | None:
     return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
 
 
-def _batch_size() -> int:
+def default_batch_size() -> int:
+    """Prompts answered at a time on this machine."""
     import torch
 
     return GPU_BATCH if torch.cuda.is_available() else CPU_BATCH
