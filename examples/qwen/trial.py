@@ -13,7 +13,7 @@ r 16 on all linear layers, 5e-4, one epoch), then, for each seed:
 * ``mask_dpo``, ``mask_dpo_paper``, ``lora_dpo``: on the on-policy pairs and contrast pairs of the skill; ``lora_sft``:
   on the aligned model's answers and the skill's; all with as many steps and rows a step.
 
-Measured on 200 harmful prompts (40 of each set), all 250 safe prompts of XSTest and 200 rows of GSM8K's test half; none
+Measured on 200 harmful prompts (40 of each set), all 250 safe prompts of XSTest and 200 rows of GSM8K's test; none
 of them was used. What is done is not done again.
 """
 
@@ -25,7 +25,8 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,14 +91,18 @@ def train(out: Path, options: Mapping[str, Any]) -> Path:
     import torch
     from omegaconf import OmegaConf
 
+    from realign_plugin.lab.repair.training import half_precision
+
     folder = out / str(options["output_dir"])
     done = folder / "done.json"
     if not done.exists():
-        given = {
+        given: dict[str, Any] = {
             "do_train": True, "cutoff_len": 512, "per_device_train_batch_size": ROWS, "lr_scheduler_type": "cosine",
-            "logging_steps": 5, "save_strategy": "no", "bf16": True, "report_to": "none",
-            "preprocessing_num_workers": 1, "overwrite_output_dir": True, "template": "qwen",
+            "logging_steps": 5, "save_strategy": "no", "report_to": "none",
+            "preprocessing_num_workers": 1, "overwrite_output_dir": True,
         }  # fmt: skip
+        model = str(options["model_name_or_path"])
+        given |= {"bf16": half_precision(model)} | ({"template": name} if (name := template(model)) else {})
         given |= {} if torch.cuda.is_available() else {"use_cpu": True}
         given |= dict(options) | {"output_dir": str(folder)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,14 @@ def train(out: Path, options: Mapping[str, Any]) -> Path:
         run(["llamafactory.cli", "train", str(out / f"{folder.name}.yaml")], out / f"{folder.name}.log")
         done.write_text(json.dumps({"seconds": time.monotonic() - start}), encoding="utf-8")
     return folder
+
+
+@cache
+def template(model: str) -> str | None:
+    """LLaMA-Factory's name of a model's chat template."""
+    from realign_plugin.training.template_choice import template_of
+
+    return template_of(model)
 
 
 def run(command: Sequence[str], log: Path) -> None:
@@ -194,5 +207,3 @@ def main(
 
 if __name__ == "__main__":
     typer.run(main)
-
-Step = Callable[[], Path]

@@ -31,10 +31,12 @@ def template_of(model: str) -> str | None:
         raise UserError(f"BASE: the tokenizer of {model} has no chat template, expected a chat model; give one")
     asked = [{"role": "user", "content": QUESTION}]
     said = [*asked, {"role": "assistant", "content": ANSWER}]
-    wanted = (
+    texts = (
         tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
         tokenizer.apply_chat_template(said, tokenize=False),
     )
+    # As tokens and back, as the templates' are: a small vocabulary may not have every word.
+    wanted = tuple(str(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))) for text in texts)
     found: dict[str, tuple[str, str]] = {}
     for name, template in TEMPLATES.items():
         rendered = _rendered(template, tokenizer, said)
@@ -61,5 +63,5 @@ def _rendered(template: Any, tokenizer: Any, messages: list[dict[str, str]]) -> 
         return None
 
 
-def _same(one: tuple[str, str], two: tuple[str, str]) -> bool:
+def _same(one: tuple[str, ...], two: tuple[str, ...]) -> bool:
     return one[0] == two[0] and one[1].rstrip() == two[1].rstrip()
