@@ -37,7 +37,7 @@ def models(device: torch.device, shape: Any, rank: int, folder: Path) -> dict[st
     from peft import PeftModel
 
     base = write_base(shape, folder / shape.name)
-    adapters = write_adapters(shape, rank, "all", base, folder)
+    adapters = write_adapters(shape, rank, "all", base, folder, device)
     SafetySubspace.from_adapters(adapters["aligned"], [adapters["task"]]).save(folder / "subspace")
     config = shape.config()
     config.eos_token_id = None

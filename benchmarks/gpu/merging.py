@@ -38,7 +38,7 @@ def measure(record: Record, folder: Path, tiny: bool, seconds: float) -> None:
             f"rows of whole weights, {tasks} task(s)",
             partial(rows, record.device, shape, tasks, seconds),
         )
-    for rank in (4,) if tiny else (16, 256):
+    for rank in (4,) if tiny else (16, 64):
         record.measure("merging", f"lora r{rank}", partial(lora, record.device, shape, rank, folder, seconds), 5.0)
     record.measure("merging", "one layer, elements of whole weights", partial(elements, record.device, shape, seconds))
 
@@ -133,7 +133,7 @@ def blocks(merge: Merge) -> dict[str, Merge]:
 def lora(device: torch.device, shape: Shape, rank: int, folder: Path, seconds: float) -> dict[str, Any]:
     """Masks of elements on LoRA factors, against the task arithmetic of one model."""
     base = write_base(shape, folder / shape.name)
-    adapters = write_adapters(shape, rank, "all", base, folder)
+    adapters = write_adapters(shape, rank, "all", base, folder, device)
     subspace = SafetySubspace.from_adapters(adapters["aligned"], [adapters["task"]])
     with trained(subspace) as merge:
         return compare(device, groups(device, shape, 1), {"mergekit": stock(1), "ours": merge}, seconds)

@@ -116,7 +116,9 @@ def built_from_config(device: torch.device) -> Iterator[None]:
         loader.AutoModelForCausalLM = stock
 
 
-def write_adapters(shape: Shape, rank: int, target: str, base: Path, folder: Path) -> dict[str, Path]:
+def write_adapters(
+    shape: Shape, rank: int, target: str, base: Path, folder: Path, device: torch.device
+) -> dict[str, Path]:
     """LoRA adapters ``aligned`` and ``task``, fp32; the second is the first moved by a random step.
 
     Args:
@@ -125,6 +127,7 @@ def write_adapters(shape: Shape, rank: int, target: str, base: Path, folder: Pat
         target: ``all`` or ``qv``.
         base: Folder of the base model.
         folder: Where they go; those that are there are left alone.
+        device: Where they are drawn.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -139,17 +142,22 @@ def write_adapters(shape: Shape, rank: int, target: str, base: Path, folder: Pat
         task_type="CAUSAL_LM",
         base_model_name_or_path=str(base),
     )
-    generator = torch.Generator().manual_seed(rank)
+    generator = torch.Generator(device).manual_seed(rank)
+
+    def noise(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator, device=device)
+
     state: dict[str, torch.Tensor] = {}
     for module, rows, columns in shape.linears(TARGETS[target]):
         stem = f"base_model.model.{module}"
-        state[f"{stem}.lora_A.weight"] = torch.randn(rank, columns, generator=generator).mul_(columns**-0.5)
-        state[f"{stem}.lora_B.weight"] = torch.randn(rows, rank, generator=generator).mul_(0.01)
+        state[f"{stem}.lora_A.weight"] = noise(rank, columns).mul_(columns**-0.5)
+        state[f"{stem}.lora_B.weight"] = noise(rows, rank).mul_(0.01)
     for name, path in found.items():
         path.mkdir(parents=True, exist_ok=True)
         if name == "task":
             for tensor in state.values():
-                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.001)
-        save_file(state, path / "adapter_model.safetensors", metadata={"format": "pt"})
+                tensor.add_(noise(*tensor.shape), alpha=0.001)
+        on_cpu = {key: tensor.cpu() for key, tensor in state.items()}
+        save_file(on_cpu, path / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(path)
     return found

@@ -46,6 +46,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=7, help="steps of an epoch, two of them to warm up")
     parser.add_argument("--cases", default="", help="cases of training whose names hold this text alone")
     parser.add_argument("--sides", default="", help="these sides of training alone; lora_dpo is the baseline")
+    parser.add_argument("--profile", action="store_true", help="GPU's share of a step; may slow the others down")
     parser.add_argument("--tiny", action="store_true", help="on the CPU, in tiny")
     return parser.parse_args()
 
@@ -89,7 +90,7 @@ def plan(chosen: argparse.Namespace, record: Record, folder: Path) -> list[Calla
         wanted = [case for case in cases if chosen.cases in case.name and "training" in parts]
         if chosen.sides:
             wanted = [replace(case, sides=tuple(chosen.sides.split(","))) for case in wanted]
-        return [partial(training.run_case, record, case, folder, chosen.steps) for case in wanted]
+        return [partial(training.run_case, record, case, folder, chosen.steps, chosen.profile) for case in wanted]
 
     others = {
         "kernels": lambda: kernels.measure(record, chosen.tiny, short),

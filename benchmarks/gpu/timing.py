@@ -28,13 +28,17 @@ def in_turn(
     share = seconds / (len(sides) * (rounds + 1))
     calls: dict[str, int] = {}
     for name, side in sides.items():
-        for _ in range(3):  # what is compiled or tuned at the first calls
+        spent = 0.0
+        for _ in range(4):  # the first calls compile and tune
+            wait(device)
+            start = time.perf_counter()
             side()
-        wait(device)
-        start = time.perf_counter()
-        side()
-        wait(device)
-        calls[name] = max(1, min(10_000, int(share / max(time.perf_counter() - start, 1e-6))))
+            wait(device)
+            once = time.perf_counter() - start
+            spent += once
+            if spent > 2 * share and spent > once:
+                break
+        calls[name] = max(1, min(10_000, int(share / max(once, 1e-6))))
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import statistics
 import time
 from contextlib import redirect_stdout
@@ -63,7 +64,7 @@ REST = (
 TINY = (Case("tiny", 4, "all", 48, 2), Case("tiny", 8, "qv", 32, 2, checkpointing=False))
 
 
-def run_case(record: Record, case: Case, folder: Path, steps: int) -> None:
+def run_case(record: Record, case: Case, folder: Path, steps: int, profile: bool) -> None:
     """Measure all sides of a case, each as long as there is time.
 
     Args:
@@ -71,20 +72,21 @@ def run_case(record: Record, case: Case, folder: Path, steps: int) -> None:
         case: The case.
         folder: For models, adapters and data.
         steps: Steps of an epoch, ``WARM_UP`` included.
+        profile: Whether to say of the last step of the warm-up how long the GPU was busy, and with how many kernels.
     """
     if record.left() < 0:
         record.content["skipped"].append(case.name)
         return
     shape = SHAPES[case.shape]
     base = write_base(shape, folder / shape.name)
-    adapters = write_adapters(shape, case.rank, case.target, base, folder)
+    adapters = write_adapters(shape, case.rank, case.target, base, folder, record.device)
     data = folder / f"data-{case.tokens}-{case.pairs * steps}"
     write_data(data, case.tokens, case.pairs * steps)
     found: dict[str, dict[str, Any]] = {}
     for side in case.sides:
 
         def run(side: str = side) -> dict[str, Any]:
-            figures = one_side(record.device, case, side, base, adapters, data, folder / "out", steps)
+            figures = one_side(record.device, case, side, base, adapters, data, folder / "out", steps, profile)
             found[side] = figures
             compare(figures, found.get("lora_dpo"))
             return figures
@@ -171,6 +173,7 @@ def one_side(
     data: Path,
     out: Path,
     steps: int,
+    profile: bool,
 ) -> dict[str, Any]:
     """Median step time and peak memory of one side; those of its second epoch as ``remembered_``."""
     from llamafactory.train.tuner import run_exp
@@ -179,24 +182,38 @@ def one_side(
     epochs = 2 if side in REMEMBERING else 1
     times: list[float] = []
     peaks: list[float] = []
+    resident: list[float] = []
+    busy: dict[str, float] = {}
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Notes the time of each step, optimiser included, and the most memory in use in it."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            if profile and len(times) == WARM_UP - 1:
+                kinds = torch.profiler.ProfilerActivity
+                self.profiler = torch.profiler.profile(activities=[kinds.CUDA if device.type == "cuda" else kinds.CPU])
+                self.profiler.start()
             wait(device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
+                resident.append(torch.cuda.memory_allocated(device))
             self.start = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             wait(device)
             times.append(time.perf_counter() - self.start)
+            if profile and len(times) == WARM_UP:
+                self.profiler.stop()
+                events = self.profiler.key_averages()
+                busy["gpu_busy_ms"] = round(sum(event.self_device_time_total for event in events) / 1e3, 1)
+                busy["gpu_kernels"] = sum(event.count for event in events if event.self_device_time_total > 0)
             peaks.append(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0.0)
             if len(times) == steps * epochs:
                 raise MeasuredError
 
     chosen = arguments(device, case, side, base, adapters, data, out) | {"max_steps": steps * epochs}
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # an earlier run's
+    torch._dynamo.reset()  # other shapes and dtypes than an earlier run's would count as compiled anew too often
     started = time.perf_counter()
     try:
         with built_from_config(device), redirect_stdout(io.StringIO()):
@@ -208,7 +225,9 @@ def one_side(
     figures["tokens_per_s"] = round(2000 * case.pairs * case.tokens / figures["step_ms"])
     if epochs == 2:
         figures |= phase("remembered_", times[steps + 1 :], peaks[steps + 1 :])
-    return figures | {"first_step_s": round(times[0], 2), "start_s": round(spent, 1)}
+    if resident:
+        figures["resident_gib"] = gib(resident[0])
+    return figures | busy | {"first_step_s": round(times[0], 2), "start_s": round(spent, 1)}
 
 
 def phase(kind: str, times: list[float], peaks: list[float]) -> dict[str, Any]:
