@@ -23,6 +23,7 @@ PACKAGES = (
     "datasets",
     "dill",
     "fsspec",
+    "gguf",
     "immutables",
     "llamafactory",
     "mergekit",
