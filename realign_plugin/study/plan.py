@@ -17,8 +17,8 @@ from realign_plugin.errors import UserError
 from realign_plugin.text_files import checked, read_json
 
 Kind = Literal[
-    "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "validate",
-    "choose", "evaluate", "table", "finish",
+    "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
+    "validate", "choose", "evaluate", "table", "finish",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 """Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
