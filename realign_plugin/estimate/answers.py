@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from realign_plugin.data.on_policy import MAX_TOKENS, SKILL_MAX_TOKENS
@@ -34,7 +35,7 @@ def answers(command: Sequence[str], cwd: Path) -> Answers | None:
         UserError: If a file holds no prompts.
     """
     flags: dict[str, list[str]] = {}
-    for word, value in zip(command, command[1:], strict=False):
+    for word, value in pairwise(command):
         if word.startswith("--"):
             flags.setdefault(word.removeprefix("--"), []).append(value)
     files = {name: [str(cwd / one) for one in flags.get(name, [])] for name in ("prompts", "benign", "skill")}

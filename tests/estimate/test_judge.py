@@ -7,8 +7,8 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.estimate.judge import judge_calls
-from realign_plugin.evaluation.prompt_sets import FULL, SUBSET, number_of_prompts, prompt_sets
 from realign_plugin.evaluation.data import SOURCES
+from realign_plugin.evaluation.prompt_sets import FULL, SUBSET, number_of_prompts, prompt_sets
 
 
 @pytest.fixture(autouse=True)
