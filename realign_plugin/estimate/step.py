@@ -254,8 +254,11 @@ class _Head:
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
 
+    def _answers(self, hidden: Tensor) -> Tensor:
+        return hidden[:, :-1].reshape(-1, hidden.shape[-1])
+
     def _change(self, hidden: Tensor) -> Tensor:
-        answers = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        answers = self._answers(hidden)
         if self._teacher is not None:
             return torch.stack([answers, self._teacher.to(hidden)])
         self.seen = answers
