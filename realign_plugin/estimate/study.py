@@ -22,7 +22,8 @@ from realign_plugin.estimate.disk import (
 from realign_plugin.estimate.judge import Calls, judge_calls
 from realign_plugin.estimate.shapes import Factors, model_shapes
 from realign_plugin.estimate.training import Training, read_training
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Step
 
 
 @dataclass

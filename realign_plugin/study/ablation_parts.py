@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.measuring_config import Pick, Poisoning
-from realign_plugin.study.plan import Model, TableSpec
 from realign_plugin.study.sections import Names
+from realign_plugin.study.steps import Model, TableSpec
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

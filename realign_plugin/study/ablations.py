@@ -12,8 +12,8 @@ from realign_plugin.study.ablation_parts import check_realigned, new_models, pic
 from realign_plugin.study.catalogue import MASKED, MASKS
 from realign_plugin.study.data_config import DataSet
 from realign_plugin.study.measuring_config import Pick, Poisoning, Topics
-from realign_plugin.study.plan import TableSpec
 from realign_plugin.study.sections import Arguments, Names
+from realign_plugin.study.steps import TableSpec
 from realign_plugin.study.strengths import strength
 
 if TYPE_CHECKING:

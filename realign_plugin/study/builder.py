@@ -14,8 +14,9 @@ from realign_plugin.study.config import StudyConfig
 from realign_plugin.study.datasets import Datasets
 from realign_plugin.study.measuring import WEIGHTS, Measuring
 from realign_plugin.study.models_config import Prepare
-from realign_plugin.study.plan import Kind, Model, Plan, Role, Step
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.sections import Arguments, Names
+from realign_plugin.study.steps import Kind, Model, Role, Step
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from realign_plugin.data.dataset_info import read_info
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.data_config import SOURCES, DataSet
-from realign_plugin.study.plan import Step
 from realign_plugin.study.sections import Names
+from realign_plugin.study.steps import Step
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Step
 
 
 @contextmanager

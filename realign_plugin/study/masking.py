@@ -11,8 +11,8 @@ from realign_plugin.study import merges
 from realign_plugin.study.catalogue import LORA, Recipe
 from realign_plugin.study.datasets import Lesson
 from realign_plugin.study.models_config import Method, Task
-from realign_plugin.study.plan import Model, Role, Step
 from realign_plugin.study.sections import Arguments, Names
+from realign_plugin.study.steps import Model, Role, Step
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

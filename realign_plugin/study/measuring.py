@@ -15,9 +15,10 @@ from realign_plugin.evaluation.prompt_sets import prompt_sets
 from realign_plugin.study import references
 from realign_plugin.study.config import StudyConfig
 from realign_plugin.study.models_config import Task
-from realign_plugin.study.plan import Model, Plan, Step, TableSpec
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.references import Reference
 from realign_plugin.study.sections import Arguments
+from realign_plugin.study.steps import Model, Step, TableSpec
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")

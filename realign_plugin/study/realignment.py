@@ -11,8 +11,8 @@ from realign_plugin.study import merges
 from realign_plugin.study.catalogue import LORA, MASKED, MERGES
 from realign_plugin.study.masking import distilled_lora, masked
 from realign_plugin.study.models_config import Method, Task
-from realign_plugin.study.plan import Model
 from realign_plugin.study.sections import Names
+from realign_plugin.study.steps import Model
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin.evaluation.prompt_sets import prompt_sets
-from realign_plugin.study.plan import Model
 from realign_plugin.study.sections import Arguments
+from realign_plugin.study.steps import Model
 
 METRIC: Final = "agreement"
 ITSELF: Final = "the model that the others are compared with"

@@ -24,8 +24,9 @@ from typing import IO, Any, Final
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.study.gpus import gpus
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.resuming import go_on
+from realign_plugin.study.steps import Step
 from realign_plugin.text_files import read_json
 
 TAIL: Final = 5

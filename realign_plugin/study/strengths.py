@@ -11,7 +11,7 @@ from realign_plugin.study.ablation_parts import check_realigned, new_models, pic
 from realign_plugin.study.catalogue import MASKED, MERGES
 from realign_plugin.study.measuring_config import Pick
 from realign_plugin.study.models_config import Method
-from realign_plugin.study.plan import Role
+from realign_plugin.study.steps import Role
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder

@@ -19,7 +19,8 @@ from realign_plugin.evaluation import result_files
 from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell, skill_key
 from realign_plugin.study import references
 from realign_plugin.study.measuring_config import Column
-from realign_plugin.study.plan import Model, Plan, TableSpec
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Model, TableSpec
 from realign_plugin.text_files import checked, read_json
 
 METRICS: Final = {

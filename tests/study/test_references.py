@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Step
 
 Values = dict[str, Any]
 Planned = Callable[..., Plan]

@@ -10,7 +10,8 @@ from realign_plugin.errors import UserError
 from realign_plugin.study.choose import choose, score
 from realign_plugin.study.choose import main as choose_main
 from realign_plugin.study.measuring_config import Column
-from realign_plugin.study.plan import Model, Plan, TableSpec
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Model, TableSpec
 from realign_plugin.study.tables import Results, columns_of, make, markdown, read_results, write
 
 RATE = {"low": 0.1, "high": 0.4, "hits": 2, "count": 10}
