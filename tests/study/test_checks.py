@@ -42,7 +42,7 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
         ({"model": "{untokenised}"}, "holds no tokenizer_config.json"),
         ({"model": "{untemplated}"}, "no chat template"),
         (
-            {"model": "{untemplated}", "data": {"own": {"kind": "on_policy", "prompts": "x"}}},
+            {"model": "{untemplated}", "template": "llama3", "data": {"own": {"kind": "on_policy", "prompts": "x"}}},
             "data.own: the tokenizer of",
         ),
         ({"tasks": {"one": {"adapter": "{empty}"}}}, "tasks.one.adapter: "),
