@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
+PKU = "PKU-Alignment/PKU-SafeRLHF-30K"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace another adapter or model that is in OUT.")]
 
 
@@ -111,6 +112,56 @@ def fuse(
     )  # fmt: skip
     subspace.to_lora(out)
     typer.echo(f"{out}: LoRA adapter, {len(tasks)} task vectors fused by {method}, nothing realigned")
+
+
+@app.command()
+def repair(
+    base: Annotated[str, typer.Argument(help="Base model, a chat model: a folder or a hub id.")],
+    adapter: Annotated[Path, typer.Argument(help="LoRA adapter of the fine-tuned model.")],
+    aligned: Annotated[
+        Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="Harmful prompts: a file or hub id; may be repeated.", show_default=PKU)
+    ] = None,
+    benign: Annotated[
+        list[str] | None,
+        typer.Option(help="Harmless prompts that sound dangerous; may be repeated.", show_default="232 of our own"),
+    ] = None,
+    skill: Annotated[
+        list[str] | None, typer.Option(help="Rows of the new skill (a task, a file), or its prompts alone.")
+    ] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(help="Harmful prompts to measure with; none: some of --prompts.")
+    ] = None,
+    test_benign: Annotated[
+        list[str] | None, typer.Option(help="Harmless prompts to measure with; none: some of --benign.")
+    ] = None,
+    test_skill: Annotated[
+        list[str] | None, typer.Option(help="Rows of the skill to measure with; none: some of --skill.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the repaired adapter, the table and the report.")] = Path(
+        "repaired"
+    ),
+    budget: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
+    method: Annotated[str, typer.Option(help="auto (what validates best), masks or lora.")] = "auto",
+    template: Annotated[
+        str | None, typer.Option(help="LLaMA-Factory's chat template; default: found from the tokenizer.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: by phrases.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of prompts and the trainings.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Repair a fine-tuned adapter: prompts in, a plain LoRA adapter out, measured before and after. Resumes."""
+    from realign_plugin.lab.repair import command
+
+    command.repair(
+        base, adapter, out, aligned=aligned, prompts=prompts, benign=benign, skill=skill, test=test,
+        test_benign=test_benign, test_skill=test_skill, budget=budget, method=method,
+        template=template, judge=judge, seed=seed, overwrite=overwrite,
+    )  # fmt: skip
 
 
 @app.command()

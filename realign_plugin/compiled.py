@@ -64,7 +64,8 @@ def check_compiler(device: torch.device | str = "cpu") -> None:
     """
     zeros = torch.zeros(256, 4096, device=device)
     try:
-        gradients(zeros, zeros, zeros, Draw(0), zeros, torch.float32)
+        with torch.no_grad():  # as in training: with gradients it would be compiled for this check alone
+            gradients(zeros, zeros, zeros, Draw(0), zeros, torch.float32)
     except Exception as error:  # whatever the compiler lacks, the user's way out is the same
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "error: " in line), lines[0] if lines else "no message")

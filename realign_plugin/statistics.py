@@ -26,17 +26,19 @@ def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, floa
         tuner: A ``SafetySubspaceModel``.
         adapter_name: The adapter.
     """
-    totals = torch.zeros(3, dtype=torch.float64)
-    elements = 0
+    numbers: list[Tensor] = []
+    sizes: list[int] = []
     for layer in tuner.layers():
         if adapter_name not in layer.specs:
             continue
         for factor in layer.specs[adapter_name].factors:
             logits, _, deltas = layer.parts(adapter_name, factor)
             p = torch.sigmoid(logits.float())
-            size = deltas[0].numel()
-            numbers = torch.stack([p.mean(dtype=torch.float64), (p > 0.5).double().mean(), entropy_bits(p).mean()])
-            totals += numbers.cpu() * size
-            elements += size
-    mean, above, entropy = (totals / max(elements, 1)).tolist()
+            found = torch.stack([p.mean(dtype=torch.float64), (p > 0.5).double().mean(), entropy_bits(p).mean()])
+            numbers.append(found.to(numbers[0].device) if numbers else found)  # a GPU's queue is waited for once
+            sizes.append(deltas[0].numel())
+    if not numbers:
+        return {"mean": 0.0, "share_above_half": 0.0, "entropy": 0.0}
+    weights = torch.tensor(sizes, dtype=torch.float64)
+    mean, above, entropy = (weights @ torch.stack(numbers).cpu() / weights.sum()).tolist()
     return {"mean": mean, "share_above_half": above, "entropy": entropy}

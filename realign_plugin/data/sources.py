@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,6 +62,9 @@ SAFETY_PAIRS: Final[dict[str, HubSource]] = {
 }
 DEFAULT_PAIRS: Final = f"{PKU}-30K"
 
+BORDERLINE: Final = "borderline"
+"""The name of our own harmless prompts that sound dangerous; none of them is in XSTest or OR-Bench."""
+
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -74,6 +78,8 @@ def resolve(source: str, names: Iterable[str] = ()) -> HubSource | Path:
     Raises:
         UserError: If it is none of these.
     """
+    if source == BORDERLINE:
+        return Path(str(resources.files("realign_plugin.data") / "borderline_prompts.json"))
     allowed = list(names)
     if source in allowed:
         return TASKS[source]

@@ -27,8 +27,10 @@ from realign_plugin.task_vectors import difference, keep_vectors
 
 SHARED: Final = ParameterScope.SHARED
 BY_ROWS: Final = ("task_arithmetic", "average")
-BLOCK: Final = 1 << 18
-"""Elements that are worked on at once."""
+BLOCKS: Final = {"cpu": 1 << 18}
+"""Elements that are worked on at once, by device: so many that fp32 stays in a CPU's cache."""
+BLOCK: Final = 1 << 26
+"""On any other device, where starting work on fewer takes longer than the work: 256 MiB of fp32."""
 
 
 class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
@@ -95,13 +97,13 @@ def merge_by_rows(
     seed: int | None,
     strength: float,
 ) -> Tensor:
-    """Weight space, for fusions that look at one element at a time: a few rows at once, fp32 stays in the cache."""
+    """Weight space, for fusions that look at one element at a time: a few rows at once."""
     spec, name, logits = trained.spec, f"{module}.W", trained.logits[module]["W"]
     chosen = mask_of(spec, name, logits, mask, threshold, seed)
     factor = mask_factor(chosen, spec.mask_rescale, strength).to(base.device)
     whole = factor.shape[0] == 1
     merged = torch.empty_like(base, dtype=written_dtype(base))
-    rows = max(1, BLOCK // base.shape[1])
+    rows = max(1, BLOCKS.get(base.device.type, BLOCK) // base.shape[1])
     for start in range(0, base.shape[0], rows):
         part = slice(start, start + rows)
         safe = base[part]

@@ -1,0 +1,1 @@
+"""``realign repair``: from a broken adapter to a repaired one, with before and after, in one command."""

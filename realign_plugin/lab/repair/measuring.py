@@ -1,0 +1,208 @@
+"""Asks a model and its adapters the prompts of a part, and reads their answers; a run that was stopped goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from realign_plugin.atomic import write_json
+from realign_plugin.data.answering import Answerer
+from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.journal import Journal
+from realign_plugin.data.progress import counted
+from realign_plugin.evaluation.assessment import Kind, assess
+from realign_plugin.lab.repair.parts import Part
+from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS
+from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading
+from realign_plugin.text_files import checked, read_json
+
+if TYPE_CHECKING:
+    from realign_plugin.evaluation.session import Session
+
+ALIGNED: Final = "aligned"
+FINE_TUNED: Final = "fine-tuned"
+SKILL_ROWS: Final = 4
+"""Rows whose logits are looked at together: [rows, tokens, vocabulary] has to fit."""
+
+
+class Measurer:
+    """Measures models that share a base: each an adapter, or the base itself.
+
+    The models are loaded when the first answer is missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        base: str,
+        adapters: Mapping[str, Path | None],
+        *,
+        batch_size: int,
+        session: Session | None = None,
+        answerer: Callable[..., Answerer] = Answerer,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            folder: Where answers and readings are kept.
+            base: The base model.
+            adapters: By name; None for the base itself. ``aligned`` and ``fine-tuned`` are among them.
+            batch_size: How many prompts are answered at a time.
+            session: The judge; None where refusals are read off phrases alone.
+            answerer: What loads the models.
+        """
+        self._folder, self._base, self._adapters = folder, base, dict(adapters)
+        self._batch_size, self._session, self._answerer = batch_size, session, answerer
+        self._loaded: Answerer | None = None
+
+    def add(self, name: str, adapter: Path) -> None:
+        """Add a model.
+
+        Args:
+            name: What it is called.
+            adapter: Its LoRA adapter.
+        """
+        self._adapters[name] = adapter
+        if self._loaded is not None:
+            self._loaded.add(name, adapter)
+
+    def close(self) -> None:
+        """Let go of the models."""
+        self._loaded = None
+
+    def _load(self) -> Answerer:
+        if self._loaded is None:
+            self._loaded = self._answerer(self._base, self._adapters)
+        return self._loaded
+
+    def measure(self, name: str, part_name: str, part: Part) -> Readings:
+        """Read a model's answers to a part.
+
+        Args:
+            name: The model.
+            part_name: What the part is called.
+            part: Its prompts.
+        """
+        file = self._folder / part_name / f"{name}.json"
+        if file.exists():
+            return checked(Readings, read_json(file, "", "what was measured"), str(file), "delete the file")
+        said, reference = (self._answers(one, part_name, part) for one in (name, ALIGNED))
+        kinds: dict[Kind, Sequence[Any]] = {"harmful": part.harmful, "benign": part.benign}
+        found = {
+            kind: _readings(prompts, said[kind], reference[kind], self._session, kind)
+            for kind, prompts in kinds.items()
+        }
+        skill = self.skill_rows(part_name, part)
+        readings = Readings(**found, skill=self._skill(name, skill))  # type: ignore[arg-type]
+        write_json(file, readings.model_dump())
+        return readings
+
+    def skill_rows(self, part_name: str, part: Part) -> Sequence[Example]:
+        """The skill's rows with their answers: the fine-tuned model's own where the data has none."""
+        if not part.skill or part.skill[0].answer:
+            return part.skill
+        prompts = [row.prompt for row in part.skill]
+        said = self.answers(FINE_TUNED, f"{part_name}/skill", prompts, SKILL_TOKENS)
+        return [Example(prompt, answer) for prompt, answer in zip(prompts, said, strict=True) if answer.strip()]
+
+    def answers(self, name: str, where: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """A model's answers, kept in a file.
+
+        Args:
+            name: The model.
+            where: Folder of the file, within this one's folder.
+            prompts: What it is asked.
+            max_tokens: Most tokens of an answer.
+        """
+        journal = Journal(
+            self._folder / where / f"{name}.answers.jsonl",
+            {"model": self._base, name: self._adapters[name]},
+            {"batch_size": self._batch_size},
+            overwrite=True,
+        )
+        with journal:
+            return journal.answers([(name, prompts, max_tokens)], self._load)[0]
+
+    def _answers(self, name: str, part_name: str, part: Part) -> dict[Kind, list[str]]:
+        kinds: dict[Kind, Sequence[Prompt]] = {"harmful": part.harmful, "benign": part.benign}
+        return {
+            kind: self.answers(name, f"{part_name}/{kind}", prompts, ANSWER_TOKENS) for kind, prompts in kinds.items()
+        }
+
+    def _skill(self, name: str, rows: Sequence[Example]) -> list[SkillReading]:
+        found: list[SkillReading] = []
+        with ExitStack() as stack:
+            advance = stack.enter_context(counted(f"skill of {name}", len(rows))) if rows else None
+            for start in range(0, len(rows), SKILL_ROWS):
+                some = rows[start : start + SKILL_ROWS]
+                found += skill_readings(self._load(), name, some)
+                if advance is not None:
+                    advance(len(some))
+        return found
+
+
+def _readings(
+    prompts: Sequence[Prompt], answers: Sequence[str], reference: Sequence[str], session: Session | None, kind: Kind
+) -> list[Reading]:
+    """Readings of a model's answers, next to the aligned model's."""
+    from realign_plugin.evaluation.prompts import Item
+
+    items = [
+        Item(str(number), prompt.text, answer, other)
+        for number, (prompt, answer, other) in enumerate(zip(prompts, answers, reference, strict=True))
+    ]
+    found = assess(items, None, kind)
+    # The judge is not asked which of the two answers it prefers, only what it thinks of the one.
+    judged = assess([replace(item, reference=None) for item in items], session, kind) if session else found
+    rates = [one.metrics().get("harmful_rate") for one in judged]
+    return [
+        Reading(
+            refuses=one.refusal,
+            incoherent=one.incoherent is not None,
+            agrees=one.agreement if isinstance(one.agreement, bool) else None,
+            harmful=bool(rate) if isinstance(rate, float) else None,
+        )
+        for one, rate in zip(found, rates, strict=True)
+    ]
+
+
+def skill_readings(answerer: Answerer, name: str, rows: Sequence[Example]) -> list[SkillReading]:
+    """How a model continues reference answers, token by token, next to the fine-tuned one.
+
+    Args:
+        answerer: The models.
+        name: Which of them.
+        rows: Prompts with their reference answers.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, kl_div
+
+    texts = [answerer.text(row.prompt) for row in rows]
+    tokenizer = answerer.tokenizer
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    ends = [tokenizer(row.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for row in rows]
+    longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
+        ids[number, : len(prompt) + len(end)] = torch.tensor(prompt + end)
+        mask[number, : len(prompt) + len(end)] = 1
+    logits = answerer.logits(name, ids, mask)
+    teacher = logits if name == FINE_TUNED else answerer.logits(FINE_TUNED, ids, mask)
+    found = []
+    for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
+        place = slice(len(prompt) - 1, len(prompt) - 1 + len(end))
+        target = torch.tensor(end, device=logits.device)
+        mine, theirs = (one[number, place].float().log_softmax(-1) for one in (logits, teacher))
+        found.append(
+            SkillReading(
+                tokens=len(end),
+                correct=int((mine.argmax(-1) == target).sum()),
+                loss=float(cross_entropy(mine, target, reduction="sum")),
+                divergence=max(0.0, float(kl_div(mine, theirs, log_target=True, reduction="sum"))),
+            )
+        )
+    return found

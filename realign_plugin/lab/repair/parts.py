@@ -1,0 +1,180 @@
+"""Which prompts are trained on, which the strength is chosen on, and which before and after are measured on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.atomic import write_text
+from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.conversations import ANSWER_COLUMNS, CONVERSATION_COLUMNS, fine_tuning_example
+from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.prompts import read_prompts
+from realign_plugin.data.selection import folded, keyed_hash
+from realign_plugin.data.sources import TASKS, resolve, rows_of
+from realign_plugin.errors import UserError
+from realign_plugin.lab.repair.plan import Inputs
+
+FEWEST: Final = 20
+"""Prompts of a kind from which on they can be shared out."""
+VALIDATION: Final = 0.2
+"""Share of the prompts that the strength is chosen on, at most."""
+TEST: Final = 0.3
+"""Share that before and after are measured on, at most."""
+
+
+KINDS: Final = ("harmful", "benign", "skill")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts with one purpose.
+
+    Attributes:
+        harmful: Prompts that the aligned model should refuse.
+        benign: Prompts that it should answer.
+        skill: Rows of the skill; the answer is empty where the fine-tuned model's own stands for it.
+    """
+
+    harmful: Sequence[Prompt]
+    benign: Sequence[Prompt]
+    skill: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts; no prompt is in two of them."""
+
+    train: Part
+    validation: Part
+    test: Part
+
+
+def split(inputs: Inputs) -> Parts:
+    """Read all sources and share them out.
+
+    Args:
+        inputs: What the user gave.
+
+    Raises:
+        UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
+    """
+    spent = inputs.spent
+    harmful = read_prompts(inputs.prompts, "--prompts", None, inputs.seed)
+    benign = read_prompts(inputs.benign, "--benign", None, inputs.seed)
+    skill = read_skill(inputs.skill, "--skill")
+    tests: dict[str, Sequence[Prompt | Example]] = {
+        "--test": read_prompts(inputs.test, "--test", None, inputs.seed),
+        "--test-benign": read_prompts(inputs.test_benign, "--test-benign", None, inputs.seed),
+        "--test-skill": read_skill(inputs.test_skill, "--test-skill"),
+    }
+    trained = {folded(prompt.text) for prompt in (*harmful, *benign, *(row.prompt for row in skill))}
+    for option, prompts in tests.items():
+        shared = sum(folded(_text(one)) in trained for one in prompts)
+        if shared:
+            raise UserError(
+                f"{option}: {shared} of its {len(prompts)} prompts are among --prompts, --benign or --skill, expected "
+                "none: what was learnt cannot be measured; leave them out there"
+            )
+    shares = (
+        _share(harmful, "--prompts", spent.harmful, spent.validation, spent.test, tests["--test"], inputs.seed),
+        _share(benign, "--benign", spent.benign, spent.validation, spent.test, tests["--test-benign"], inputs.seed),
+        _share(skill, "--skill", spent.skill, spent.validation, spent.test, tests["--test-skill"], inputs.seed)
+        if skill
+        else ([], [], list(tests["--test-skill"])),
+    )
+    return Parts(*(Part(*(share[number] for share in shares)) for number in range(3)))
+
+
+def _share(
+    given: Sequence[Any], option: str, train: int, validation: int, test: int, tests: Sequence[Any], seed: int
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """The rows to train on, to choose on and to measure with, by keyed hashes of their prompts."""
+    if len(given) < FEWEST:
+        raise UserError(
+            f"{option}: {len(given)} distinct prompts, expected at least {FEWEST}, as some are held back to measure "
+            "with; give more"
+        )
+    ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", folded(_text(one))))
+    many = min(test, int(TEST * len(ordered))) if not tests else 0
+    some = min(validation, int(VALIDATION * len(ordered)))
+    return (
+        ordered[many + some :][:train],
+        ordered[many : many + some],
+        list(tests) or ordered[:many],
+    )
+
+
+def _text(one: Any) -> str:
+    return str((one.prompt if isinstance(one, Example) else one).text)
+
+
+def read_skill(given: Sequence[str], option: str) -> list[Example]:
+    """The skill's rows, one for each prompt; with an empty answer where only prompts are given.
+
+    Args:
+        given: Files, hub ids or names of tasks.
+        option: What the user calls them.
+
+    Raises:
+        UserError: If a source cannot be read, or some rows have answers and others do not.
+    """
+    found: dict[str, Example] = {}
+    for one in given:
+        source = resolve(one, TASKS)
+        first = next((value for _, value in rows_of(source, None)), None)
+        row = Row(first) if isinstance(first, Mapping) else None
+        if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
+            for prompt in read_prompts([one], option, None, 0):
+                found.setdefault(folded(prompt.text), Example(prompt, ""))
+            continue
+        for place, value in rows_of(source, None):
+            try:
+                if not isinstance(value, dict):
+                    raise BadRowError("not an object")
+                example = fine_tuning_example(Row(value)).checked()
+            except DroppedError:
+                continue
+            except (BadRowError, MissingColumnsError) as error:
+                raise UserError(
+                    f"{option}: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
+                ) from error
+            found.setdefault(folded(example.prompt.text), example)
+    answered = sum(bool(example.answer) for example in found.values())
+    if 0 < answered < len(found):
+        raise UserError(
+            f"{option}: {answered} of {len(found)} rows have an answer, expected all of them or none; give data "
+            "of one kind"
+        )
+    return list(found.values())
+
+
+def write(folder: Path, part: Part) -> dict[str, Path]:
+    """Write a part as files that the commands read.
+
+    Args:
+        folder: Where to.
+        part: The part.
+
+    Returns:
+        The file of each kind that has rows.
+    """
+    rows: dict[str, list[dict[str, Any]]] = {
+        "harmful": [_row(prompt) for prompt in part.harmful],
+        "benign": [_row(prompt) for prompt in part.benign],
+        "skill": [_row(e.prompt) | ({"output": e.answer} if e.answer else {}) for e in part.skill],
+    }
+    files = {}
+    for name, kept in rows.items():
+        if kept:
+            files[name] = folder / f"{name}.jsonl"
+            write_text(files[name], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    return files
+
+
+def _row(prompt: Prompt) -> dict[str, Any]:
+    row: dict[str, Any] = {"instruction": prompt.instruction, "input": prompt.input}
+    return row | {"system": prompt.system, "history": [list(turn) for turn in prompt.history]}

@@ -1,0 +1,127 @@
+"""What a repair was asked for, and where its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Method = Literal["masks", "lora"]
+METHODS: Final[tuple[Method, ...]] = ("masks", "lora")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent.
+
+    Attributes:
+        harmful: Harmful prompts to train on, at most.
+        benign: Benign prompts to train on, at most.
+        skill: Rows of the skill to train on, at most.
+        validation: Prompts of each kind, and rows of the skill, that the strength is chosen on, at most.
+        test: Of each kind that before and after are measured on, at most, where no test set is given.
+        steps: Steps of a training.
+        strengths: Strengths to choose among; 1 is the trained adapter, 0 the fine-tuned one.
+    """
+
+    harmful: int
+    benign: int
+    skill: int
+    validation: int
+    test: int
+    steps: int
+    strengths: tuple[float, ...]
+
+
+BUDGETS: Final[Mapping[str, Budget]] = {
+    "quick": Budget(96, 64, 96, 32, 100, 40, (1.0,)),
+    "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5)),
+    "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4)),
+}
+ROWS: Final = 8
+"""Rows of a training step."""
+CUTOFF: Final = 512
+"""Tokens of a training row, at most."""
+ANSWER_TOKENS: Final = 64
+"""Tokens of an answer to a safety prompt, at most: refusals show early."""
+SKILL_TOKENS: Final = 256
+"""Tokens of an answer to a prompt of the skill, at most, where the skill's data has none."""
+
+
+class Inputs(BaseModel):
+    """What the user gave.
+
+    Attributes:
+        base: The base model, a chat model: a folder or a hub id.
+        adapter: LoRA adapter of the fine-tuned model.
+        aligned: LoRA adapter of the aligned model; None where the base model itself is aligned.
+        prompts: Sources of harmful prompts.
+        benign: Sources of harmless prompts.
+        skill: Sources of the skill's rows.
+        test: Harmful prompts to measure with; none: some of ``prompts`` are held back.
+        test_benign: Harmless prompts to measure with; none: some of ``benign`` are held back.
+        test_skill: Rows of the skill to measure with; none: some of ``skill`` are held back.
+        budget: Key of ``BUDGETS``.
+        methods: What is trained; the one that validates best is kept.
+        template: LLaMA-Factory's name; None: found from the tokenizer.
+        judge: Model that judges the answers; None: refusals are read off phrases.
+        seed: Of the choice of prompts and the trainings.
+        files: sha256 of the adapters' weights and of each source that is a file.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    adapter: Path
+    aligned: Path | None = None
+    prompts: tuple[str, ...]
+    benign: tuple[str, ...]
+    skill: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    test_benign: tuple[str, ...] = ()
+    test_skill: tuple[str, ...] = ()
+    budget: str = "standard"
+    methods: tuple[Method, ...] = METHODS
+    template: str | None = None
+    judge: str | None = None
+    seed: int = 0
+    files: dict[str, str]
+
+    @property
+    def spent(self) -> Budget:
+        """The budget's numbers."""
+        return BUDGETS[self.budget]
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a repair's files are.
+
+    Attributes:
+        out: What the user named: the repaired adapter, the table and the report.
+    """
+
+    out: Path
+
+    @property
+    def work(self) -> Path:
+        """Everything that was made on the way; laid out as a study's folder is."""
+        return self.out / "work"
+
+    @property
+    def data(self) -> Path:
+        """LLaMA-Factory's data sets."""
+        return self.work / "data"
+
+    @property
+    def models(self) -> Path:
+        """Trained and exported adapters."""
+        return self.work / "models"
+
+    @property
+    def measured(self) -> Path:
+        """Answers and what was measured."""
+        return self.work / "measured"

@@ -1,0 +1,231 @@
+"""The whole repair: prompts, on-policy data, trainings, the choice, the adapter, before and after."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from realign_plugin.atomic import clean_up, sha256, write_json
+from realign_plugin.data import on_policy as data
+from realign_plugin.data.answering import Answerer
+from realign_plugin.errors import UserError
+from realign_plugin.lab.repair import parts, running, training, writing
+from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
+from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
+from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
+from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method
+from realign_plugin.lora_adapters import WEIGHTS_NAME, read_lora
+from realign_plugin.text_files import checked, read_json
+
+if TYPE_CHECKING:
+    from realign_plugin.evaluation.session import Session
+
+OPTIONS: Final = {"--model: the aligned model": "BASE: the aligned model", "--adapter: it": "ADAPTER: it"}
+"""How the messages of ``realign data on-policy`` are put here."""
+CPU_BATCH: Final = 16
+GPU_BATCH: Final = 128
+"""Prompts answered at a time; halved where they do not fit."""
+
+
+class Repair:
+    """One repair, from its inputs to its files; what an earlier run with the same inputs did is not done again."""
+
+    def __init__(self, inputs: Inputs, out: Path, *, answerer: Callable[..., Answerer] = Answerer) -> None:
+        """Check what can be checked without loading a model.
+
+        Args:
+            inputs: What the user gave.
+            out: Where to write.
+            answerer: What loads the models.
+
+        Raises:
+            UserError: If an input is at fault.
+        """
+        self.inputs, self.folders, self._answerer = inputs, Folders(out), answerer
+        self.session = _session(inputs.judge)
+        self.parts = parts.split(inputs)
+        self._batch_size = default_batch_size()
+
+    def run(self, say: Callable[[str], None]) -> Verdict:
+        """Do all that is left to do.
+
+        Args:
+            say: What a line of progress goes to.
+        """
+        with running.only_one(self.folders.work) as lock:
+            self._same_inputs()
+            if self.session is not None:
+                self.session.prepare()
+            template = self._template()
+            say("1/4 the models' own answers")
+            skill = self._on_policy()
+            say(f"2/4 training: {' and '.join(self.inputs.methods)}")
+            trained = {method: self._train(method, template, skill, lock) for method in self.inputs.methods}
+            say("3/4 choosing on validation prompts")
+            kept, tried = self._choose()
+            self._keep(kept)
+            say("4/4 before and after")
+            return self._compare(kept, tried, trained)
+
+    def _same_inputs(self) -> None:
+        file = self.folders.work / "inputs.json"
+        if file.exists():
+            found = checked(Inputs, read_json(file, "", "the inputs of a repair"), str(file), "give another --out")
+            if found != self.inputs:
+                changed = [n for n in Inputs.model_fields if getattr(found, n) != getattr(self.inputs, n)]
+                raise UserError(
+                    f"--out: {self.folders.out} holds a repair with other inputs ({', '.join(changed)}), expected the "
+                    "same ones; give another folder, or remove this one"
+                )
+        write_json(file, self.inputs.model_dump(mode="json"))
+
+    def _template(self) -> str | None:
+        from realign_plugin.training.template_choice import template_of
+
+        if self.inputs.template is not None:
+            return self.inputs.template
+        file = self.folders.work / "template.json"
+        if not file.exists():
+            write_json(file, {"template": template_of(self.inputs.base)})
+        name = read_json(file, "", "a template's name")["template"]
+        return None if name is None else str(name)
+
+    def _on_policy(self) -> bool:
+        """Make the data sets; returns whether there is one of the skill."""
+        done = self.folders.data / "done.json"
+        files = parts.write(self.folders.data / "prompts", self.parts.train)
+        if not done.exists():
+            spent = self.inputs.spent
+            try:
+                made = data.on_policy(
+                    self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
+                    aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
+                    sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                    skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
+                    batch_size=self._batch_size, overwrite=True, answerer=self._answerer,
+                )  # fmt: skip
+            except UserError as error:
+                raise UserError(_reworded(str(error))) from error
+            write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
+            _free()
+        return "skill" in files
+
+    def _train(self, method: Method, template: str | None, skill: bool, lock: int) -> Path:
+        work = self.folders.work
+        done = work / "done" / f"{method}.json"
+        given = training.options(self.inputs, self.folders, method, template, skill)
+        text = training.as_yaml(given)
+        running.train(method, work / f"{method}.yaml", text, work / "logs" / f"{method}.log", done, lock)
+        return done
+
+    def _adapter(self, candidate: Candidate) -> Path:
+        """A candidate as a plain LoRA adapter; written where it is not there yet."""
+        trained = self.folders.models / candidate.method
+        if candidate.method == "masks":
+            exported = self.folders.models / "masks-lora"
+            if not exported.exists():
+                from realign_plugin.subspace import SafetySubspace
+
+                SafetySubspace.load(trained).to_lora(exported)
+            trained = exported
+        if candidate.strength == 1.0:
+            return trained
+        out = self.folders.models / candidate.name
+        return out if out.exists() else write_between(self.inputs.adapter, trained, candidate.strength, out)
+
+    def _measurer(self, session: Session | None = None) -> Measurer:
+        adapters = {ALIGNED: self.inputs.aligned, FINE_TUNED: self.inputs.adapter}
+        return Measurer(
+            self.folders.measured, self.inputs.base, adapters, batch_size=self._batch_size, session=session,
+            answerer=self._answerer,
+        )  # fmt: skip
+
+    def _choose(self) -> tuple[Candidate, dict[str, Cost]]:
+        """The candidate with the smallest cost on the validation prompts: first of the methods, then of strengths."""
+        measurer, part = self._measurer(), self.parts.validation
+        ends = [measurer.measure(name, "validation", part) for name in (ALIGNED, FINE_TUNED)]
+        tried: dict[str, Cost] = {}
+
+        def best(candidates: Sequence[Candidate]) -> Candidate:
+            for one in candidates:
+                if one.name not in tried:
+                    measurer.add(one.name, self._adapter(one))
+                    tried[one.name] = cost(measurer.measure(one.name, "validation", part), *ends)
+            return min(candidates, key=lambda one: tried[one.name].total)
+
+        first = best([Candidate(method, 1.0) for method in self.inputs.methods])
+        strengths = [one for one in self.inputs.spent.strengths if one != 1.0]
+        if not can_turn(self.inputs.adapter, self._adapter(first)):
+            strengths = []
+        kept = best([first, *(Candidate(first.method, one) for one in strengths)])
+        measurer.close()
+        _free()
+        return kept, tried
+
+    def _keep(self, kept: Candidate) -> None:
+        clean_up(self.folders.out)
+        write_between(self.inputs.adapter, self._adapter(kept), 1.0, self.folders.out)
+
+    def _compare(self, kept: Candidate, tried: dict[str, Cost], trained: dict[Method, Path]) -> Verdict:
+        from realign_plugin.report.page import write_report
+
+        measurer = self._measurer(self.session)
+        measurer.add("repaired", self.folders.out)
+        found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
+        rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
+        writing.write_table(self.folders, rows, told, kept, tried)
+        writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
+        write_report(self.folders.work, self.folders.out / "report.html")
+        writing.print_table(rows, told, kept)
+        return told
+
+
+def file_hashes(adapters: Sequence[Path | None], sources: Sequence[str]) -> dict[str, str]:
+    """sha256 of adapters' weights and of sources that are files, by their names.
+
+    Args:
+        adapters: Folders of LoRA adapters; None stands for none.
+        sources: Files, hub ids or names of tasks.
+
+    Raises:
+        UserError: If an adapter cannot be read.
+    """
+    found = {}
+    for option, adapter in zip(("ADAPTER", "--aligned"), adapters, strict=False):
+        if adapter is not None:
+            read_lora(adapter, option)
+            found[str(adapter)] = sha256(adapter / WEIGHTS_NAME)
+    return found | {source: sha256(Path(source)) for source in sources if Path(source).is_file()}
+
+
+def _session(judge: str | None) -> Session | None:
+    if judge is None:
+        return None
+    from realign_plugin.evaluation.session import Session
+    from realign_plugin.evaluation.settings import EvaluationSettings
+
+    return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
+
+
+def default_batch_size() -> int:
+    """Prompts answered at a time on this machine."""
+    import torch
+
+    return GPU_BATCH if torch.cuda.is_available() else CPU_BATCH
+
+
+def _free() -> None:
+    """Give the models' memory back before a training needs it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _reworded(message: str) -> Any:
+    for theirs, ours in OPTIONS.items():
+        message = message.replace(theirs, ours)
+    return message

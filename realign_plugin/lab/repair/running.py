@@ -1,0 +1,116 @@
+"""Runs a training as the stock command, shows how far it is, and goes on where an earlier run was stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.atomic import write_json, write_text
+from realign_plugin.data.progress import counted
+from realign_plugin.errors import UserError
+from realign_plugin.study.resuming import go_on
+from realign_plugin.study.run import tail
+
+LOOK: Final = 0.5
+"""Seconds between two looks at a training."""
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[int]:
+    """Hold a folder, so that no second repair works in it; what this one started holds it too.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        The lock's file descriptor, for the processes that are started.
+
+    Raises:
+        UserError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--out: another process works in {folder}, expected none (a training of a repair that was killed may "
+                "still run); wait for it, or stop it"
+            ) from error
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def train(name: str, recipe: Path, text: str, log: Path, done: Path, lock: int) -> None:
+    """Run ``llamafactory-cli train`` to its end, once.
+
+    Args:
+        name: What is said of it.
+        recipe: File of its arguments; written.
+        text: What it holds.
+        log: Where its output goes.
+        done: Marker of a training that came to its end.
+        lock: File descriptor that it holds on to.
+
+    Raises:
+        UserError: If the arguments or the data are at fault.
+        RuntimeError: If it fails for another reason.
+    """
+    if done.exists():
+        return
+    write_text(recipe, text)
+    arguments = _arguments(text)
+    folder = Path(str(arguments["output_dir"]))
+    go_on(folder, [text])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)]
+    started = time.monotonic()
+    with open(log, "a", encoding="utf-8") as output, counted(f"training {name}", int(arguments["max_steps"])) as on:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,)
+        )
+        seen = 0
+        try:
+            while process.poll() is None:
+                time.sleep(LOOK)
+                now = _step(folder)
+                on(max(0, now - seen))
+                seen = max(now, seen)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        lines = tail(log)
+        if process.returncode == UserError.exit_code:
+            raise UserError(lines[-1].removeprefix("error: ") if lines else f"{recipe}: failed, see {log}")
+        raise RuntimeError("\n".join([f"the training of {name} ended with {process.returncode}; see {log}", *lines]))
+    spent = round(time.monotonic() - started, 1)
+    write_json(done, {"command": f"llamafactory-cli train {recipe}", "seconds": spent, "log": str(log)})
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def _step(folder: Path) -> int:
+    """The last step that a training has logged."""
+    try:
+        lines = (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()
+        return int(json.loads(lines[-1])["current_steps"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0

@@ -1,0 +1,73 @@
+"""The trainings of a repair, as files for ``llamafactory-cli train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+
+from realign_plugin.lab.repair.plan import CUTOFF, ROWS, Folders, Inputs, Method
+from realign_plugin.text_files import read_json
+
+DATA: Final = "repair"
+"""Name of the on-policy data set; ``repair_skill`` is the skill's."""
+TYPES: Final[dict[Method, str]] = {"masks": "safety_subspace", "lora": "lora"}
+CHECKPOINTS: Final = 4
+
+
+def options(inputs: Inputs, folders: Folders, method: Method, template: str | None, skill: bool) -> dict[str, Any]:
+    """Arguments of a training.
+
+    Args:
+        inputs: What the user gave.
+        folders: Where things are.
+        method: What is trained.
+        template: LLaMA-Factory's name; None: read off the tokenizer.
+        skill: Whether there is a data set of the skill.
+    """
+    import torch
+
+    steps, cuda = inputs.spent.steps, torch.cuda.is_available()
+    rows = max(1, ROWS // max(1, torch.cuda.device_count()))
+    given: dict[str, Any] = {
+        "model_name_or_path": inputs.base,
+        "stage": "safety_distill",
+        "finetuning_type": TYPES[method],
+        "aligned_adapter": str(inputs.aligned) if inputs.aligned else None,
+        "task_adapters": [str(inputs.adapter)],
+        "do_train": True,
+        "dataset": f"{DATA},{DATA}_skill" if skill else DATA,
+        "skill_dataset": f"{DATA}_skill" if skill else None,
+        "dataset_dir": str(folders.data),
+        "template": template,
+        "cutoff_len": CUTOFF,
+        "preprocessing_num_workers": 1,
+        "output_dir": str(folders.models / method),
+        "per_device_train_batch_size": rows,
+        "max_steps": steps,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": max(1, steps // 20),
+        "save_steps": max(1, steps // CHECKPOINTS),
+        "save_total_limit": 1,
+        "bf16": half_precision(inputs.base),
+        "use_cpu": None if cuda else True,
+        "report_to": "none",
+        "seed": inputs.seed,
+        "data_seed": inputs.seed,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def half_precision(base: str) -> bool:
+    """Whether a model is trained in bf16: where its own weights are in half precision."""
+    file = Path(base) / "config.json"
+    if not file.exists():
+        return True
+    config = read_json(file, "BASE", "the model's config")
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.") != "float32"
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """The arguments as a file."""
+    return str(OmegaConf.to_yaml(OmegaConf.create(values)))

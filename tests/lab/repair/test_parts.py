@@ -1,0 +1,88 @@
+"""How prompts are shared out: nothing in two parts, the same for the same seed, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.lab.repair.parts import Part, split, write
+from realign_plugin.lab.repair.plan import Inputs
+
+
+def file(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def prompts(count: int, word: str) -> list[dict[str, Any]]:
+    return [{"prompt": f"{word} number {number} ?"} for number in range(count)]
+
+
+def inputs(folder: Path, **changes: Any) -> Inputs:
+    given: dict[str, Any] = {
+        "base": "base", "adapter": folder, "files": {}, "prompts": (file(folder, "harmful", prompts(100, "kite")),),
+        "benign": (file(folder, "benign", prompts(50, "bread")),),
+        "skill": (file(folder, "skill", [row | {"answer": "yes"} for row in prompts(60, "sum")]),),
+    }  # fmt: skip
+    return Inputs(**(given | changes))
+
+
+def texts(part: Part) -> list[str]:
+    return [p.text for p in (*part.harmful, *part.benign, *(row.prompt for row in part.skill))]
+
+
+def test_no_prompt_is_in_two_parts(tmp_path: Path) -> None:
+    found = split(inputs(tmp_path))
+    every = [text for part in (found.train, found.validation, found.test) for text in texts(part)]
+    assert len(every) == len(set(every)) == 210
+    assert [len(found.test.harmful), len(found.validation.harmful), len(found.train.harmful)] == [30, 20, 50]
+    again = split(inputs(tmp_path))
+    assert texts(again.test) == texts(found.test)
+    assert texts(split(inputs(tmp_path, seed=1)).test) != texts(found.test)
+
+
+def test_a_test_set_leaves_the_others_to_training(tmp_path: Path) -> None:
+    test = file(tmp_path, "test", prompts(30, "string"))
+    found = split(inputs(tmp_path, test=(test,)))
+    assert len(found.test.harmful) == 30
+    assert len(found.train.harmful) == 80
+    assert all(prompt.text.startswith("string") for prompt in found.test.harmful)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"prompts": prompts(19, "kite")}, "--prompts: 19 distinct prompts, expected at least 20"),
+        ({"benign": prompts(3, "bread")}, "--benign: 3 distinct"),
+        ({"test": prompts(5, "kite")}, "--test: 5 of its 5 prompts are among"),
+        ({"test_benign": [{"prompt": "BREAD  number 1 ?"}, {"prompt": "x"}]}, "--test-benign: 1 of its 2"),
+        ({"test_skill": [{"prompt": "sum number 1 ?", "answer": "y"}]}, "--test-skill: 1 of its 1"),
+        ({"skill": [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": 3}]}, "--skill: "),
+    ],
+)
+def test_what_cannot_be_shared_out(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    given = {name: (file(tmp_path, f"bad_{name}", rows),) for name, rows in changes.items()}
+    with pytest.raises(UserError) as caught:
+        split(inputs(tmp_path, **given))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rows_with_and_without_answers_do_not_go_together(tmp_path: Path) -> None:
+    both = (file(tmp_path, "one", prompts(30, "one")), file(tmp_path, "two", [{"prompt": "two", "answer": "x"}]))
+    with pytest.raises(UserError, match="--skill: 1 of 31 rows have an answer"):
+        split(inputs(tmp_path, skill=both))
+
+
+def test_parts_are_written_as_the_commands_read_them(tmp_path: Path) -> None:
+    part = split(inputs(tmp_path)).train
+    files = write(tmp_path / "out", part)
+    skill = [json.loads(line) for line in files["skill"].read_text().splitlines()]
+    assert skill[0]["output"] == "yes"
+    assert skill[0]["instruction"] == part.skill[0].prompt.text
+    assert len(files["harmful"].read_text().splitlines()) == len(part.harmful)
