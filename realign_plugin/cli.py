@@ -11,7 +11,7 @@ import typer
 from realign_plugin import __version__
 from realign_plugin.atomic import try_folder, write_json
 from realign_plugin.data.commands import app as data_app
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError
 from realign_plugin.outputs import check_adapter_folder, check_files
 
 app = typer.Typer(
@@ -173,6 +173,9 @@ def study(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show what would run, and run nothing.")] = False,
     cores: Annotated[int | None, typer.Option(min=1, help="Processor cores to use at a time; default: all.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings and evaluations at a time, which share the cores; default: 1.")
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="local, gpus, slurm, or a folder with snakemake's config.yaml.")
     ] = None,
@@ -184,32 +187,19 @@ def study(
     snakefile: Annotated[bool, typer.Option(help="Print the workflow's path, for snakemake itself.")] = False,
 ) -> None:
     """Run a whole study: align, fine-tune, realign, fuse, measure, compare; done steps are not run again."""
-    from realign_plugin.study import launch
-    from realign_plugin.study.display import show_plan
+    from realign_plugin.study.command import Request, run
+    from realign_plugin.study.stopping import Stopped, stoppable
 
-    if snakefile:
-        typer.echo(launch.SNAKEFILE)
-        return
-    if config is None:
-        raise UserError("CONFIG: is missing, expected the study's YAML file; see examples/study")
-    plan = launch.make_plan(config, overrides or [])
-    targets = target or ["main"]
-    for name in targets:
-        check_choice("--target", name, plan.targets)
-    launch.check_again(plan, targets, again or [])
-    if dry_run:
-        show_plan(plan, targets, again or [])
-        return
-    if plan_only:
-        if again:
-            raise UserError("--again: does not go with --plan-only, expected one; snakemake has --forcerun")
-        launch.plan_only(plan)
-        typer.echo(f"{plan.root}/plan.json: {len(plan.steps)} steps")
-        return
-    options = ["--profile", str(launch.profile_folder(profile))] if profile else []
-    options += ["--cores", str(cores or "all")] if cores or not profile else []
-    launch.start(plan, targets, options + (["--keep-going"] if keep_going else []), again or [])
-    launch.finish(plan, targets)
+    asked = Request(
+        config, tuple(overrides or ()), tuple(target or ["main"]), tuple(again or ()), cores, jobs, profile,
+        keep_going=keep_going, dry_run=dry_run, plan_only=plan_only, snakefile=snakefile,
+    )  # fmt: skip
+    try:
+        with stoppable():
+            run(asked)
+    except Stopped as stopped:
+        typer.echo(f"study: {stopped}; the same command goes on", err=True)
+        raise typer.Exit(stopped.exit_code) from stopped
 
 
 @app.command()

@@ -34,6 +34,10 @@ from realign_plugin.lora_adapters import read_lora
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine_tuned"
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
+MAX_TOKENS: Final = 64
+"""Most tokens of an answer to a safety prompt."""
+SKILL_MAX_TOKENS: Final = 256
+"""Most tokens of an answer to a prompt of the skill."""
 WARNING: Final = "Prompts, and answers of the fine-tuned model, may be harmful: use them to repair and measure only."
 
 
@@ -77,8 +81,8 @@ def on_policy(
     name: str = "on_policy",
     limit: int | None = None,
     skill_limit: int | None = None,
-    max_tokens: int = 64,
-    skill_max_tokens: int = 256,
+    max_tokens: int = MAX_TOKENS,
+    skill_max_tokens: int = SKILL_MAX_TOKENS,
     validation: float = 0.1,
     seed: int = 0,
     batch_size: int = 16,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from realign_plugin.estimate.shapes import meta_model
-from realign_plugin.estimate.training import Training
+from realign_plugin.estimate.training import TEACHER, Training
 from realign_plugin.subspace_files import PREFIX
+
+TEACHERS: Final = ("aligned", "fine_tuned")
+"""Names of the frozen adapters of self-distillation."""
 
 
 def fake_model(training: Training) -> Any:
@@ -55,6 +58,8 @@ def kept_bytes(model: Any, training: Training) -> tuple[dict[str, int], int, int
 
 
 def _part(name: str, kind: str) -> str:
+    if kind == "lora" and any(f".{teacher}." in name for teacher in TEACHERS):
+        return "teachers' LoRA factors"
     parts = {
         f"{PREFIX}logits_": "mask logits",
         f"{PREFIX}aligned_": "aligned factors",
@@ -94,6 +99,8 @@ def _attached(model: nn.Module, training: Training) -> Any:
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype=training.vector_dtype)
+        if training.reference == TEACHER:
+            _add_teachers(adapted, config, training)
         return adapted
     from realign_plugin.tuner.config import SafetySubspaceConfig
 
@@ -106,6 +113,16 @@ def _attached(model: nn.Module, training: Training) -> Any:
     for layer in adapted.base_model.layers():
         layer.kept.trusted = True  # tensors without numbers have no contents to compare
     return adapted
+
+
+def _add_teachers(adapted: Any, config: Any, training: Training) -> None:
+    """Frozen adapters beside the one that is trained, as self-distillation has them."""
+    for name in TEACHERS if training.spec.has_aligned else ("fine_tuned",):
+        adapted.add_adapter(name, config)
+    for name, parameter in adapted.named_parameters():
+        if any(f".{teacher}." in name for teacher in TEACHERS):
+            parameter.requires_grad_(False)
+            parameter.data = parameter.data.to(dtype=training.vector_dtype)
 
 
 def _exactly(ranks: dict[str, int]) -> dict[str, int]:

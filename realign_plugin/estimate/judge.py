@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.estimate.prompt_sets import number_of_prompts, prompt_sets
 from realign_plugin.evaluation import prompts
+from realign_plugin.evaluation.prompt_sets import number_of_prompts, prompt_sets
 from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.text_files import json_option
 
@@ -71,7 +71,7 @@ def judge_calls(command: Sequence[str]) -> Calls:
         mode = "refusal" if part.kind == "benign" else settings.judge_mode
         calls.answers += count
         _add(calls, count, _question(mode, answer), 0 if mode == "moderation" else settings.judge_max_tokens)
-        if settings.reference is not None:
+        if settings.reference is not None and settings.judge_preference:
             orders = 2 if settings.judge_order == "both" else 1
             _add(calls, orders * count, _question("preference", answer), settings.judge_max_tokens)
     if settings.judge_price_prompt is not None or settings.judge_price_completion is not None:

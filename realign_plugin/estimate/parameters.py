@@ -11,6 +11,7 @@ from realign_plugin.estimate.adapters import factor_shapes
 from realign_plugin.estimate.shapes import numbers
 from realign_plugin.estimate.training import Training
 from realign_plugin.masks import logits_shape
+from realign_plugin.training.preflight import DISTILL
 
 
 def by_module(training: Training) -> list[dict[str, Any]]:
@@ -39,13 +40,13 @@ def by_module(training: Training) -> list[dict[str, Any]]:
 
 
 def lora_rival(training: Training, rank: int = 8) -> Training | None:
-    """LoRA-DPO on the same set-up: the same modules, ranks and batches; None for what trains no mask.
+    """LoRA-DPO on the same set-up: the same modules, ranks and batches; None for what none of our stages trains.
 
     Args:
-        training: A training of masks.
+        training: A training of masks, or of LoRA by self-distillation.
         rank: Rank of the factors where masks are on whole weights: LLaMA-Factory's default.
     """
-    if training.kind != "mask":
+    if training.kind != "mask" and training.stage != DISTILL:
         return None
     shapes = training.shapes
     if training.spec.vector_space == "weight":

@@ -100,6 +100,7 @@ def study_values(cost: StudyCost) -> Values:
         "trainings": trainings,
         "disk": dict(cost.disk) | {"all": sum(cost.disk.values())},
         "scratch": cost.scratch,
+        "answers": {"count": cost.answers.count, "tokens": cost.answers.tokens},
         "evaluations": cost.evaluations,
         "judge": judge | {"price": calls.price, "counted_in_files": calls.local},
         "not_counted": cost.unknown,
@@ -199,6 +200,9 @@ def print_study(values: Values, config: Path) -> None:
         table.add_row(kind, size(count))
     table.add_row("meanwhile, while one merge runs", size(values["scratch"]))
     console.print(table)
+    if values["answers"]["count"]:
+        count, tokens = values["answers"]["count"], values["answers"]["tokens"]
+        console.print(f"The study's own models give {count:,} answers, {tokens:,} tokens at most, for on-policy data.")
     _print_judge(console, values)
     if values["not_counted"]:
         console.print(f"Not counted: {', '.join(values['not_counted'])}; data sets, results and logs.")

@@ -18,11 +18,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from realign_plugin.divergence import token_divergence
 from realign_plugin.errors import UserError
 from realign_plugin.estimate.fake_model import fake_model, kept_bytes
 from realign_plugin.estimate.tracking import LiveMemory
-from realign_plugin.estimate.training import Training
+from realign_plugin.estimate.training import TEACHER, Training
 from realign_plugin.masks import keep_penalty
+from realign_plugin.training.preflight import DISTILL
 
 REFERENCE: Final = "reference pass"
 VOCABULARY: Final = "logits over the vocabulary"
@@ -170,7 +172,7 @@ class _Step:
     def loss(self, batch: int) -> Tensor:
         """The loss on one batch of the longest rows."""
         training = self.training
-        rows = batch * (1 if training.stage == "sft" else 2)
+        rows = batch * training.answers
         size = (rows, training.length)
         inputs = {"input_ids": torch.zeros(size, dtype=torch.long), "attention_mask": torch.ones(size).long()}
         labels = torch.zeros(size, dtype=torch.long)
@@ -179,6 +181,8 @@ class _Step:
             with self._autocast():
                 found: Tensor = self.model(**inputs, labels=labels, use_cache=False).loss
             return found
+        if training.stage == DISTILL:
+            return self._divergence(inputs)
         logits = self._logits(inputs)
         chosen, rejected = _log_probs(logits, labels).chunk(2)
         expected: Any = (0.0, 0.0)
@@ -195,6 +199,20 @@ class _Step:
             loss = loss + training.keep_weight * keep_penalty(self.model.base_model.logits())
         return loss
 
+    def _divergence(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Self-distillation: a teacher's pass without its head, then the head on both models' answers at once."""
+        self.memory.phase = REFERENCE
+        with torch.no_grad(), self._as_reference(), _Head(self.model) as head, self._autocast():
+            self.model(**inputs, use_cache=False)
+            teacher = head.seen
+        self.memory.phase = "forward pass"
+        with _Head(self.model, teacher), self._autocast():
+            logits = self.model(**inputs, use_cache=False).logits
+        loss = token_divergence(logits).mean()
+        if self.training.keep_weight and self.training.kind == "mask":
+            loss = loss + self.training.keep_weight * keep_penalty(self.model.base_model.logits())
+        return loss
+
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         with self._autocast():
             found: Tensor = self.model(**inputs, use_cache=False).logits
@@ -208,7 +226,7 @@ class _Step:
     def _as_reference(self) -> Iterator[None]:
         """The reference's forward pass; a second model's takes what the base model's takes."""
         training = self.training
-        if training.kind == "full":
+        if training.kind == "full" or training.reference == TEACHER:
             yield
         elif training.kind == "mask" and training.reference in ("init", "aligned"):
             with self.model.base_model.reference(training.reference):
@@ -216,6 +234,35 @@ class _Step:
         else:
             with self.model.disable_adapter():
                 yield
+
+
+class _Head:
+    """Within the block the output head sees answers alone, as ``training.answer_head`` has it: here all tokens.
+
+    Attributes:
+        seen: Without a teacher: the hidden states of the answers.
+    """
+
+    def __init__(self, model: Any, teacher: Tensor | None = None) -> None:
+        self._head, self._teacher = model.get_output_embeddings(), teacher
+        self.seen: Tensor | None = None
+
+    def __enter__(self) -> _Head:
+        self._handle = self._head.register_forward_pre_hook(lambda _, inputs: (self._change(inputs[0]), *inputs[1:]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+    def _answers(self, hidden: Tensor) -> Tensor:
+        return hidden[:, :-1].reshape(-1, hidden.shape[-1])
+
+    def _change(self, hidden: Tensor) -> Tensor:
+        answers = self._answers(hidden)
+        if self._teacher is not None:
+            return torch.stack([answers, self._teacher.to(hidden)])
+        self.seen = answers
+        return hidden[:1, :1]
 
 
 def _log_probs(logits: Tensor, labels: Tensor) -> Tensor:

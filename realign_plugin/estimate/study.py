@@ -1,4 +1,4 @@
-"""What a whole study costs: its trainings, what it leaves on the disk, and how often a judge is asked."""
+"""What a whole study costs: its trainings, what it leaves on the disk, what it answers and asks a judge."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.estimate.adapters import adapter_shapes, factor_shapes
+from realign_plugin.estimate.answers import Answers, answers
 from realign_plugin.estimate.disk import (
     config_bytes,
     folder_bytes,
@@ -21,7 +22,8 @@ from realign_plugin.estimate.disk import (
 from realign_plugin.estimate.judge import Calls, judge_calls
 from realign_plugin.estimate.shapes import Factors, model_shapes
 from realign_plugin.estimate.training import Training, read_training
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Step
 
 
 @dataclass
@@ -35,6 +37,7 @@ class StudyCost:
         disk: Bytes that stay, by kind of step.
         scratch: Bytes that are there while one merge runs, at most.
         calls: Of the judge, over all evaluations.
+        answers: Of the study's own models, for on-policy data.
         evaluations: Runs of lm-eval that measure one model each.
         unknown: Steps whose size is not told, such as the user's own commands.
     """
@@ -45,6 +48,7 @@ class StudyCost:
     disk: dict[str, int] = field(default_factory=dict)
     scratch: int = 0
     calls: Calls = field(default_factory=Calls)
+    answers: Answers = field(default_factory=Answers)
     evaluations: int = 0
     unknown: list[str] = field(default_factory=list)
 
@@ -123,6 +127,13 @@ def _command(cost: StudyCost, step: Step, words: Sequence[str], made: dict[str, 
                 else factor_shapes(model, adapter_shapes(Path(plan.cwd) / first, model, "tasks").ranks)
             )
             _add(cost, step.kind, _adapter(shapes))
+        case ["realign", "data"] if step.kind == "on_policy":
+            found = answers(words, Path(plan.cwd))
+            if found is None:
+                cost.unknown.append(step.name)
+            else:
+                cost.answers.count += found.count
+                cost.answers.tokens += found.tokens
         case _ if step.kind in ("prepare", "finish"):
             cost.unknown.append(step.name)
 

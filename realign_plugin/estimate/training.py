@@ -21,7 +21,7 @@ from realign_plugin.estimate.options import Options, bits, evaluation, saves, st
 from realign_plugin.estimate.shapes import ModelShapes, model_shapes, numbers
 from realign_plugin.masks import logits_shape
 from realign_plugin.spec import SubspaceSpec
-from realign_plugin.training.preflight import STAGE, check_options, check_training, split_paths
+from realign_plugin.training.preflight import DISTILL, STAGE, STAGES, check_options, check_training, split_paths
 from realign_plugin.training.processes import check_processes, fsdp_version
 
 Kind = Literal["mask", "lora", "full"]
@@ -30,6 +30,8 @@ Planned = Mapping[str, Options]
 
 PADDED_TO: Final = 8
 """LLaMA-Factory pads preference pairs to a multiple of it."""
+TEACHER: Final = "teacher"
+"""Reference of a LoRA adapter under self-distillation: frozen adapters beside it."""
 KINDS: Final[dict[str, Kind]] = {"safety_subspace": "mask", "lora": "lora", "full": "full"}
 
 
@@ -40,20 +42,21 @@ class Training:
     Attributes:
         name: What it is called.
         model: Its base model.
-        stage: ``mask_dpo``, ``dpo`` or ``sft``.
+        stage: ``mask_dpo``, ``safety_distill``, ``dpo`` or ``sft``.
         kind: What is trained: mask logits, LoRA factors, or all weights.
         spec: Description of the subspace, where masks are trained.
         shapes: ``{module: {factor: (rows, columns)}}`` of what is masked, or of the LoRA factors.
         vector_dtype: Dtype of aligned factors and task vectors.
         precision: ``fp32``; ``bf16`` or ``fp16``: autocast; ``pure_bf16``: no autocast.
         quantised: Bits of a weight of the quantised base model, its constants included; None: not quantised.
-        batch: Pairs (or rows, for ``sft``) of one forward pass on one device.
+        batch: Pairs (or rows, where there are no pairs) of one forward pass on one device.
         evaluation: The same while evaluating; None: there is no evaluation.
         length: Tokens of the longest row, padding included.
         accumulation: Forward passes of one step.
         checkpointing: Whether activations are computed again in the backward pass.
         reentrant: Which kind of checkpointing.
-        reference: The DPO reference: ``init``, ``aligned``, ``base``, ``model`` (a second model), or None.
+        reference: The DPO reference: ``init``, ``aligned``, ``base``, ``model`` (a second model), or None; a teacher
+            of self-distillation: ``init``, or ``teacher`` (a frozen adapter).
         ftx: Weight of the chosen answer's likelihood.
         keep_weight: Weight of the keep penalty.
         states: Bytes that the optimiser keeps for each byte of what is trained.
@@ -88,9 +91,14 @@ class Training:
     assumed: tuple[str, ...] = field(default=())
 
     @property
+    def answers(self) -> int:
+        """Answers to one prompt: chosen and rejected ones go through a forward pass together."""
+        return 1 if self.stage in ("sft", DISTILL) else 2
+
+    @property
     def rows(self) -> int:
-        """Rows of one forward pass: chosen and rejected answers go through it together."""
-        return self.batch * (1 if self.stage == "sft" else 2)
+        """Rows of one forward pass."""
+        return self.batch * self.answers
 
     @property
     def logits(self) -> int:
@@ -119,13 +127,13 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
     """
     model = _model(options, planned or {})
     stage, method = str(options.get("stage") or "sft"), str(options.get("finetuning_type") or "lora")
-    check_choice("stage", stage, (STAGE, "dpo", "sft"))
+    check_choice("stage", stage, (*STAGES, "dpo", "sft"))
     check_choice("finetuning_type", method, KINDS)
     kind = KINDS[method]
     spec, assumed = SubspaceSpec(), list[str]()
     vector_dtype, reference = torch.float32, None
     shapes: dict[str, dict[str, tuple[int, int]]] = {}
-    if kind == "mask" or stage == STAGE:
+    if kind == "mask" or stage in STAGES:
         spec = check_options(options)
         check_processes(options)
         resumed = split_paths(options.get("adapter_name_or_path"))
@@ -136,7 +144,11 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
             )
         check_training(options, resumed)
         shapes, vector_dtype = _masked(options, model, spec, planned or {}, assumed)
-        reference = str(options.get("mask_reference") or "init")
+        reference = str(options.get("mask_reference") or "init") if stage == STAGE else "init"
+        if kind == "lora":
+            vector_dtype, reference = torch.float32, TEACHER  # PEFT widens what it loads to train
+        if stage == DISTILL:
+            assumed.append("answers fill their rows; where prompts take a part of them, a step takes less")
     elif kind == "lora":
         start = split_paths(options.get("adapter_name_or_path"))
         found = (

@@ -111,7 +111,7 @@ def modes(session: Session, kind: Kind, compared: bool) -> list[str]:
     if not session.judging:
         return []
     asked: list[str] = ["refusal" if kind == "benign" else session.settings.judge_mode]
-    return [*asked, "preference"] if compared else asked
+    return [*asked, "preference"] if compared and session.settings.judge_preference else asked
 
 
 def assess(items: Sequence[Item], session: Session | None, kind: Kind) -> list[Assessment]:

@@ -47,6 +47,7 @@ class EvaluationSettings(BaseModel):
     judge_model: str = Field(default="gpt-3.5-turbo", min_length=1)
     judge_mode: Literal["harmful", "refusal", "moderation"] = "harmful"
     judge_order: Literal["both", "single"] = "both"
+    judge_preference: bool = True
     judge_concurrency: int = Field(default=32, ge=1, le=1024)
     judge_requests_per_minute: float | None = Field(default=None, gt=0)
     judge_timeout: float = Field(default=60.0, gt=0)

@@ -1,4 +1,4 @@
-"""What a plan is built with: paths, trainings, merges, data sets, and the models that come of them."""
+"""What a plan is built with: paths, trainings, merges, and the models that come of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.dataset_info import read_info
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError
 from realign_plugin.study import catalogue, merges
 from realign_plugin.study.catalogue import Recipe
 from realign_plugin.study.config import StudyConfig
+from realign_plugin.study.datasets import Datasets
 from realign_plugin.study.measuring import WEIGHTS, Measuring
-from realign_plugin.study.models_config import DataSet, Prepare
-from realign_plugin.study.plan import Kind, Model, Plan, Role, Step
+from realign_plugin.study.models_config import Prepare
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.sections import Arguments, Names
+from realign_plugin.study.steps import Kind, Model, Role, Step
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")
@@ -30,6 +31,9 @@ class Builder:
         plan: What has been planned.
         full: Whether models are whole checkpoints, not adapters.
         methods: All methods, completed from the catalogue.
+        threads: Processor threads of a training.
+        evaluation_threads: Processor threads of an evaluation.
+        datasets: Adds data sets.
         measuring: Adds evaluations, choices and tables.
         before: Steps of the user's own that come before all others.
         aligned_path: The aligned adapter or model; None where ``model`` itself is aligned.
@@ -37,8 +41,20 @@ class Builder:
         tuned: Path and step of each fine-tuned model, by its id.
     """
 
-    def __init__(self, config: StudyConfig, cwd: Path) -> None:
+    def __init__(self, config: StudyConfig, cwd: Path, share: int = 1) -> None:
+        """Start a plan.
+
+        Args:
+            config: The configuration.
+            cwd: Folder that its relative paths count from.
+            share: Processor threads of a step of which the configuration says nothing.
+
+        Raises:
+            UserError: If names are at fault, or there is no task.
+        """
         self.config = config
+        self.threads = config.machine.threads or share
+        self.evaluation_threads = config.machine.evaluation_threads or share
         self.plan = Plan(str(config.root), str(cwd), config.model_dump(mode="json"))
         self.full = config.adaptation == "full"
         catalogue.check_recipes(config.train)
@@ -60,7 +76,8 @@ class Builder:
         self.aligned_path: str | None = None
         self.aligned_step = ""
         self.tuned: dict[str, tuple[str, str]] = {}
-        self.measuring = Measuring(self.plan, config)
+        self.datasets = Datasets(self)
+        self.measuring = Measuring(self.plan, config, self.evaluation_threads)
 
     def path(self, *parts: str) -> str:
         """A path below the study's folder, as commands name it."""
@@ -94,89 +111,22 @@ class Builder:
             if entry.train is not None:
                 if "output_dir" not in entry.train:
                     raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
-                step = self.training(entry.name, kind, says, entry.train, (*needs, *names), entry.threads)
+                step = self.training(
+                    entry.name, kind, says, entry.train, (*needs, *names), entry.threads or self.threads
+                )
             else:
                 own = Step(
                     entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
-                    creates=tuple(entry.creates), threads=entry.threads, shell=True,
+                    creates=tuple(entry.creates), threads=entry.threads or 1, shell=True,
                 )  # fmt: skip
                 step = self.plan.add(own)
             names = (*names, step)
         return names
 
-    def data(self, name: str, dataset: DataSet) -> str:
-        """A step for a data set of ``realign data``.
-
-        Raises:
-            UserError: If its source is a file that is missing.
-        """
-        words = ["realign", "data", dataset.kind, str(self.config.data_folder), "--name", name]
-        if self.config.dataset_dir is None:  # in a folder of the user's nothing is replaced
-            words.append("--overwrite")
-        for key, value in dataset.model_dump(exclude={"kind"}, exclude_none=True).items():
-            words += [f"--{key}", str(value)]
-        source = dataset.source
-        inputs = (source,) if source and (Path(self.plan.cwd) / source).is_file() else ()
-        if source and not inputs and not self.before and _looks_like_file(source):
-            raise UserError(f"data.{name}.source: {source} is missing, expected a file or a hub id; check the path")
-        needs = self.before + ((f"data-{dataset.of}",) if dataset.of in self.config.data else ())
-        creates = (str(self.config.data_folder / f"{name}.jsonl"),)
-        return self.plan.add(
-            Step(f"data-{name}", "data", f"{name}: data", (tuple(words),), needs, inputs, creates=creates)
-        )
-
-    def data_needs(self, names: Iterable[str], what: str) -> tuple[str, ...]:
-        """Steps that make data sets.
-
-        Args:
-            names: LLaMA-Factory's names.
-            what: The option that names them.
-
-        Raises:
-            UserError: If a data set is neither made by the study nor in ``dataset_info.json``.
-        """
-        needs = list(self.before)
-        file = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
-        for name in names:
-            maker = self.maker(name)
-            if maker is not None:
-                made = self.config.data.get(maker)
-                if made is not None and name == f"{maker}_validation" and not self._validation(made):
-                    raise UserError(f"{what}: {name}, but data.{maker} holds nothing back; give it `validation: 0.05`")
-                needs.append(f"data-{maker}")
-            elif file.exists() or not self.before:
-                held = [f"{made}_validation" for made, how in self.config.data.items() if self._validation(how)]
-                known = dict.fromkeys([*read_info(file.parent), *self.config.data, *held])
-                check_choice(what, name, known or ["(none: data is empty)"])
-        return tuple(dict.fromkeys(needs))
-
-    def maker(self, name: str) -> str | None:
-        """The study's data set that a name of LLaMA-Factory's belongs to: itself, its validation or chosen half."""
-        for maker in (name, name.removesuffix("_validation"), name.removesuffix("_chosen")):
-            if f"data-{maker}" in self.plan.steps:
-                return maker
-        return None
-
-    @staticmethod
-    def _validation(dataset: DataSet) -> float:
-        usual = 0.1 if dataset.kind == "preference" else 0.0  # what `realign data` does without the option
-        return usual if dataset.validation is None else dataset.validation
-
     def given(self, *paths: str | None) -> tuple[str, ...]:
         """Files of the user's that tell when a given model was changed; what the study makes is none."""
         folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
         files = [folder / name for folder in folders for name in WEIGHTS]
-        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
-
-    def data_files(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Files of data sets that are not made by the study."""
-        info = Path(self.plan.cwd) / self.config.data_folder / "dataset_info.json"
-        known = read_info(info.parent)
-        files = [
-            self.config.data_folder / str(known[name].get("file_name", ""))
-            for name in names
-            if self.maker(name) is None and isinstance(known.get(name), dict)
-        ]
         return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
 
     def train(
@@ -205,14 +155,18 @@ class Builder:
             found |= change
         named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
         evaluated = named[len(datasets) :]
-        data = (*self.data_needs(datasets, f"{name}: dataset"), *self.data_needs(evaluated, f"{name}: eval_dataset"))
-        needs = (*data, *needs)
+        if "skill_dataset" in found:
+            skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
+            held = [one for one in evaluated if one.removesuffix("_validation") in skill and one not in skill]
+            found["skill_dataset"] = ",".join([*skill, *held])
+        data = self.datasets.needs(datasets, f"{name}: dataset")
+        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *needs)
         models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
         inputs = (
             *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
-            *self.data_files(named),
+            *self.datasets.files(named),
         )
-        return self.training(name, kind, says, found, needs, threads or config.machine.threads, inputs)
+        return self.training(name, kind, says, found, needs, threads or self.threads, inputs)
 
     def training(
         self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,
@@ -252,7 +206,7 @@ class Builder:
             lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
         step = Step(
             name, kind, says, tuple(lines), _distinct(needs), inputs, files, tuple(documents), (cache,), together=True,
-            threads=self.config.machine.evaluation_threads,
+            threads=self.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
 
@@ -323,7 +277,3 @@ def _names(value: Any, what: str) -> list[str]:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return value
     raise UserError(f"{what}: {value!r}, expected names of data sets; give a list")
-
-
-def _looks_like_file(source: str) -> bool:
-    return source.endswith((".json", ".jsonl", ".csv", ".gz", ".parquet")) or source.startswith((".", "/"))

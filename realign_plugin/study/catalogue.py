@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study.models_config import Method
 from realign_plugin.study.sections import Arguments
 
 MASKS: Final = ("soft", "binary", "sampled", "relaxed")
-TRAININGS: Final = ("mask_dpo", "sft", "dpo")
+MASKED: Final = ("mask_dpo", "safety_distill")
+"""Kinds of methods that train masks, which are exported."""
+LORA: Final = "safety_distill_lora"
+TRAININGS: Final = (*MASKED, LORA, "sft", "dpo")
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,16 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
         "label": "as shipped",
         "train": {"mask_estimator": "straight_through", "mask_noise": 1.0, "mask_noise_end": 0.0},
     },
+    "distill": {"kind": ["safety_distill"], "masks": ["binary"], "label": "distilled"},
+    "distill_lora": {"kind": [LORA], "label": "distilled LoRA"},
     "sft": {"kind": ["sft"], "label": "SFT"},
     "dpo": {"kind": ["dpo"], "label": "DPO"},
     "sft_dpo": {"kind": ["sft", "dpo"], "label": "SFT, then DPO"},
     **{name: {"kind": [name], "label": merge.label} for name, merge in MERGES.items()},
 }
+
+LIKE: Final = {"safety_distill": "distill"}
+"""Where a method of one's own starts from, by kind, if that is not the method of the same name."""
 
 RECIPES: Final[dict[str, Arguments]] = {
     "all": {
@@ -86,8 +94,10 @@ RECIPES: Final[dict[str, Arguments]] = {
     "dpo": {"learning_rate": 5e-6, "num_train_epochs": 1.0, "pref_beta": 0.1},
     "mask_dpo": {"learning_rate": 1e-3, "num_train_epochs": 1.0, "pref_beta": 0.1, "mask_temperature": 0.5},
     "mask_dpo_fused": {"learning_rate": 1e-2},
+    "safety_distill": {"learning_rate": 0.1, "max_steps": 80},
+    LORA: {"learning_rate": 2e-4, "max_steps": 80},
 }
-"""The paper's settings (arXiv 2405.09055, section 4.1), by recipe; batches of 16."""
+"""The paper's settings (arXiv 2405.09055, section 4.1), by recipe, and those of self-distillation; batches of 16."""
 
 
 def method(name: str, given: Method) -> Method:
@@ -103,7 +113,8 @@ def method(name: str, given: Method) -> Method:
     what = f"methods.{name}"
     if name not in METHODS and not given.kind:
         check_choice("methods", name, METHODS)
-    base = METHODS.get(name) or METHODS.get(given.kind[0] if given.kind else "", {}) | {"label": name, "train": {}}
+    kind = given.kind[0] if given.kind else ""
+    base = METHODS.get(name) or METHODS.get(LIKE.get(kind, kind), {}) | {"label": name, "train": {}}
     values = base | given.model_dump(exclude_unset=True)
     values["train"] = dict(base.get("train", {})) | given.train
     full = Method.model_validate(values)
@@ -118,6 +129,8 @@ def method(name: str, given: Method) -> Method:
     merge = MERGES.get(full.kind[0])
     if merge is None and full.strengths:
         raise UserError(f"{what}.strengths: {full.strengths} but {full.kind[0]} has none; leave it out")
+    if full.kind[0] not in MASKED and merge is None and "masks" in given.model_fields_set:
+        raise UserError(f"{what}.masks: {', '.join(full.masks)} but {full.kind[0]} trains none; leave it out")
     if merge is not None and (full.train or "masks" in given.model_fields_set):
         raise UserError(f"{what}: {full.kind[0]} trains nothing, expected neither train nor masks; leave them out")
     if merge is not None and not full.strengths and merge.default is not None:
@@ -129,7 +142,9 @@ def method(name: str, given: Method) -> Method:
     return full
 
 
-Recipe = Literal["sft", "dpo", "mask_dpo", "mask_dpo_fused", "rival_sft", "rival_dpo"]
+Recipe = Literal[
+    "sft", "dpo", "mask_dpo", "mask_dpo_fused", "safety_distill", "safety_distill_lora", "rival_sft", "rival_dpo"
+]
 
 
 def recipe(name: Recipe, given: Mapping[str, Arguments], adaptation: str) -> Arguments:
@@ -161,6 +176,4 @@ def check_recipes(given: Mapping[str, Arguments]) -> None:
         UserError: With the nearest name.
     """
     for name in given:
-        check_choice(
-            "train", name, ["all", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_fused", "rival_sft", "rival_dpo"]
-        )
+        check_choice("train", name, ["all", "lora", *get_args(Recipe)])

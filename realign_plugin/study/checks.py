@@ -84,6 +84,11 @@ def check_model(config: StudyConfig) -> None:
         raise UserError(
             f"model: {model} holds no tokenizer_config.json, expected its tokenizer beside it; save it there"
         )
+    asked = next((name for name, dataset in config.data.items() if dataset.kind == "on_policy"), None)
+    if asked is not None and has_chat_template(model) is False:
+        raise UserError(
+            f"data.{asked}: the tokenizer of {model} has no chat template, expected one to ask with; save it with one"
+        )
     aligns = config.align is not None and bool(config.align.steps) and config.template is not None
     if config.evaluate.chat_template and not aligns and has_chat_template(tokenizer) is False:
         raise UserError(

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BeforeValidator, Field
 
+from realign_plugin.study.data_config import DataSet
 from realign_plugin.study.measuring_config import Ablations, Evaluate
-from realign_plugin.study.models_config import Align, DataSet, Fusion, Method, Prepare, Realign, Task
+from realign_plugin.study.models_config import Align, Fusion, Method, Prepare, Realign, Task
 from realign_plugin.study.sections import Arguments, Section, Seeds, as_seeds, empty
 
 
@@ -17,15 +18,15 @@ class Machine(Section):
     """What one step may use.
 
     Attributes:
-        threads: Processor threads of a training.
-        evaluation_threads: Of an evaluation.
+        threads: Processor threads of a training; default: all cores, divided by the jobs that run at a time.
+        evaluation_threads: Of an evaluation, and of answers for on-policy data; default: the same.
         gpus: GPUs of this machine to hand out, as ids or a number; none: the driver's or the scheduler's choice.
         gpus_per_training: GPUs of one training.
         gpus_per_evaluation: GPUs of one evaluation.
     """
 
-    threads: int = Field(1, ge=1)
-    evaluation_threads: int = Field(1, ge=1)
+    threads: int | None = Field(None, ge=1)
+    evaluation_threads: int | None = Field(None, ge=1)
     gpus: Annotated[list[int], BeforeValidator(as_seeds)] = Field(default_factory=list)
     gpus_per_training: int = Field(0, ge=0)
     gpus_per_evaluation: int = Field(0, ge=0)
@@ -59,8 +60,8 @@ class StudyConfig(Section):
         realign: What realignment learns from.
         methods: Ways to realign; those of the catalogue need no more than their name.
         fusion: Several fine-tuned models in one.
-        train: Training arguments: ``all``, and by recipe ``sft``, ``dpo``, ``mask_dpo``, ``mask_dpo_fused``,
-            ``rival_sft``, ``rival_dpo``.
+        train: Training arguments: ``all``, ``lora``, and by recipe ``sft``, ``dpo``, ``mask_dpo``,
+            ``mask_dpo_fused``, ``safety_distill``, ``safety_distill_lora``, ``rival_sft``, ``rival_dpo``.
         evaluate: What is measured.
         ablations: The paper's ablations.
         machine: What one step may use.

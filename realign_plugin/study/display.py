@@ -8,7 +8,8 @@ from typing import Final
 
 from realign_plugin.report import records
 from realign_plugin.report.run import read_record
-from realign_plugin.study.plan import KINDS, Plan
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import KINDS
 from realign_plugin.terminal import new_console
 
 TROUBLE: Final = 0.1

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import merges
-from realign_plugin.study.catalogue import FUSIONS
+from realign_plugin.study.catalogue import FUSIONS, MASKED, Recipe
+from realign_plugin.study.masking import exports, realignment
 from realign_plugin.study.models_config import Fusion
-from realign_plugin.study.realignment import PAIRS_MISSING, exports, subspace
 from realign_plugin.study.sections import Arguments, Names
 
 if TYPE_CHECKING:
@@ -37,18 +37,16 @@ def fusions(builder: Builder, section: Fusion) -> None:
     builder.plan.groups[GROUP] = section.label
     tuned = [builder.tuned[name][0] for name in names]
     needs = (*(builder.tuned[name][1] for name in names), builder.aligned_step, *builder.before)
-    pairs = section.pairs or builder.config.realign.pairs
     for method, how in section.methods.items():
         check_choice(f"fusion.methods.{method}.kind" if how.kind else "fusion.methods", how.kind or method, FUSIONS)
         _check_options(f"fusion.methods.{method}.options", how.options, len(names))
         _plain(builder, section, method, tuned, needs)
         for by in section.realign:
             check_choice("fusion.realign", by, builder.methods)
-            if builder.methods[by].kind != ["mask_dpo"]:
-                raise UserError(f"fusion.realign: {by} is {builder.methods[by].kind[0]}, expected a mask_dpo method")
-            if not pairs:
-                raise UserError(PAIRS_MISSING)
-            _realigned(builder, section, method, by, tuned, needs, pairs)
+            kind = builder.methods[by].kind[0]
+            if kind not in MASKED:
+                raise UserError(f"fusion.realign: {by} is {kind}, expected a method of {' or '.join(MASKED)}")
+            _realigned(builder, section, method, by, names, needs)
 
 
 def _check_options(what: str, options: Arguments, tasks: int) -> None:
@@ -84,21 +82,22 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
     builder.model(name, label, GROUP, "fused", step, *builder.place(out), section.evaluate, method=method)
 
 
-def _realigned(
-    builder: Builder, section: Fusion, method: str, by: str, tuned: list[str], needs: Sequence[str], pairs: Names
-) -> None:
-    """``mask_dpo`` on several fine-tuned models at once."""
+def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: Names, needs: Sequence[str]) -> None:
+    """Masks on several fine-tuned models at once."""
+    tuned = [builder.tuned[name][0] for name in tasks]
     how, fusion = builder.methods[by], section.methods[method]
     kind = fusion.kind or method
     label = fusion.label or FUSIONS[kind]
     if len(section.realign) > 1:
         label = f"{label}, {how.label}".rstrip(", ")
     named = how.model_copy(update={"label": label})
+    what = realignment(builder, how.kind[0], tasks, tuned, section.pairs or builder.config.realign.pairs)
+    recipe: Recipe = "mask_dpo_fused" if what.recipe == "mask_dpo" else what.recipe
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
         run = f"{GROUP}-{method}-{by}-{seed}"
         builder.train(
-            run, "realign", f"{run}: masked DPO on {len(tuned)} fused models", "mask_dpo_fused", pairs,
-            subspace(builder, tuned) | {"fusion_method": kind}, [how.train, fusion.options, fusion.train], needs, seed,
+            run, "realign", f"{run}: {what.says} on {len(tuned)} fused models", recipe, what.datasets,
+            what.arguments | {"fusion_method": kind}, [how.train, fusion.options, fusion.train], needs, seed,
         )  # fmt: skip
         exports(
             builder, run, named, GROUP, seed, "fused realigned", tuned, by, section.evaluate,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,10 +24,13 @@ from realign_plugin.study.fusions import fusions
 from realign_plugin.study.loading import load
 from realign_plugin.study.measuring import PLAN
 from realign_plugin.study.plan import Plan
+from realign_plugin.study.processors import Processors
 from realign_plugin.study.realignment import align, tasks
 from realign_plugin.study.run import tail
+from realign_plugin.study.stopping import run_group
 from realign_plugin.text_files import checked, read_json
 
+ALONE: Final = Processors()
 SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
 PROFILES: Final = Path(__file__).with_name("profiles")
 
@@ -44,37 +44,40 @@ class Failure(TypedDict):
     tail: list[str]
 
 
-def make_plan(path: Path, overrides: Sequence[str]) -> Plan:
+def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALONE) -> Plan:
     """Read and check a configuration, and plan the study.
 
     Args:
         path: The configuration file.
         overrides: ``key=value``, on top of it.
+        processors: What there is for its steps.
 
     Raises:
         UserError: For the first mistake.
     """
     config = load(path, overrides)
-    plan = build(config, Path.cwd())
+    plan = build(config, Path.cwd(), processors)
     check(config)
     return plan
 
 
-def build(config: StudyConfig, cwd: Path) -> Plan:
+def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Plan:
     """The plan of a study.
 
     Args:
         config: The configuration.
         cwd: Folder that its relative paths count from.
+        processors: What there is for its steps.
 
     Raises:
         UserError: If the configuration contradicts itself, or a method lacks what it needs.
     """
-    builder = Builder(config, cwd)
+    builder = Builder(config, cwd, processors.share(config.machine))
     plan = builder.plan
     builder.before = builder.own_steps(config.prepare, "prepare", ())
     for name, dataset in config.data.items():
-        builder.data(name, dataset)
+        if dataset.kind != "on_policy":  # which waits for the fine-tuned models
+            builder.datasets.add(name, dataset)
     align(builder)
     tasks(builder)
     if config.fusion is not None:
@@ -193,6 +196,7 @@ def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Seq
 
     Raises:
         UserError: If a step fails: with its log and how that ends.
+        Stopped: If it is told to stop.
     """
     check_again(plan, targets, again)
     with alone(plan):
@@ -200,8 +204,10 @@ def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Seq
             plan.forget_whole(name)
         todo = prepare(plan, targets)
         plan.count(todo)
-        code = snakemake(plan, targets, options) if todo else 0
-        write_commands(plan)
+        try:
+            code = snakemake(plan, targets, options) if todo else 0
+        finally:
+            write_commands(plan)
         if code:
             raise UserError(failure(plan, code))
 
@@ -260,18 +266,7 @@ def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int
     log = plan.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(words, stderr=file, start_new_session=True)
-
-        def stop(number: int, _: Any) -> None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return process.wait()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        return run_group(words, stderr=file)
 
 
 def failure(plan: Plan, code: int) -> str:

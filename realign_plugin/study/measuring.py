@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.data import SOURCES, find_file
+from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.study import references
 from realign_plugin.study.config import StudyConfig
 from realign_plugin.study.models_config import Task
-from realign_plugin.study.plan import Model, Plan, Step, TableSpec
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.references import Reference
 from realign_plugin.study.sections import Arguments
+from realign_plugin.study.steps import Model, Step, TableSpec
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
 """Files of a given model that tell when it was changed."""
+RESULTS: Final = "results"
+"""Folder of the main results."""
 CHOOSING: Final = "results-choose"
 """Folder of the results on validation prompts."""
 
@@ -27,13 +35,15 @@ class Measuring:
     Attributes:
         plan: The plan.
         config: The configuration.
+        threads: Processor threads of an evaluation.
         main: Step that measures each model of the main tables, by the model's id.
         tokenizer: Folder of the tokenizer that all models are measured with, and the step that makes it.
     """
 
-    def __init__(self, plan: Plan, config: StudyConfig) -> None:
+    def __init__(self, plan: Plan, config: StudyConfig, threads: int) -> None:
         self.plan = plan
         self.config = config
+        self.threads = threads
         self.main: dict[str, str] = {}
         self.tokenizer = (config.model, "")
         self._tried: list[Model] = []
@@ -42,7 +52,9 @@ class Measuring:
         """A path below the study's folder, as commands name it."""
         return str(Path(self.config.root, *parts))
 
-    def command(self, model: Model, results: str, tasks: Sequence[str], metadata: Arguments) -> tuple[str, ...]:
+    def command(
+        self, model: Model, results: str, tasks: Sequence[str], metadata: Arguments, reference: Reference | None = None
+    ) -> tuple[str, ...]:
         """The stock command line that measures a model.
 
         Args:
@@ -50,6 +62,7 @@ class Measuring:
             results: Folder of the results, below the study's.
             tasks: lm-eval tasks.
             metadata: On top of the configuration's.
+            reference: The samples that its answers are compared with.
         """
         evaluate = self.config.evaluate
         given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
@@ -60,14 +73,15 @@ class Measuring:
         for key, value in evaluate.options.items():
             if value is not False and value is not None:
                 words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
-        if everything := evaluate.metadata | metadata:
+        compared = references.metadata(reference) if reference is not None else {}
+        if everything := compared | evaluate.metadata | metadata:
             words += ["--metadata", json.dumps(everything, ensure_ascii=False)]
         return tuple(words)
 
     def evaluations(
         self,
         models: Sequence[Model],
-        results: str = "results",
+        results: str = RESULTS,
         tasks: Sequence[str] = (),
         metadata: Arguments | None = None,
     ) -> dict[str, str]:
@@ -82,27 +96,61 @@ class Measuring:
         Returns:
             The step of each model, by the model's id.
         """
-        size = self.config.evaluate.models_per_job
         found: dict[str, str] = {}
-        for start in range(0, len(models), size):
-            part = models[start : start + size]
-            name = f"{'evaluate' + results.removeprefix('results')}-{part[0].id}"
-            says = (
-                f"{part[0].id}: measuring"
-                if len(part) == 1
-                else f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
-            )
-            step = Step(
-                name, "validate" if results == CHOOSING else "evaluate", says,
-                tuple(self.command(model, results, tasks or model.tasks, metadata or {}) for model in part),
-                self._makers(part),
-                self._given(part),
-                creates=tuple(self.path(results, model.id) for model in part),
-                threads=self.config.machine.evaluation_threads, gpus=self.config.machine.gpus_per_evaluation,
-                together=True,
-            )  # fmt: skip
-            found |= dict.fromkeys((model.id for model in part), self.plan.add(step))
+        reference = self._reference(models, results, tasks)
+        others = [model for model in models if reference is None or model.id != reference.model.id]
+        if len(others) < len(models) and reference is not None:  # it is measured first
+            found |= self._evaluation([reference.model], results, tasks, metadata or {}, None)
+            reference = replace(reference, step=found[reference.model.id])
+        size = self.config.evaluate.models_per_job
+        for start in range(0, len(others), size):
+            found |= self._evaluation(others[start : start + size], results, tasks, metadata or {}, reference)
         return found
+
+    def _evaluation(
+        self, part: Sequence[Model], results: str, tasks: Sequence[str], metadata: Arguments, known: Reference | None
+    ) -> dict[str, str]:
+        """A step that measures models in one process."""
+        name = f"{'evaluate' + results.removeprefix('results')}-{part[0].id}"
+        several = f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
+        with_it = {model.id: known for model in part if known and self._compared(tasks or model.tasks, known, tasks)}
+        step = Step(
+            name, "validate" if results == CHOOSING else "evaluate",
+            several if len(part) > 1 else f"{part[0].id}: measuring",
+            tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part),
+            (*self._makers(part), *dict.fromkeys(one.step for one in with_it.values())),
+            self._given(part),
+            creates=tuple(self.path(results, model.id) for model in part),
+            threads=self.threads, gpus=self.config.machine.gpus_per_evaluation,
+            together=True,
+        )  # fmt: skip
+        return dict.fromkeys((model.id for model in part), self.plan.add(step))
+
+    def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
+        """Whom models are compared with: one of them, or one of the main table; None where nothing is compared."""
+        model = references.reference_model(self.plan.models)
+        if not self.config.evaluate.agreement or "reference" in self.config.evaluate.metadata or model is None:
+            return None
+        found = Reference(model, self.path(results, model.id), self.main.get(model.id, ""))
+        there = model in models or (results == RESULTS and model.id in self.main)
+        others = [tasks or other.tasks for other in models if other is not model]
+        return found if there and any(self._compared(asked, found, tasks) for asked in others) else None
+
+    def _compared(self, asked: Sequence[str], known: Reference, tasks: Sequence[str]) -> bool:
+        include = self.config.evaluate.options.get("include_path")
+        return references.compared(asked, tasks or known.model.tasks, Path(str(include)) if include else None)
+
+    def prompt_files(self) -> list[str]:
+        """Files of the prompts of ours that models are measured with, as far as they are the user's."""
+        folder, evaluate = self.config.evaluate.metadata.get("safety_data"), self.config.evaluate
+        if not folder or not (Path(self.plan.cwd) / str(folder)).is_dir() or self.plan.holds(str(folder)):
+            return []
+        tasks = [*evaluate.tasks, *(name for task in self.config.tasks.values() for name in task.evaluate or [])]
+        include = evaluate.options.get("include_path")
+        parts = prompt_sets(tasks, Path(str(include)) if include else None)
+        names = [SOURCES[part.source].files for part in parts if part.source in SOURCES]
+        files = [find_file(Path(self.plan.cwd) / str(folder), one) for one in names]
+        return list(dict.fromkeys(str(Path(str(folder)) / file.name) for file in files if file is not None))
 
     def _makers(self, models: Sequence[Model]) -> tuple[str, ...]:
         """Steps that make models and the tokenizer, or those that come before all others."""

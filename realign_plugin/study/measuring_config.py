@@ -53,6 +53,7 @@ class Evaluate(Section):
         chat_template: Whether prompts go through the chat template.
         inputs: Files that measuring reads beside models, prompts and tasks: changed ones make it run again.
         models_per_job: Models that one process measures; more than one saves its start.
+        agreement: Whether answers are compared with the aligned model's, which is then measured first.
         choose: How strengths are chosen.
         columns: The tables' columns; default: what the results hold.
     """
@@ -64,6 +65,7 @@ class Evaluate(Section):
     chat_template: bool = True
     inputs: Names = Field(default_factory=list)
     models_per_job: int = Field(1, ge=1)
+    agreement: bool = True
     choose: Choose = Field(default_factory=Choose)
     columns: list[Column] = Field(default_factory=list)
 
@@ -75,7 +77,7 @@ class Poisoning(Section):
         shares: Of harmful rows in the whole set.
         source: Where harmful answers come from (as for ``realign data sft --task harmful``).
         tasks: Which tasks; default: the first.
-        methods: Which methods repair; default: the first of kind ``mask_dpo``.
+        methods: Which methods repair; default: the first that trains masks.
     """
 
     shares: list[float] = Field(default_factory=lambda: [0.01, 0.05, 0.1])
@@ -90,7 +92,7 @@ class Pick(Section):
     Attributes:
         values: What is tried.
         tasks: Which tasks; default: the first.
-        methods: Which methods; default: the first of kind ``mask_dpo``.
+        methods: Which methods; default: the first that trains masks.
     """
 
     values: list[Any] = Field(default_factory=list)
@@ -120,7 +122,7 @@ class Ablations(Section):
         data_efficiency: Realignment on few pairs; ``values``: numbers of pairs.
         granularity: One logit for each element, row, column or module.
         mask_kind: One training, exported with every kind of mask.
-        strength: Every strength as a row; ``methods`` may be merges, or ``mask_dpo`` methods (mergekit's dial).
+        strength: Every strength as a row; ``methods`` may be merges, or methods that train masks (mergekit's dial).
     """
 
     poisoning: Poisoning | None = None

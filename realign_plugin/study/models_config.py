@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pydantic
 from pydantic import BeforeValidator, Field
 
 from realign_plugin.study.sections import Arguments, Names, Section, Seeds, SomeNames, empty
@@ -21,7 +20,7 @@ class Prepare(Section):
         creates: Files that it must leave behind.
         inputs: Files that it reads, such as the script that it runs: changed ones make it run again.
         says: What is said when it starts.
-        threads: Processor threads.
+        threads: Processor threads; default: 1 for a command, for a training as many as for the others.
     """
 
     name: str
@@ -30,50 +29,7 @@ class Prepare(Section):
     creates: Names = Field(default_factory=list)
     inputs: Names = Field(default_factory=list)
     says: str = ""
-    threads: int = 1
-
-
-class DataSet(Section):
-    """A data set that ``realign data`` makes; the options are that command's.
-
-    Attributes:
-        kind: ``preference``, ``contrast`` or ``sft``.
-        task: For ``sft``: which task.
-        source: Hub id or file.
-        split: Split of a hub data set.
-        validation: Share of the prompts that is held out as ``NAME_validation``.
-        limit: At most so many rows.
-        seed: Of the choice of rows and the split.
-        refusals: File of refusals, for ``contrast``.
-        share: For ``sft``: share of the sum with ``of``.
-        of: Data set that ``share`` counts with.
-    """
-
-    kind: Literal["preference", "contrast", "sft"]
-    task: str | None = None
-    source: str | None = None
-    split: str | None = None
-    validation: float | None = None
-    limit: int | None = None
-    seed: int | None = None
-    refusals: str | None = None
-    share: float | None = None
-    of: str | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _own_options(self) -> DataSet:
-        """Refuse options that the kind of data set does not have."""
-        foreign = {
-            "preference": ["task", "refusals", "share", "of"],
-            "contrast": ["task", "split", "share", "of"],
-            "sft": ["split", "refusals"],
-        }
-        given = [name for name in foreign[self.kind] if getattr(self, name) is not None]
-        if given:
-            raise ValueError(f"{self.kind} has no {given[0]}; leave it out")
-        if (self.kind == "sft" and self.task is None) or (self.kind == "contrast" and self.source is None):
-            raise ValueError(f"{self.kind} needs {'task' if self.kind == 'sft' else 'source'}; add it")
-        return self
+    threads: int | None = Field(None, ge=1)
 
 
 class AlignStep(Section):
@@ -118,6 +74,8 @@ class Task(Section):
         train: What differs from the recipe.
         pairs: Preference pairs of its realignment; default: those of ``realign``.
         answers: Data sets of its realignment by SFT; default: those of ``realign``, else its pairs' chosen answers.
+        safety: Safety prompts of its self-distillation; default: those of ``realign``.
+        skill: Prompts of its skill; default: those of ``realign``.
         methods: Which methods realign it; default: all.
         evaluate: lm-eval tasks in place of ``evaluate.tasks``.
     """
@@ -130,29 +88,36 @@ class Task(Section):
     train: Arguments = Field(default_factory=dict)
     pairs: Names | None = None
     answers: Names | None = None
+    safety: Names | None = None
+    skill: Names | None = None
     methods: Names | None = None
     evaluate: Names | None = None
 
 
 class Realign(Section):
-    """What realignment learns from.
+    """What realignment learns from; default: the task's own on-policy data, if the study makes some.
 
     Attributes:
         pairs: Preference pairs (ranking data sets), a third each of harmful, benign and skill prompts.
         answers: What realignment by SFT learns from; default: the chosen answers of the pairs.
+        safety: What self-distillation learns from the aligned model: its answers to safety prompts.
+        skill: What it learns from the fine-tuned model: answers to prompts of the new skill.
     """
 
     pairs: Names = Field(default_factory=list)
     answers: Names = Field(default_factory=list)
+    safety: Names = Field(default_factory=list)
+    skill: Names = Field(default_factory=list)
 
 
 class Method(Section):
     """A way to realign one fine-tuned model.
 
     Attributes:
-        kind: ``mask_dpo``; ``sft``, ``dpo`` or both one after the other; or a merge without training.
+        kind: ``mask_dpo``, ``safety_distill`` (masks) or ``safety_distill_lora``; ``sft``, ``dpo`` or both one after
+            the other; or a merge without training.
         label: What the tables call it.
-        masks: Masks that a ``mask_dpo`` subspace is exported with.
+        masks: Masks that a subspace is exported with.
         strengths: Of a merge; of several the best on the validation prompts is taken (``evaluate.choose``).
         train: What differs from the recipe.
         seeds: Seeds of the training; default: the study's.
@@ -190,7 +155,7 @@ class Fusion(Section):
         tasks: Which tasks; default: all.
         label: What the tables call the group.
         methods: Fusions: ``task_arithmetic``, ``average``, ``ties``, ``dare``.
-        realign: Methods (of kind ``mask_dpo``) that realign each.
+        realign: Methods that train masks (``mask_dpo``, ``safety_distill``) which realign each.
         pairs: Preference pairs; default: those of ``realign``.
         evaluate: lm-eval tasks in place of ``evaluate.tasks``.
     """

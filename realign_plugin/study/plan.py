@@ -2,139 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from typing_extensions import TypedDict
+from typing import Any
 
 from realign_plugin.atomic import write_json
 from realign_plugin.errors import UserError
+from realign_plugin.study.steps import Marker, Model, Step, TableSpec
 from realign_plugin.text_files import checked, read_json
-
-Kind = Literal[
-    "prepare", "data", "align", "finetune", "realign", "rival", "fuse", "move", "export", "merge", "validate",
-    "choose", "evaluate", "table", "finish",
-]  # fmt: skip
-KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
-"""Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
-
-Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """Commands that belong together; done when all have ended well and left what they must.
-
-    Attributes:
-        name: Of the step; its marker, log and recipe are called so.
-        kind: Rule of the workflow.
-        says: What is said when it starts.
-        commands: Stock command lines.
-        needs: Steps that must be done before.
-        inputs: Files of the user's that it reads; a changed one makes the step run again. Those that the study makes
-            are left out when a step is added: the steps that make them are among its needs.
-        files: Files that are written before the commands run: text by path.
-        creates: Files and folders that it leaves behind.
-        scratch: Folders that are of no use when it is done.
-        training: Folder of a training, which goes on from its last checkpoint.
-        threads: Processor threads.
-        gpus: GPUs.
-        together: Whether the commands run in one process, one after the other.
-        shell: Whether the command is text for a shell.
-        stamps: Size and time of each input when the plan was made.
-    """
-
-    name: str
-    kind: Kind
-    says: str
-    commands: tuple[tuple[str, ...], ...]
-    needs: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
-    creates: tuple[str, ...] = ()
-    scratch: tuple[str, ...] = ()
-    training: str | None = None
-    threads: int = 1
-    gpus: int = 0
-    together: bool = False
-    shell: bool = False
-    stamps: tuple[str, ...] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """Sha256 of everything that decides what the step does."""
-        what = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of the tables.
-
-    Attributes:
-        id: Of the model; its results are in a folder called so.
-        label: What the tables call it.
-        group: Task, ``start`` or ``fused``.
-        role: What it is.
-        method: Which method made it.
-        seed: Seed of the training.
-        step: Step that makes it; empty: it is given.
-        pretrained: Model folder or hub id.
-        peft: Adapter on it.
-        subspace: Folder of the safety subspace that it comes from.
-        tasks: lm-eval tasks that measure it.
-        choice: File that tells which strength was chosen.
-    """
-
-    id: str
-    label: str
-    group: str
-    role: Role
-    method: str
-    seed: int
-    step: str
-    pretrained: str
-    peft: str | None
-    tasks: tuple[str, ...]
-    subspace: str | None = None
-    choice: str | None = None
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """A table.
-
-    Attributes:
-        name: Of its files.
-        title: Heading.
-        description: What it shows.
-        models: Ids of its rows.
-        results: Folder of the results, below the study's.
-        tasks: lm-eval tasks whose metrics are columns; empty: all.
-        detail: Whether groups of tasks are shown set by set.
-    """
-
-    name: str
-    title: str
-    description: str
-    models: tuple[str, ...]
-    results: str = "results"
-    tasks: tuple[str, ...] = ()
-    detail: bool = False
-
-
-class Marker(TypedDict):
-    """What is noted of a step that has ended, as far as it is read again; see ``study.run``."""
-
-    fingerprint: str
-    commands: list[str]
-    seconds: float
-    log: str
 
 
 @dataclass

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.study import merges
-from realign_plugin.study.catalogue import MERGES
+from realign_plugin.study.catalogue import LORA, MASKED, MERGES
+from realign_plugin.study.masking import distilled_lora, masked
 from realign_plugin.study.models_config import Method, Task
-from realign_plugin.study.plan import Model, Role, Step
-from realign_plugin.study.sections import Arguments, Names
+from realign_plugin.study.sections import Names
+from realign_plugin.study.steps import Model
 
 if TYPE_CHECKING:
     from realign_plugin.study.builder import Builder
-
-PAIRS_MISSING: Final = (
-    "realign.pairs: is empty, expected the ranking data sets that realignment learns from; name them"
-)
 
 
 def align(builder: Builder) -> None:
@@ -59,19 +56,21 @@ def align(builder: Builder) -> None:
 
 
 def tasks(builder: Builder) -> None:
-    """Each task: its fine-tuned model, and all that realigns it."""
+    """All fine-tuned models, what they answer, and for each task all that realigns it."""
+    for name, task in builder.config.tasks.items():
+        tune(builder, name, task)
+    for name in builder.datasets.on_policy():
+        builder.datasets.add_on_policy(name, builder.config.data[name])
     for name, task in builder.config.tasks.items():
         builder.plan.groups[name] = task.label or name
-        fine_tuned(builder, name, task)
+        tuned_model(builder, name, name, task)
         for method in task.methods if task.methods is not None else builder.methods:
             check_choice(f"tasks.{name}.methods", method, builder.methods)
             realign(builder, name, task, method)
 
 
-def fine_tuned(
-    builder: Builder, name: str, task: Task, more: Sequence[str] = (), suffix: str = "", label: str | None = None
-) -> str:
-    """The fine-tuned model of a task.
+def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suffix: str = "") -> str:
+    """Fine-tune the model of a task, unless it is given.
 
     Args:
         builder: The builder.
@@ -79,7 +78,6 @@ def fine_tuned(
         task: Its section.
         more: Further data sets that it learns from.
         suffix: Of the model's id.
-        label: What the tables call it; default: what the task's section says.
 
     Returns:
         Its id.
@@ -104,8 +102,21 @@ def fine_tuned(
     else:
         builder.check_folder(Path(path), f"tasks.{name}.{kind}")
     builder.tuned[own] = (path, step)
-    builder.model(own, label or task.title, name, "fine-tuned", step, *builder.place(path), task.evaluate)
     return own
+
+
+def tuned_model(builder: Builder, own: str, name: str, task: Task, label: str | None = None) -> Model:
+    """The row of a fine-tuned model.
+
+    Args:
+        builder: The builder.
+        own: Its id.
+        name: The task.
+        task: Its section.
+        label: What the tables call it; default: what the task's section says.
+    """
+    path, step = builder.tuned[own]
+    return builder.model(own, label or task.title, name, "fine-tuned", step, *builder.place(path), task.evaluate)
 
 
 def realign(builder: Builder, name: str, task: Task, method: str) -> None:
@@ -115,104 +126,12 @@ def realign(builder: Builder, name: str, task: Task, method: str) -> None:
         merged(builder, name, task, method, how)
         return
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
-        if how.kind == ["mask_dpo"]:
+        if how.kind[0] in MASKED:
             masked(builder, name, task, method, how, name, seed)
+        elif how.kind == [LORA]:
+            distilled_lora(builder, name, task, method, how, seed)
         else:
             rival(builder, name, task, method, how, seed)
-
-
-def subspace(builder: Builder, paths: list[str]) -> Arguments:
-    """Arguments of ``mask_dpo`` on fine-tuned models."""
-    found: Arguments = {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}
-    if builder.full:
-        return {"model_name_or_path": builder.aligned_path or builder.config.model, **found, "task_models": paths}
-    adapters = {"aligned_adapter": builder.aligned_path, "task_adapters": paths}
-    return {"model_name_or_path": builder.config.model, **found, **adapters}
-
-
-def masked(
-    builder: Builder, name: str, task: Task, method: str, how: Method, own: str, seed: int,
-    changes: Mapping[str, Any] | None = None, suffix: str = "", pairs: Names | None = None, prefix: str = "realigned",
-) -> list[Model]:  # fmt: skip
-    """``mask_dpo`` on one fine-tuned model, exported with each mask of the method.
-
-    Args:
-        builder: The builder.
-        name: The task.
-        task: Its section.
-        method: The method's name.
-        how: The method.
-        own: Id of the fine-tuned model.
-        seed: Of the training.
-        changes: Further arguments.
-        suffix: Of the ids.
-        pairs: Preference pairs; default: the task's.
-        prefix: What the labels begin with.
-
-    Returns:
-        The models.
-
-    Raises:
-        UserError: If there are no preference pairs.
-    """
-    path, step = builder.tuned[own]
-    chosen = pairs or task.pairs or builder.config.realign.pairs
-    if not chosen:
-        raise UserError(PAIRS_MISSING)
-    run = f"{own}-{method}{suffix}-{seed}"
-    builder.train(
-        run, "realign", f"{run}: masked DPO", "mask_dpo", chosen, subspace(builder, [path]),
-        [how.train, changes or {}], (step, builder.aligned_step), seed,
-    )  # fmt: skip
-    return exports(builder, run, how, name, seed, "realigned", [path], method, task.evaluate, prefix=prefix)
-
-
-def exports(
-    builder: Builder, run: str, how: Method, group: str, seed: int, role: Role, tuned: list[str], method: str,
-    evaluate: Names | None, masks: Sequence[str] | None = None, prefix: str = "realigned", step: str | None = None,
-) -> list[Model]:  # fmt: skip
-    """A trained subspace as plain adapters (or models), one for each mask, and their rows.
-
-    Args:
-        builder: The builder.
-        run: Step that trains the subspace, and its folder in ``models/``.
-        how: The method.
-        group: Of the rows.
-        seed: Of the training.
-        role: Of the rows.
-        tuned: Paths of the fine-tuned models.
-        method: The method's name.
-        evaluate: lm-eval tasks in place of the study's.
-        masks: Masks in place of the method's.
-        prefix: What the labels begin with.
-        step: Name of the exporting step.
-    """
-    chosen, folder = list(masks or how.masks), builder.path("models", run)
-    step = step or f"export-{run}"
-    outs = [builder.path("models", f"{run}-{mask}") for mask in chosen]
-    models = []
-    for mask, out in zip(chosen, outs, strict=True):
-        named = mask if masks is not None or len(how.masks) > 1 or not how.label else ""
-        label = ", ".join(part for part in (how.label, named) if part)
-        models.append(
-            builder.model(
-                f"{run}-{mask}", f"{prefix} ({label}){builder.seed_label(seed)}", group, role, step,
-                *builder.place(out), evaluate, method=method, seed=seed, subspace=folder,
-            )
-        )  # fmt: skip
-    says = f"{run}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(chosen)}"
-    if builder.full:
-        base = builder.local(builder.aligned_path or builder.config.model)
-        listed = [builder.local(path) for path in tuned]
-        documents = {
-            out: merges.dial(folder, listed, base, mask=mask, strength=1.0)
-            for mask, out in zip(chosen, outs, strict=True)
-        }
-        builder.merge_step(step, "export", says, documents, (run,))
-        return models
-    lines = [("realign", "export", folder, out, "--mask", mask) for mask, out in zip(chosen, outs, strict=True)]
-    builder.plan.add(Step(step, "export", says, tuple(lines), (run,), creates=tuple(outs), together=True))
-    return models
 
 
 def rival(builder: Builder, name: str, task: Task, method: str, how: Method, seed: int) -> None:
@@ -222,10 +141,10 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
         UserError: If the data that it learns from are not named.
     """
     path, step = builder.tuned[name]
-    run, realignment = f"{name}-{method}-{seed}", builder.config.realign
+    run, given = f"{name}-{method}-{seed}", task.answers or builder.config.realign.answers
     for number, stage in enumerate(how.kind):
-        pairs = task.pairs or realignment.pairs
-        asked = pairs if stage == "dpo" else task.answers or realignment.answers or chosen_answers(builder, pairs)
+        pairs = builder.datasets.learnt(name, "pairs")
+        asked = pairs if stage == "dpo" else given or chosen_answers(builder, pairs)
         if not asked:
             option = "answers" if stage == "sft" else "pairs"
             raise UserError(f"realign.{option}: is empty, but methods.{method} learns from it; name data sets")
@@ -241,7 +160,7 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
 
 def chosen_answers(builder: Builder, pairs: Names) -> Names:
     """The chosen answers of pairs as data sets of their own; none where some pairs are not the study's."""
-    return [f"{name}_chosen" for name in pairs] if all(builder.maker(name) for name in pairs) else []
+    return [f"{name}_chosen" for name in pairs] if all(builder.datasets.maker(name) for name in pairs) else []
 
 
 def merged(builder: Builder, name: str, task: Task, method: str, how: Method) -> None:

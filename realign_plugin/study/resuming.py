@@ -13,7 +13,7 @@ from realign_plugin.text_files import read_json
 WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 STATE: Final = "trainer_state.json"
 """What a trainer writes last into a checkpoint."""
-OURS: Final = "stage: mask_dpo"
+OURS: Final = ("stage: mask_dpo", "stage: safety_distill")
 
 
 def go_on(folder: Path, recipes: Iterable[str]) -> None:
@@ -22,7 +22,7 @@ def go_on(folder: Path, recipes: Iterable[str]) -> None:
     Final weights without a marker were cut off while they were saved, and the training would refuse the folder. A
     checkpoint without its last file is half of one. From a checkpoint of the last step transformers' trainer would
     train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again. Our
-    own stage knows that nothing is left.
+    own stages know that nothing is left.
 
     Args:
         folder: Of the training.
@@ -30,7 +30,7 @@ def go_on(folder: Path, recipes: Iterable[str]) -> None:
     """
     for name in WEIGHTS:
         (folder / name).unlink(missing_ok=True)
-    ours = any(OURS in text for text in recipes)
+    ours = any(stage in text for text in recipes for stage in OURS)
     for checkpoint in folder.glob("checkpoint-*"):
         if not (checkpoint / STATE).exists() or (not ours and _would_train_one_more(checkpoint)):
             shutil.rmtree(checkpoint)

@@ -16,15 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
 from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
-from realign_plugin.study.plan import Plan, Step
+from realign_plugin.study.gpus import gpus
+from realign_plugin.study.plan import Plan
 from realign_plugin.study.resuming import go_on
+from realign_plugin.study.steps import Step
 from realign_plugin.text_files import read_json
 
 TAIL: Final = 5
@@ -32,6 +34,8 @@ TAIL: Final = 5
 LOOKED_AT: Final = 40
 """Last lines of a log among which the error is looked for."""
 ERROR: Final = re.compile(r"(error: |(\w+\.)*\w*(Error|Exception): )")
+KEEPERS: Final = ("prepare", "finish", "data", "on_policy")
+"""Kinds of steps that see to what an earlier run left themselves."""
 
 
 class StepError(Exception):
@@ -145,7 +149,7 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
         progress.begin(step)
         for folder in step.scratch:  # mergekit takes a merged adapter that it finds there for the present one
             shutil.rmtree(folder, ignore_errors=True)
-        for path in ours if step.training is not None or step.kind not in ("prepare", "finish", "data") else ():
+        for path in ours if step.training is not None or step.kind not in KEEPERS else ():
             if path.is_symlink() or path.is_file():
                 path.unlink()
             elif path.is_dir():
@@ -181,41 +185,6 @@ def held(plan: Plan, step: Step) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def gpus(plan: Plan, step: Step) -> Iterator[dict[str, str]]:
-    """GPUs of this machine for a step, held until it ends.
-
-    Yields:
-        What to add to the environment; nothing where the configuration hands out no GPUs.
-    """
-    known = plan.config["machine"]["gpus"]
-    if not known or not step.gpus:
-        yield {}
-        return
-    from filelock import FileLock, Timeout
-
-    folder = plan.folder / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        while True:
-            held: list[int] = []
-            with ExitStack() as attempt:
-                for number in known:
-                    lock = FileLock(folder / f"gpu-{number}.lock")
-                    try:
-                        attempt.enter_context(lock.acquire(blocking=False))
-                    except Timeout:
-                        continue
-                    held.append(number)
-                    if len(held) == step.gpus:
-                        stack.push(attempt.pop_all())
-                        break
-            if len(held) == step.gpus:
-                break
-            time.sleep(1.0)
-        yield {"CUDA_VISIBLE_DEVICES": ",".join(map(str, held))}
 
 
 def _environment(step: Step) -> dict[str, str]:

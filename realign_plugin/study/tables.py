@@ -17,13 +17,16 @@ from realign_plugin.atomic import write_json, write_text
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import result_files
 from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell, skill_key
+from realign_plugin.study import references
 from realign_plugin.study.measuring_config import Column
-from realign_plugin.study.plan import Model, Plan, TableSpec
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Model, TableSpec
 from realign_plugin.text_files import checked, read_json
 
 METRICS: Final = {
     "harmful_rate": "harmful",
     "refusal_rate": "refused",
+    "agreement": "agrees",
     "judged_refusal_rate": "refused (judge)",
     "preference_score": "preference",
     "incoherent_rate": "incoherent",
@@ -177,6 +180,8 @@ def _row(plan: Plan, model: Model, results: Results | None, columns: list[Column
     cells = {}
     for column in columns:
         cell, reason = results.cell(column.task, column.metric) if results else (Cell(None), NO_RESULT)
+        if column.metric == references.METRIC and model == references.reference_model(plan.models):
+            cell, reason = Cell(None), references.ITSELF
         cells[key(column)] = asdict(cell) | ({"reason": reason} if cell.value is None else {})
     row = {name: getattr(model, name) for name in ("label", "group", "role", "method", "seed", "subspace")}
     if model.choice is not None:

@@ -128,3 +128,18 @@ def test_change_from_intervals_alone_is_the_same_construction() -> None:
     assert change(Cell(value=0.2), Cell(value=0.1)).low is None  # type: ignore[union-attr]
     assert change(Cell(), Cell(value=0.1)) is None
     assert not change(Cell(**share(30)), Cell(**share(32))).certain  # type: ignore[union-attr]
+
+
+def test_agreement_is_a_measure_of_its_own_and_no_axis() -> None:
+    agrees = [
+        {"key": f"{task}.agreement", "label": f"{task}: agrees", "axis": axis, "better": "higher"}
+        for task, axis in (("safety", "safety"), ("over_refusal", "over-refusal"))
+    ]
+    cells = {"safety: agrees": 95, "over_refusal: agrees": 90, "refused": 60, "over-refusal": 20}
+    made = table([*agrees, REFUSED, OVER], ("t", "base", cells))
+    unsafe, refusing = safety_axis(made), over_refusal_axis(made)
+    assert unsafe is not None
+    assert unsafe.columns[0].key == "safety.refusal_rate"
+    assert refusing is not None
+    assert refusing.columns[0].key == "over"
+    assert safety_axis(table(agrees, ("t", "base", {"safety: agrees": 95}))) is None

@@ -41,6 +41,10 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
         ({"model": "{empty}"}, "holds no config.json"),
         ({"model": "{untokenised}"}, "holds no tokenizer_config.json"),
         ({"model": "{untemplated}"}, "no chat template"),
+        (
+            {"model": "{untemplated}", "template": "llama3", "data": {"own": {"kind": "on_policy", "prompts": "x"}}},
+            "data.own: the tokenizer of",
+        ),
         ({"tasks": {"one": {"adapter": "{empty}"}}}, "tasks.one.adapter: "),
         ({"tasks": {"one": {"adapter": "{aligned}"}}}, "the task vector is 0"),
     ],

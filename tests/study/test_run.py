@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.study.gpus import gpus
 from realign_plugin.study.launch import prepare, start
-from realign_plugin.study.plan import Plan, Step
-from realign_plugin.study.run import StepError, gpus, held, main, run, tail
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.run import StepError, held, main, run, tail
+from realign_plugin.study.steps import Step
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:

@@ -10,7 +10,8 @@ from realign_plugin.errors import UserError
 from realign_plugin.study.choose import choose, score
 from realign_plugin.study.choose import main as choose_main
 from realign_plugin.study.measuring_config import Column
-from realign_plugin.study.plan import Model, Plan, TableSpec
+from realign_plugin.study.plan import Plan
+from realign_plugin.study.steps import Model, TableSpec
 from realign_plugin.study.tables import Results, columns_of, make, markdown, read_results, write
 
 RATE = {"low": 0.1, "high": 0.4, "hits": 2, "count": 10}
@@ -170,3 +171,19 @@ def test_strengths_are_compared_by_the_same_columns_only(plan: Plan) -> None:
 def test_results_know_the_leaves_of_groups() -> None:
     known = Results({}, {}, {}, {"a": ["b", "c"], "b": ["d"], "c": []})
     assert known.leaves("a") == ["d", "c"]
+
+
+def test_agreement_is_a_column_on_both_axes_and_the_reference_says_that_it_is_one(plan: Plan) -> None:
+    found = results()
+    for task in ("safety", "safety_a", "safety_b", "over_refusal_x"):
+        found["results"][task] = found["results"][task] | {"agreement,none": 0.9}
+    found["higher_is_better"]["over_refusal_x"] |= {"agreement": True}
+    save(plan, "t", found)
+    save(plan, "base", results())
+    table = make(plan, plan.tables["main"])
+    columns = {c["key"]: (c["axis"], c["better"], c["label"]) for c in table["columns"]}
+    assert columns["safety.agreement"] == ("safety", "higher", "safety: agrees")
+    assert columns["over_refusal_x.agreement"] == ("over-refusal", "higher", "over-refusal x: agrees")
+    base, tuned = (row["cells"] for row in table["rows"])
+    assert tuned["safety.agreement"]["value"] == 0.9
+    assert base["safety.agreement"]["reason"] == "the model that the others are compared with"

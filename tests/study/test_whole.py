@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cli
 
 @pytest.fixture(scope="module")
 def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of one adapter: one training, one merge, measured on made-up prompts without a judge."""
+    """A study of one adapter: three trainings, one merge, measured on made-up prompts without a judge."""
     folder = tmp_path_factory.mktemp("a study")  # a path with a space
     prompts = folder / "prompts"
     prompts.mkdir()
@@ -33,8 +33,14 @@ def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dataset_dir": str(lab),
         "align": {"adapter": str(lab / "aligned")},
         "tasks": {"one": {"adapter": str(lab / "task1"), "label": "paper kites"}},
-        "realign": {"pairs": "pairs"},
-        "methods": {"shipped": {"masks": ["binary", "soft"]}, "interpolation": {"strengths": [0.25, 0.75]}},
+        "realign": {"pairs": "pairs", "safety": "safety", "skill": "skill"},
+        "methods": {
+            "shipped": {"masks": ["binary", "soft"]},
+            "interpolation": {"strengths": [0.25, 0.75]},
+            "distill": {},
+            "distill_lora": {},
+        },
+        "machine": {"threads": 1, "evaluation_threads": 1},
         "train": {"all": small | {"cutoff_len": 48, "bf16": False, "use_cpu": True, "plot_loss": False}},
         "evaluate": {
             "tasks": "safety_shadow, realign_gsm8k",
@@ -67,8 +73,13 @@ def test_from_one_file_to_tables_and_a_report_and_nothing_twice(config: Path, ru
         "base", "aligned", "fine-tuned", "realigned (as shipped, binary)", "realigned (as shipped, soft)",
     ]  # fmt: skip
     assert labels[5] in ("interpolation (0.25)", "interpolation (0.75)")
+    assert labels[6:] == ["realigned (distilled)", "realigned (distilled LoRA)"]
     for row in table["rows"]:
         cells = row["cells"]
+        agrees = cells["safety_shadow.agreement"]
+        assert agrees["reason" if row["model"] == "aligned" else "count"] == (
+            "the model that the others are compared with" if row["model"] == "aligned" else 2
+        )
         assert cells["safety_shadow.refusal_rate"]["count"] == 2
         assert 0.0 <= cells["realign_gsm8k.exact_match"]["value"] <= 1.0
     assert (
@@ -78,6 +89,7 @@ def test_from_one_file_to_tables_and_a_report_and_nothing_twice(config: Path, ru
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "A pico study" in page
     assert "paper kites" in page
+    assert "safety shadow: agrees" in page
     commands = [json.loads(line) for line in (run / "commands.jsonl").read_text().splitlines()]
     assert {entry["kind"] for entry in commands} == {
         "realign",
@@ -103,8 +115,8 @@ def test_a_step_that_fails_is_one_line_with_its_log(config: Path, run_stock: Run
     found = run_stock("realign", "study", config.with_name("failing.yaml"))
     assert found.returncode == 2
     last = found.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: evaluate-base: ")
-    assert str(root / "logs" / "evaluate-base.log") in last
+    assert last.startswith("error: evaluate-aligned: ")
+    assert str(root / "logs" / "evaluate-aligned.log") in last
     assert "float99" in last
 
 

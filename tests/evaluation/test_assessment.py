@@ -1,0 +1,26 @@
+"""What the judge is asked about answers that are compared."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from realign_plugin.evaluation.assessment import modes
+from realign_plugin.evaluation.settings import EvaluationSettings
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["harmful", "preference"]),
+        ({"judge_preference": False}, ["harmful"]),
+        ({"judge_preference": "false"}, ["harmful"]),
+    ],
+)
+def test_the_judge_compares_answers_unless_told_not_to(given: dict[str, Any], expected: list[str]) -> None:
+    settings = EvaluationSettings.load({"judge": "openai", "reference": "x"} | given, {"OPENAI_API_KEY": "key"})
+    session: Any = SimpleNamespace(judging=True, settings=settings)
+    assert modes(session, "harmful", compared=True) == expected
+    assert modes(session, "harmful", compared=False) == ["harmful"]
