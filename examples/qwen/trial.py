@@ -103,7 +103,8 @@ def train(out: Path, options: Mapping[str, Any]) -> Path:
         }  # fmt: skip
         model = str(options["model_name_or_path"])
         given |= {"bf16": half_precision(model)} | ({"template": name} if (name := template(model)) else {})
-        given |= {} if torch.cuda.is_available() else {"use_cpu": True}
+        # With torch 2.11's cuDNN attention, gradients of padded rows were NaN on an H200.
+        given |= {"flash_attn": "disabled"} if torch.cuda.is_available() else {"use_cpu": True}
         given |= dict(options) | {"output_dir": str(folder)}
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(OmegaConf.create(given), out / f"{folder.name}.yaml")

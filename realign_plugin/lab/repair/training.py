@@ -52,6 +52,8 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "save_total_limit": 1,
         "bf16": half_precision(inputs.base),
         "use_cpu": None if cuda else True,
+        # With torch 2.11's cuDNN attention, gradients of padded rows were NaN on an H200; rows are short here.
+        "flash_attn": "disabled" if cuda else None,
         "report_to": "none",
         "seed": inputs.seed,
         "data_seed": inputs.seed,
