@@ -152,6 +152,9 @@ def repair(
         str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: by phrases.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of prompts and the trainings.")] = 0,
+    write_study: Annotated[
+        Path | None, typer.Option(help="Write the repair as a study to this YAML file, and do nothing else.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Repair a fine-tuned adapter: prompts in, a plain LoRA adapter out, measured before and after. Resumes."""
@@ -160,7 +163,7 @@ def repair(
     command.repair(
         base, adapter, out, aligned=aligned, prompts=prompts, benign=benign, skill=skill, test=test,
         test_benign=test_benign, test_skill=test_skill, budget=budget, method=method,
-        template=template, judge=judge, seed=seed, overwrite=overwrite,
+        template=template, judge=judge, seed=seed, write_study=write_study, overwrite=overwrite,
     )  # fmt: skip
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.atomic import clean_up, sha256, write_json
+from realign_plugin.atomic import clean_up, sha256, write_json, write_text
 from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
 from realign_plugin.errors import UserError
 from realign_plugin.lab.repair import parts, running, training, writing
+from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
@@ -176,6 +177,7 @@ class Repair:
         found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
         rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
+        write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)
