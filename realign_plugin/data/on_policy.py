@@ -29,7 +29,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import incoherence
 from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.subspace.lora_adapters import read_lora
 
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine_tuned"

@@ -15,11 +15,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from realign_plugin.atomic import atomic_folder
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME
-from realign_plugin.masks import scheduled_noise
-from realign_plugin.statistics import mask_statistics
+from realign_plugin.files import atomic_folder
+from realign_plugin.method.masks import scheduled_noise
+from realign_plugin.method.statistics import mask_statistics
+from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.tuner import SafetySubspaceModel

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from realign_plugin.atomic import write_text
 from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.checks import check_base
 from realign_plugin.lab.repair.cost import lines

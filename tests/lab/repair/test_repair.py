@@ -16,8 +16,8 @@ from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Prompt
 from realign_plugin.lab.repair import command, plan, repair, running
 from realign_plugin.lab.repair.plan import Budget
-from realign_plugin.lora_adapters import read_lora
-from realign_plugin.study.launch import make_plan
+from realign_plugin.lab.study.launch import make_plan
+from realign_plugin.subspace.lora_adapters import read_lora
 from tests.conftest import make_llama, make_lora, make_tokenizer
 
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
