@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from realign_plugin import UserError, compiled, draws, masks
+from realign_plugin import UserError
+from realign_plugin.method import compiled, draws, masks
 from realign_plugin.method.masked_linear import masked_linear
 from tests.method.test_masked_linear import numbers
 

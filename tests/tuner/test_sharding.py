@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace
-from realign_plugin.subspace import SafetySubspace
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.sharding import is_sharded, whole, write_whole
 from tests.conftest import logits_of, with_random_logits
