@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import yaml
 from llamafactory.hparams import parser
 from llamafactory.train.tuner import run_exp
+from safetensors.torch import load_file
 
 from realign_plugin import SafetySubspace
 from realign_plugin.training.preflight import check_options
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent.parent / "examples" / "train"
+FSDP_ON_CPU = {"PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "fsdp_on_cpu"), os.environ.get("PYTHONPATH"))))}
 FILES = sorted(FOLDER.glob("*.yaml"))
 ALONE = [FOLDER / f"{name}.yaml" for name in ("full_weights", "instruct_base", "lora_many_tasks", "lora_one_task")]
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -43,6 +46,7 @@ TOGETHER = {
 
 
 DISTILLED = TOGETHER | {"per_device_train_batch_size": 2}  # most batches have rows of one teacher alone
+DISTILLED_LORA = {k: v for k, v in DISTILLED.items() if not k.startswith("mask_")} | {"learning_rate": 0.01}
 
 
 def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -137,11 +141,15 @@ def logged(run: Path, key: str) -> list[float]:
     return [entry[key] for entry in log(run) if key in entry]
 
 
-def assert_same(run: Path, alone: Path, own: str = "rewards/chosen") -> None:
-    """The same losses, masks and subspace as one process with the same global batch."""
-    for key in ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", own):
+def assert_same_logs(run: Path, alone: Path, keys: Iterable[str]) -> None:
+    for key in keys:
         assert len(logged(alone, key)) >= 1, key
         assert logged(run, key) == pytest.approx(logged(alone, key), rel=1e-4, abs=1e-6), key
+
+
+def assert_same(run: Path, alone: Path, own: str = "rewards/chosen") -> None:
+    """The same losses, masks and subspace as one process with the same global batch."""
+    assert_same_logs(run, alone, ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", own))
     found, expected = SafetySubspace.load(run), SafetySubspace.load(alone)
     for what in ("logits", "aligned"):
         for module, pair in getattr(expected, what).items():
@@ -158,6 +166,15 @@ def write(options: dict[str, Any], file: Path) -> Path:
 
 def check(result: Any) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def run_two(run_stock: Run, file: Path, engine: str) -> Any:
+    """Train in two processes, each with everything (``ddp``) or with its part (``fsdp``)."""
+    if engine == "ddp":
+        return run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
+    command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
+    last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
+    return run_stock(*command, *last, env=FSDP_ON_CPU)
 
 
 @pytest.mark.cli
@@ -181,14 +198,48 @@ def test_distillation_in_two_processes_is_one(
     lab: Path, tmp_path: Path, run_stock: Run, distilled: Path, engine: str
 ) -> None:
     options = replaced(FOLDER / "distill.yaml", lab, tmp_path / "run", **DISTILLED, gradient_accumulation_steps=4)
-    file = write(options | ({"pure_bf16": False} if engine == "fsdp" else {}), tmp_path / "x.yaml")
-    if engine == "ddp":
-        check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
-    else:
-        command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
-        last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
-        check(run_stock(*command, *last, env={"PYTHONPATH": str(HERE / "fsdp_on_cpu")}))
+    check(run_two(run_stock, write(options, tmp_path / "x.yaml"), engine))
     assert_same(tmp_path / "run", distilled, "kl/fine_tuned")
+
+
+@pytest.fixture(scope="module")
+def distilled_lora(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """distill_lora.yaml in this process, as ``distilled``."""
+    out = tmp_path_factory.mktemp("distilled_lora") / "run"
+    run_exp(replaced(FOLDER / "distill_lora.yaml", lab, out, **DISTILLED_LORA, gradient_accumulation_steps=8))
+    return out
+
+
+@pytest.mark.cli
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_lora_distillation_in_two_processes_is_one(
+    lab: Path, tmp_path: Path, run_stock: Run, distilled_lora: Path, engine: str
+) -> None:
+    run = tmp_path / "run"
+    options = replaced(FOLDER / "distill_lora.yaml", lab, run, **DISTILLED_LORA, gradient_accumulation_steps=4)
+    file = write(options, tmp_path / "x.yaml")
+    check(run_two(run_stock, file, engine))
+    assert_same_lora(run, distilled_lora, lab / "task1")
+    if engine == "fsdp":
+        assert (run / "checkpoint-2" / "optimizer_0").is_dir()  # it was FSDP that ran
+        (run / "checkpoint-3" / "trainer_state.json").unlink()  # as if killed while it was written
+        (run / "adapter_model.safetensors").unlink()
+        state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+        state["log_history"].append({"step": 2, "went_on": 1})
+        (run / "checkpoint-2" / "trainer_state.json").write_text(json.dumps(state))
+        check(run_two(run_stock, file, engine))
+        assert logged(run, "went_on") == [1]
+        assert_same_lora(run, distilled_lora, lab / "task1")
+
+
+def assert_same_lora(run: Path, alone: Path, start_from: Path) -> None:
+    """The same losses and adapter as one process, and it has moved."""
+    assert_same_logs(run, alone, ("loss", "eval_loss", "kl/aligned", "eval_kl/fine_tuned"))
+    found, expected, start = (load_file(folder / "adapter_model.safetensors") for folder in (run, alone, start_from))
+    assert found.keys() == expected.keys() == start.keys()
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).abs().max() <= 1e-5, name
+        assert (tensor - start[name]).abs().max() > 1e-3, name
 
 
 @pytest.mark.cli
@@ -208,14 +259,13 @@ def test_fsdp_is_one_process_and_goes_on_with_another_number(
     options = replaced(FOLDER / "fsdp.yaml", lab, tmp_path / "run", **TOGETHER)
     command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml", "--main_process_port", 0]
     last = ["-m", "llamafactory.launcher", write(options, tmp_path / "x.yaml")]
-    env = {"PYTHONPATH": str(HERE / "fsdp_on_cpu")}
-    check(run_stock(*command, *last, env=env))
+    check(run_stock(*command, *last, env=FSDP_ON_CPU))
     assert_same(tmp_path / "run", one_process)
     assert (tmp_path / "run" / "checkpoint-2" / "optimizer_0").is_dir()  # it was FSDP that ran
     (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").unlink()  # as if killed while it was written
     (tmp_path / "run" / "adapter_model.safetensors").unlink()
     write(options | {"gradient_accumulation_steps": 4, "per_device_eval_batch_size": 8}, tmp_path / "x.yaml")
-    check(run_stock(*command, "--num_processes", 1, *last, env=env))
+    check(run_stock(*command, "--num_processes", 1, *last, env=FSDP_ON_CPU))
     assert_same(tmp_path / "run", one_process)
 
 
