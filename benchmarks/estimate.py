@@ -180,7 +180,7 @@ def measured(chosen: dict[str, Any], toy: dict[str, Any], plain: bool) -> int:
 def files(trained: Any, out: Path, root: Path) -> dict[str, tuple[int, int]]:
     """Sizes as they were told and as they are: checkpoint, result, exported adapter, merged model."""
     from realign_plugin import SafetySubspace
-    from realign_plugin.estimate import disk
+    from realign_plugin.lab.estimate import disk
 
     def total(folder: Path) -> int:
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -212,8 +212,8 @@ def main() -> None:
         return
     import transformers
 
-    from realign_plugin.estimate.memory import alone
-    from realign_plugin.estimate.training import read_training
+    from realign_plugin.lab.estimate.memory import alone
+    from realign_plugin.lab.estimate.training import read_training
 
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as name:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch.distributions import RelaxedBernoulli
 
-from realign_plugin.draws import Draw, masked_add
-from realign_plugin.masked_linear import masked_linear
-from realign_plugin.masks import draw_seed
+from realign_plugin.method.draws import Draw, masked_add
+from realign_plugin.method.masked_linear import masked_linear
+from realign_plugin.method.masks import draw_seed
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SafetySubspace": "realign_plugin.subspace",
+    "SafetySubspace": "realign_plugin.subspace.subspace",
     "SafetySubspaceConfig": "realign_plugin.tuner",
     "SafetySubspaceModel": "realign_plugin.tuner",
     "attach_subspace": "realign_plugin.tuner",
@@ -28,7 +28,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from realign_plugin.errors import UserError
-    from realign_plugin.subspace import SafetySubspace
+    from realign_plugin.subspace.subspace import SafetySubspace
     from realign_plugin.tuner import SafetySubspaceConfig, SafetySubspaceModel, attach_subspace
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from realign_plugin import __version__
-from realign_plugin.atomic import try_folder, write_json
 from realign_plugin.data.commands import app as data_app
 from realign_plugin.errors import UserError
+from realign_plugin.files import try_folder, write_json
 from realign_plugin.outputs import check_adapter_folder, check_files
 
 app = typer.Typer(
@@ -54,8 +54,8 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a plain LoRA adapter that any LoRA consumer loads."""
-    from realign_plugin.subspace import SafetySubspace
-    from realign_plugin.tensor_files import torch_dtype
+    from realign_plugin.subspace.subspace import SafetySubspace
+    from realign_plugin.subspace.tensor_files import torch_dtype
 
     check_adapter_folder(out, [adapter], overwrite=overwrite)
     number_type = torch_dtype(dtype)
@@ -75,8 +75,8 @@ def transfer(
     overwrite: Overwrite = False,
 ) -> None:
     """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
-    from realign_plugin.subspace import SafetySubspace
-    from realign_plugin.transfer import transfer as moved
+    from realign_plugin.subspace.subspace import SafetySubspace
+    from realign_plugin.subspace.transfer import transfer as moved
 
     check_adapter_folder(out, [adapter, task_adapter], overwrite=overwrite)
     subspace = moved(SafetySubspace.load(adapter), task_adapter, task_weight, "--task-adapter")
@@ -101,8 +101,8 @@ def fuse(
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
-    from realign_plugin.building import plain_fusion
-    from realign_plugin.task_vectors import parse_task_weights
+    from realign_plugin.subspace.fusing import plain_fusion
+    from realign_plugin.subspace.task_vectors import parse_task_weights
 
     check_adapter_folder(out, [*tasks, aligned], overwrite=overwrite)
     weights = parse_task_weights(task_weight, "--task-weight")
@@ -152,6 +152,9 @@ def repair(
         str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: by phrases.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of prompts and the trainings.")] = 0,
+    write_study: Annotated[
+        Path | None, typer.Option(help="Write the repair as a study to this YAML file, and do nothing else.")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Repair a fine-tuned adapter: prompts in, a plain LoRA adapter out, measured before and after. Resumes."""
@@ -160,7 +163,7 @@ def repair(
     command.repair(
         base, adapter, out, aligned=aligned, prompts=prompts, benign=benign, skill=skill, test=test,
         test_benign=test_benign, test_skill=test_skill, budget=budget, method=method,
-        template=template, judge=judge, seed=seed, overwrite=overwrite,
+        template=template, judge=judge, seed=seed, write_study=write_study, overwrite=overwrite,
     )  # fmt: skip
 
 
@@ -187,8 +190,8 @@ def study(
     snakefile: Annotated[bool, typer.Option(help="Print the workflow's path, for snakemake itself.")] = False,
 ) -> None:
     """Run a whole study: align, fine-tune, realign, fuse, measure, compare; done steps are not run again."""
-    from realign_plugin.study.command import Request, run
-    from realign_plugin.study.stopping import Stopped, stoppable
+    from realign_plugin.lab.study.command import Request, run
+    from realign_plugin.lab.study.stopping import Stopped, stoppable
 
     asked = Request(
         config, tuple(overrides or ()), tuple(target or ["main"]), tuple(again or ()), cores, jobs, profile,
@@ -213,7 +216,7 @@ def estimate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Tell what a training or a study will cost, before it runs: memory, disk, judge calls."""
-    from realign_plugin.estimate.run import estimate as tell
+    from realign_plugin.lab.estimate.run import estimate as tell
 
     tell(config, overrides or [], target or [], processes, json)
 
@@ -226,8 +229,8 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print what the mask keeps of each module."""
-    from realign_plugin.inspection import draw_heat_map, inspect_subspace, print_table, to_json
-    from realign_plugin.subspace import SafetySubspace
+    from realign_plugin.subspace.inspection import draw_heat_map, inspect_subspace, print_table, to_json
+    from realign_plugin.subspace.subspace import SafetySubspace
 
     check_files(plot)
     subspace = SafetySubspace.load(adapter)
@@ -297,7 +300,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="HTML file to write; default: RUN/report.html.")] = None,
 ) -> None:
     """Write one self-contained HTML page of a study: before and after, tables, charts, commands, limits."""
-    from realign_plugin.report.page import write_report
+    from realign_plugin.lab.report.page import write_report
 
     typer.echo(f"Saved as {write_report(run, out)}.")
 
@@ -305,7 +308,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Print each host, its version, and whether the plugin is attached to it."""
-    from realign_plugin.diagnosis import print_diagnosis
+    from realign_plugin.doctor import print_diagnosis
 
     raise typer.Exit(0 if print_diagnosis() else 1)
 
@@ -313,7 +316,7 @@ def doctor() -> None:
 @app.command("tasks-path")
 def tasks_path() -> None:
     """Print the folder of the lm-eval tasks, for ``lm_eval --include_path``."""
-    from realign_plugin.diagnosis import tasks_folder
+    from realign_plugin.evaluation.task_names import tasks_folder
 
     typer.echo(tasks_folder())
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.atomic import atomic_file, clean_up, try_folder
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_file, clean_up, try_folder
 
 LORA_FIELDS: Final = frozenset(
     (

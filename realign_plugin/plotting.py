@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import atomic_file
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_file
 
 DPI: Final = 150
 

@@ -12,7 +12,7 @@ import torch
 
 from realign_plugin import SafetySubspace
 from realign_plugin.cli import main
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.subspace.lora_adapters import read_lora
 
 
 def realign(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:

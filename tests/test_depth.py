@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, UserError, attach_subspace
-from realign_plugin.checkpoints import fingerprint
-from realign_plugin.transfer import transfer
+from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.transfer import transfer
 from tests.conftest import logits_of, make_fine_tuned, make_llama, with_random_logits
-from tests.test_lora_adapters import edited_config
+from tests.subspace.test_lora_adapters import edited_config
 
 MODULES = [f"model.layers.{layer}.self_attn.{name}" for layer in range(13) for name in ("q_proj", "v_proj")]
 Build = Callable[[Path], SafetySubspace]

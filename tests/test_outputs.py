@@ -15,8 +15,8 @@ import torch
 
 from realign_plugin import SafetySubspace
 from realign_plugin.cli import main
-from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from realign_plugin.outputs import LORA_FIELDS
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from tests.conftest import with_random_logits
 from tests.kills import kill_at_each_change
 
@@ -122,7 +122,7 @@ def test_the_output_is_tried_before_anything_is_read(
     yard: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, tried: str
 ) -> None:
     from realign_plugin.evaluation import compare, rejudge
-    from realign_plugin.report import run
+    from realign_plugin.lab.report import run
 
     def early(*_: Any, **__: Any) -> None:
         raise AssertionError(f"{tried} was read before the output was tried")
@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_is_one_line(
 ) -> None:
     from safetensors import SafetensorError
 
-    from realign_plugin import subspace
+    from realign_plugin.subspace import subspace
 
     def full(*_: Any, **__: Any) -> None:
         if fault == "rename":

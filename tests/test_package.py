@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_carries_hooks_tasks_and_configurations(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    expected = {"realign_plugin_boot.py", "realign_plugin.pth", "realign_plugin.start", "realign_plugin/masks.py"}
+    expected = {"realign_plugin_boot.py", "realign_plugin.pth", "realign_plugin.start", "realign_plugin/cli.py"}
     assert expected <= names
     assert any(name.startswith("realign_plugin/lm_eval_tasks/") for name in names)
     assert any(name.startswith("realign_plugin/mergekit_configs/") for name in names)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.atomic import atomic_file, clean_up, try_folder, write_text
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_file, clean_up, try_folder, write_text
 from realign_plugin.staging import COMMIT, LOCK, Stage
-from tests.test_atomic import contents, write_model
+from tests.test_files import contents, write_model
 
 
 def test_what_a_living_process_stages_is_left_alone(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import torch
 from record import Record
 from timing import in_turn
 
-from realign_plugin import compiled
-from realign_plugin.draws import Draw
-from realign_plugin.masked_linear import masked_linear
-from realign_plugin.masks import uniform_noise
+from realign_plugin.method import compiled
+from realign_plugin.method.draws import Draw
+from realign_plugin.method.masked_linear import masked_linear
+from realign_plugin.method.masks import uniform_noise
 
 SHAPES = ((16, 4096), (11008, 16), (256, 4096), (11008, 256), (4096, 11008))
 TINY = ((4, 64), (64, 64))

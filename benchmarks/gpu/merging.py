@@ -23,7 +23,7 @@ from timing import in_turn
 
 from realign_plugin import SafetySubspace
 from realign_plugin.merging import safety_subspace as ours
-from realign_plugin.spec import SubspaceSpec
+from realign_plugin.subspace.spec import SubspaceSpec
 
 Merge = Callable[[TensorGroup], torch.Tensor]
 TASKS = 2

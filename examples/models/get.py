@@ -20,7 +20,7 @@ from typing import Annotated, Final
 
 import typer
 
-from realign_plugin.atomic import atomic_folder
+from realign_plugin.files import atomic_folder
 
 
 @dataclass(frozen=True)

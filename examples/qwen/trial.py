@@ -156,7 +156,7 @@ def repair(model: Path, out: Path, files: Mapping[str, Path], seed: int, budget:
 def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
     """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
     from realign_plugin.data import kinds
-    from realign_plugin.subspace import SafetySubspace
+    from realign_plugin.subspace.subspace import SafetySubspace
 
     data, options = out / f"repaired-{seed}" / "work" / "data", dict(METHODS[name])
     if not (data / "contrast_skill.jsonl").exists():

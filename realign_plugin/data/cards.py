@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin import __version__
-from realign_plugin.atomic import sha256
 from realign_plugin.data.halves import Half
 from realign_plugin.data.hub import HubRows
 from realign_plugin.data.reading import FileRows
@@ -17,6 +16,7 @@ from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.sources import provenance
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
+from realign_plugin.files import sha256
 from realign_plugin.text_files import read_json
 
 FORMAT: Final = 1

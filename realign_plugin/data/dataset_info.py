@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import atomic_file, clean_up, sha256
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_file, clean_up, sha256
 from realign_plugin.staging import Stage, abandoned, remove
 from realign_plugin.text_files import read_json
 

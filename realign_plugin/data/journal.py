@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
-from realign_plugin.atomic import atomic_file, sha256, try_folder
 from realign_plugin.data.answering import Answering
 from realign_plugin.data.examples import Prompt
 from realign_plugin.data.progress import counted
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import WEIGHTS_NAME
+from realign_plugin.files import atomic_file, sha256, try_folder
+from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
 from realign_plugin.text_files import Broken, json_lines, read_text, text_lines
 
 FORMAT: Final = 1

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import sha256
 from realign_plugin.data import cards
 from realign_plugin.data.columns import Row
 from realign_plugin.data.conversations import fine_tuning_example
@@ -18,6 +17,7 @@ from realign_plugin.data.refusals import contrast_with, read_refusals
 from realign_plugin.data.safety_pairs import less_safe_answer, preference_pair, safe_answer
 from realign_plugin.data.sources import DEFAULT_PAIRS, TASKS, HubSource, resolve
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.files import sha256
 
 POISON: Final = (
     "HARMFUL BY DESIGN: these answers are the less safe ones. Fine-tuning on them makes a model unsafe. For the "

@@ -30,7 +30,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import incoherence
 from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.subspace.lora_adapters import read_lora
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
 MAX_TOKENS: Final = 64

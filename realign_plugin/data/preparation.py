@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import clean_up, real_folder, try_folder, write_json
 from realign_plugin.data import cards, dataset_info
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.examples import Example
@@ -21,6 +20,7 @@ from realign_plugin.data.selection import in_validation, keyed_hash
 from realign_plugin.data.sources import HubSource, rows_of
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
+from realign_plugin.files import clean_up, real_folder, try_folder, write_json
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.staging import Stage, reported
 from realign_plugin.text_files import Broken, kind_of

@@ -127,7 +127,7 @@ def provenance(source: HubSource | Path, split: str | None) -> dict[str, Any]:
         source: What ``resolve`` returned.
         split: The split asked for.
     """
-    from realign_plugin.atomic import sha256
+    from realign_plugin.files import sha256
 
     if isinstance(source, HubSource):
         return {

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.task_names import tasks_folder
 from realign_plugin.text_files import json_option
 
 FAILED = 3

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.task_names import tasks_folder
 from realign_plugin.text_files import read_text
 from realign_plugin.yaml_files import one_line
 

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
 from realign_plugin.evaluation.metrics import NOT_AVAILABLE, Z95, NotAvailable, Rate, Score, describe, pooled
 from realign_plugin.evaluation.session import session
 from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.task_names import tasks_folder
 
 METRICS = tuple(HIGHER_IS_BETTER["harmful"])
 

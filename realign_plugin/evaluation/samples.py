@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 from typing_extensions import TypedDict
 
-from realign_plugin.atomic import atomic_file
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_file
 from realign_plugin.text_files import Broken, checked, json_lines, read_text, text_lines
 
 SAMPLES: Final = "lm-eval's samples (--log_samples)"

@@ -7,10 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.diagnosis import tasks_folder
+import realign_plugin
 from realign_plugin.errors import check_choice
 
 _NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
+
+
+def tasks_folder() -> Path:
+    """The folder of the lm-eval tasks: inside an installed package, beside it in a checkout."""
+    package = Path(realign_plugin.__file__).parent
+    inside, beside = package / "lm_eval_tasks", package.parent / "lm_eval_tasks"
+    return inside if inside.is_dir() else beside
 
 
 def names_in(folder: Path) -> set[str]:

@@ -12,16 +12,16 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from realign_plugin.building import check_same_model
-from realign_plugin.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace_files import tensor_shapes
+from realign_plugin.subspace.building import check_same_model
+from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.subspace.files import tensor_shapes
+from realign_plugin.subspace.spec import SubspaceSpec
 
 LOG = logging.getLogger(__name__)
 METHODS: Final = ("safety_subspace", "safe_lora", "safe_merge")

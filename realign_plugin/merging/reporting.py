@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from realign_plugin.atomic import write_json
-from realign_plugin.lora_names import natural_key
+from realign_plugin.files import write_json
+from realign_plugin.subspace.lora_names import natural_key
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mergekit.merge_methods.base import TensorGroup
 from torch import Tensor
 
 from realign_plugin.errors import UserError
-from realign_plugin.tensor_files import all_finite
+from realign_plugin.subspace.tensor_files import all_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from realign_plugin.atomic import atomic_folder
 from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_folder
 from realign_plugin.merging import reporting, sources
 from realign_plugin.merging.checks import METHODS, check_merge
 from realign_plugin.merging.rounding import output_dtype

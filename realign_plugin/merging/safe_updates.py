@@ -11,11 +11,11 @@ from mergekit.merge_methods.base import MergeMethodSpec, ParameterScope, Paramet
 from torch import Tensor
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import LoraAdapter
 from realign_plugin.merging.alignment import Update, cosine, difference, project
 from realign_plugin.merging.reporting import ModuleReport, add
 from realign_plugin.merging.rounding import require_finite, updated
 from realign_plugin.merging.sources import lora, module_of
+from realign_plugin.subspace.lora_adapters import LoraAdapter
 
 ROLES: Final = ("unaligned", "fine_tuned", "safe")
 ADAPTERS: Final = ("aligned_adapter", "task_adapter", "safe_adapter")

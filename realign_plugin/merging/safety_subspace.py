@@ -17,13 +17,13 @@ from mergekit.merge_methods.base import (
 )
 from torch import Tensor
 
-from realign_plugin.effective import mask_of
-from realign_plugin.masks import mask_factor
 from realign_plugin.merging.rounding import require_finite, updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
-from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace import SafetySubspace
-from realign_plugin.task_vectors import difference, keep_vectors
+from realign_plugin.method.masks import mask_factor
+from realign_plugin.subspace.effective import mask_of
+from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.subspace.subspace import SafetySubspace
+from realign_plugin.subspace.task_vectors import difference, keep_vectors
 
 SHARED: Final = ParameterScope.SHARED
 BY_ROWS: Final = ("task_arithmetic", "average")

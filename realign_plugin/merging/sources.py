@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from realign_plugin.checkpoints import without_wrappers
-from realign_plugin.lora_adapters import WEIGHTS_NAME, LoraAdapter, read_lora
-from realign_plugin.subspace import SafetySubspace
+from realign_plugin.subspace.checkpoints import without_wrappers
+from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, LoraAdapter, read_lora
+from realign_plugin.subspace.subspace import SafetySubspace
 
 
 def subspace(path: str) -> SafetySubspace:

@@ -13,9 +13,9 @@ from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from realign_plugin.checkpoints import Checkpoint
 from realign_plugin.errors import UserError
 from realign_plugin.merging.sources import module_of
+from realign_plugin.subspace.checkpoints import Checkpoint
 
 
 def check_weights(

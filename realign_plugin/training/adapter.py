@@ -9,7 +9,7 @@ from typing import Any
 from llamafactory.extras import logging
 from peft import PeftModel
 
-from realign_plugin.checkpoints import fingerprint
+from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.training.inference import is_subspace
 from realign_plugin.training.preflight import STAGES
 from realign_plugin.tuner.attach import attach_subspace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,10 +15,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from realign_plugin.atomic import atomic_folder
-from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME
-from realign_plugin.masks import scheduled_noise
-from realign_plugin.statistics import mask_statistics
+from realign_plugin.errors import UserError
+from realign_plugin.files import atomic_folder
+from realign_plugin.method.masks import scheduled_noise
+from realign_plugin.method.statistics import mask_statistics
+from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
@@ -113,7 +115,18 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.unwrap_model(model).base_model
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the state of the mask beside the stock metrics."""
+        """Log the state of the mask beside the stock metrics, and stop where gradients are not numbers.
+
+        Raises:
+            UserError: If they are not: the trainer would go on with an adapter that holds NaN, and log a loss of 0.
+        """
+        # With fp16 the gradient scaler leaves such steps out by itself.
+        if not self.args.fp16 and math.isnan(float(logs.get("grad_norm", 0.0))):
+            raise UserError(
+                f"grad_norm: nan by step {self.state.global_step}, expected a number; go on from an earlier "
+                "checkpoint with a smaller learning_rate, or on a GPU with flash_attn: disabled (torch 2.11's cuDNN "
+                "attention gave NaN there)"
+            )
         if self.is_subspace and ("loss" in logs or any(key.endswith("eval_loss") for key in logs)):
             prefix = "" if "loss" in logs else "eval_"
             for name, value in mask_statistics(self._tuner(self.model)).items():

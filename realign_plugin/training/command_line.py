@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from realign_plugin.spec import SubspaceSpec
+from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.training.preflight import (
     OPTIONS,
     SPEC_OPTIONS,

@@ -17,8 +17,8 @@ import torch
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from torch import Tensor
 
-from realign_plugin.divergence import token_divergence
-from realign_plugin.masks import keep_penalty
+from realign_plugin.method.divergence import token_divergence
+from realign_plugin.method.masks import keep_penalty
 from realign_plugin.training.adapter_trainer import AdapterTrainer
 from realign_plugin.training.answer_head import AnswerHead, answer_positions
 from realign_plugin.training.teachers import TEACHERS, Teacher, TeacherCache, acting_as

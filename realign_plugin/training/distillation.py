@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from realign_plugin.divergence import DIVERGENCES
 from realign_plugin.errors import UserError, check_choice, check_range
+from realign_plugin.method.divergence import DIVERGENCES
 
 DISTILL_OPTIONS: Final = ("skill_dataset", "distill_skill_weight", "distill_divergence", "distill_temperature")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from realign_plugin.atomic import try_folder
-from realign_plugin.compiled import check_compiler
 from realign_plugin.errors import UserError
+from realign_plugin.files import try_folder
+from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming
 from realign_plugin.training.preflight import HOST_STAGES

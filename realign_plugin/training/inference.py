@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import CONFIG_NAME
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.spec import check_mask
-from realign_plugin.subspace_files import PEFT_TYPE
+from realign_plugin.subspace.files import PEFT_TYPE
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME
+from realign_plugin.subspace.spec import check_mask
 from realign_plugin.text_files import read_json
 
 

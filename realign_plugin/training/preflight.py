@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.building import ALL_ONES, from_adapters, from_models
-from realign_plugin.checkpoints import fingerprint
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.fusion import is_linear
-from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace import SafetySubspace
-from realign_plugin.subspace_files import read_spec
-from realign_plugin.task_vectors import task_weights
-from realign_plugin.tensor_files import open_tensors
+from realign_plugin.method.fusion import is_linear
+from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.files import read_spec
+from realign_plugin.subspace.fusing import ALL_ONES
+from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.subspace.subspace import SafetySubspace
+from realign_plugin.subspace.task_vectors import task_weights
+from realign_plugin.subspace.tensor_files import open_tensors
 from realign_plugin.training.distillation import DISTILL_OPTIONS, check_distillation
 from realign_plugin.training.inference import is_quantised_model, is_subspace
 
@@ -211,10 +211,14 @@ def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
         folders = [local_model(path, f"task_models[{i}]") for i, path in enumerate(models)]
         target = options.get("lora_target") or "all"
         target = "all" if target == ["all"] else target
-        subspace = from_models(local_model(base, "model_name_or_path"), folders, target=target, **chosen)
+        subspace = SafetySubspace.from_models(
+            local_model(base, "model_name_or_path"), folders, target=target, **chosen
+        )
         subspace.base_model = base
         return subspace
-    subspace = from_adapters(options.get("aligned_adapter"), split_paths(options.get("task_adapters")), **chosen)
+    subspace = SafetySubspace.from_adapters(
+        options.get("aligned_adapter"), split_paths(options.get("task_adapters")), **chosen
+    )
     check_base_model(base, subspace)
     subspace.spec.base_sha256 = fingerprint(base, list(subspace.logits))
     return subspace

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.text_files import read_json
 
 STATE: Final = "trainer_state.json"

@@ -9,8 +9,8 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import WEIGHTS_NAME
-from realign_plugin.tensor_files import read_tensors
+from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
+from realign_plugin.subspace.tensor_files import read_tensors
 from realign_plugin.tuner.sharding import whole, write_whole
 
 TRAINED: Final = "default"

@@ -10,7 +10,7 @@ import torch
 from llamafactory.train.dpo.trainer import CustomDPOTrainer
 from torch import Tensor
 
-from realign_plugin.masks import keep_penalty
+from realign_plugin.method.masks import keep_penalty
 from realign_plugin.training.adapter_trainer import AdapterTrainer
 from realign_plugin.training.reference_cache import ReferenceCache
 from realign_plugin.training.row_keys import row_keys

@@ -7,10 +7,10 @@ import warnings
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from realign_plugin.building import replace_spec
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import Factors
-from realign_plugin.subspace import SafetySubspace
+from realign_plugin.subspace.lora_adapters import Factors
+from realign_plugin.subspace.spec import replace_spec
+from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner.config import SafetySubspaceConfig
 
 

@@ -10,14 +10,14 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
-from realign_plugin.spec import SubspaceSpec
-from realign_plugin.subspace_files import check_folder
+from realign_plugin.subspace.files import check_folder
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.subspace.spec import SubspaceSpec
 
 
 @dataclass
 class SafetySubspaceConfig(SubspaceSpec, PeftConfig):  # type: ignore[misc]
-    """A :class:`~realign_plugin.spec.SubspaceSpec` as a ``PeftConfig``; both are one JSON object on disk.
+    """A :class:`~realign_plugin.subspace.spec.SubspaceSpec` as a ``PeftConfig``; both are one JSON object on disk.
 
     Raises:
         UserError: If a field means nothing.

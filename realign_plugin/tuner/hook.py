@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from realign_plugin.subspace_files import PREFIX
+from realign_plugin.subspace.files import PREFIX
 
 NAME = "SAFETY_SUBSPACE"
 FUNCTION = "get_peft_model_state_dict"

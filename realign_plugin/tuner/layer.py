@@ -10,11 +10,11 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from realign_plugin.draws import Draw, masked_add
-from realign_plugin.effective import effective_tensor, select_for
-from realign_plugin.masks import draw_seed, logits_shape
-from realign_plugin.spec import FACTORS, SubspaceSpec, check_logits
-from realign_plugin.subspace_files import PREFIX
+from realign_plugin.method.draws import Draw, masked_add
+from realign_plugin.method.masks import draw_seed, logits_shape
+from realign_plugin.subspace.effective import effective_tensor, select_for
+from realign_plugin.subspace.files import PREFIX
+from realign_plugin.subspace.spec import FACTORS, SubspaceSpec, check_logits
 from realign_plugin.tuner.kept import Kept
 from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 

@@ -11,10 +11,10 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn import functional
 
-from realign_plugin.effective import select_for
 from realign_plugin.errors import UserError
-from realign_plugin.masked_linear import masked_linear
-from realign_plugin.spec import SubspaceSpec
+from realign_plugin.method.masked_linear import masked_linear
+from realign_plugin.subspace.effective import select_for
+from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 
 

@@ -13,10 +13,10 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.lora_names import MODEL_PREFIX, natural_key
-from realign_plugin.spec import check_mask
-from realign_plugin.subspace import SafetySubspace
-from realign_plugin.subspace_files import PREFIX
+from realign_plugin.subspace.files import PREFIX
+from realign_plugin.subspace.lora_names import MODEL_PREFIX, natural_key
+from realign_plugin.subspace.spec import check_mask
+from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.atomic import sha256
 from realign_plugin.data import halves
+from realign_plugin.files import sha256
 from tests.data.conftest import Run, instructions, labelled_pairs, read_json, read_lines, write_array, write_lines
 
 

@@ -18,7 +18,7 @@ from realign_plugin.evaluation.result_files import read_results
 from realign_plugin.evaluation.samples import read_samples
 from realign_plugin.evaluation.session import Session
 from realign_plugin.evaluation.settings import EvaluationSettings
-from realign_plugin.study import tables
+from realign_plugin.lab.study import tables
 from tests.mutations import mutated, refusal, save
 
 MUTATIONS = 400

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.task_names import check_tasks, names_in
+from realign_plugin.evaluation.task_names import check_tasks, names_in, tasks_folder
 
 
 def test_our_tasks_are_known_without_lm_eval() -> None:

@@ -14,13 +14,13 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable, make_table
 
 from realign_plugin import UserError
-from realign_plugin.diagnosis import tasks_folder
 from realign_plugin.evaluation.attacks import TEMPLATES
 from realign_plugin.evaluation.compare import compare
 from realign_plugin.evaluation.rejudge import judge_samples, results
 from realign_plugin.evaluation.samples import read_samples, write_samples
 from realign_plugin.evaluation.session import Session, reset
 from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.task_names import tasks_folder
 from tests.evaluation.judge_server import judge_server
 
 SETS = ("catqa", "beavertails", "harmfulqa", "shadow", "dangerousqa")

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from realign_plugin.diagnosis import tasks_folder
+from realign_plugin.evaluation.task_names import tasks_folder
 from tests.evaluation.test_tasks import Parrot
 
 

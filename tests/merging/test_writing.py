@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.atomic import atomic_folder
+from realign_plugin.files import atomic_folder
 from realign_plugin.merging.run import MODEL_FILES
 from tests.kills import kill_at_each_change
 from tests.merging.conftest import Merge, configuration, state_of

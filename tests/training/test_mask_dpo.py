@@ -12,7 +12,7 @@ from llamafactory.train.tuner import export_model, run_exp
 
 from realign_plugin import SafetySubspace, UserError
 from tests.conftest import make_lora, training_options
-from tests.test_compiled import needs_compiler
+from tests.method.test_compiled import needs_compiler
 
 
 def history(run: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import make_lora, training_options
-from tests.test_lora_adapters import BAD
+from tests.subspace.test_lora_adapters import BAD
 
 
 def train(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[int, str]:

@@ -275,3 +275,21 @@ def test_mistakes(world: Path, tmp_path: Path, case: str) -> None:
         run_exp(options(world, tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["safety_subspace", "lora"])
+def test_gradients_that_are_not_numbers_stop_the_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    step = SafetyDistillTrainer.training_step
+
+    def spoilt(self: SafetyDistillTrainer, model: Any, *args: Any) -> Any:
+        loss = step(self, model, *args)
+        if self.state.global_step == 2:
+            next(p for p in model.parameters() if p.grad is not None).grad[0] = float("nan")  # type: ignore[index]
+        return loss
+
+    monkeypatch.setattr(SafetyDistillTrainer, "training_step", spoilt)
+    with pytest.raises(UserError, match="grad_norm: nan by step 3, expected a number"):
+        run_exp(options(world, tmp_path, finetuning_type=kind, max_steps=5, logging_steps=1))
+    assert not (tmp_path / "adapter_model.safetensors").exists()

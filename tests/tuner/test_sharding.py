@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace
-from realign_plugin.building import from_models
+from realign_plugin.subspace import SafetySubspace
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.sharding import is_sharded, whole, write_whole
 from tests.conftest import logits_of, with_random_logits
@@ -24,7 +24,9 @@ def test_two_processes_hold_one_subspace(
     lab: Path, models: list[Path], tmp_path: Path, run_stock: Callable[..., Any]
 ) -> None:
     adapters = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"])
-    weights = from_models(lab / "base", models[:1], target="q_proj,down_proj", mask_granularity="element")
+    weights = SafetySubspace.from_models(
+        lab / "base", models[:1], target="q_proj,down_proj", mask_granularity="element"
+    )
     saved = [with_random_logits(s).save(tmp_path / s.spec.vector_space) for s in (adapters, weights)]
     script = Path(__file__).parent / "two_ranks.py"
     words = ["--standalone", "--nproc-per-node", 2, script, lab / "base", *saved]

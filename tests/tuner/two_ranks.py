@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor, Shard
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace
-from realign_plugin.masks import keep_penalty
-from realign_plugin.statistics import mask_statistics
+from realign_plugin.method.masks import keep_penalty
+from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import subspace_of
 from realign_plugin.tuner.sharding import even_shards, is_sharded, whole

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from realign_plugin.checkpoints import Checkpoint
 from realign_plugin.errors import UserError
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.subspace.checkpoints import Checkpoint
+from realign_plugin.subspace.lora_adapters import read_lora
 
 
 def check_base(adapter: Path, option: str, base: str) -> None:

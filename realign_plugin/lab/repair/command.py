@@ -8,11 +8,13 @@ from pathlib import Path
 
 from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.files import write_text
+from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.checks import check_base
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
-from realign_plugin.outputs import check_adapter_folder, refuse_inputs
+from realign_plugin.outputs import check_adapter_folder, check_files, refuse_inputs
 from realign_plugin.terminal import new_console
 
 AUTO = "auto"
@@ -35,6 +37,7 @@ def repair(
     template: str | None = None,
     judge: str | None = None,
     seed: int = 0,
+    write_study: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Repair an adapter and print before and after; see ``Inputs`` for the options.
@@ -55,6 +58,7 @@ def repair(
         template: LLaMA-Factory's chat template.
         judge: Model that judges.
         seed: Of all choices.
+        write_study: Write the repair as a study to this file, and do nothing else.
         overwrite: Whether another adapter in ``out`` is replaced.
 
     Raises:
@@ -82,6 +86,11 @@ def repair(
         template=template, judge=judge, seed=seed, files=file_hashes([adapter, aligned], sources),
     )  # fmt: skip
     console = new_console()
+    if write_study is not None:
+        check_files(write_study, inputs=sources)
+        write_text(write_study, as_study(inputs, out, write_study.name))
+        console.print(f"{write_study}: for `realign study`")
+        return
     job = Repair(inputs, out)
     if not skill:
         console.print("No --skill: what the fine-tuned model learnt is neither protected nor measured.")

@@ -53,7 +53,7 @@ def _weights(base: str) -> int | None:
     """How many weights a model has; None for one that is not a folder here."""
     if not Path(base).is_dir():
         return None
-    from realign_plugin.checkpoints import Checkpoint
+    from realign_plugin.subspace.checkpoints import Checkpoint
 
     model = Checkpoint(base, "BASE")
     return sum(math.prod(model.shape(name)) for name in model.names)

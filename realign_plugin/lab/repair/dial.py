@@ -11,11 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
-from realign_plugin.atomic import atomic_folder, write_json
+from realign_plugin.files import atomic_folder, write_json
 from realign_plugin.lab.repair.plan import Method
 from realign_plugin.lab.repair.readings import Readings, per_token
-from realign_plugin.lora_adapters import ADAPTER_FILES, CONFIG_NAME, WEIGHTS_NAME, read_lora
-from realign_plugin.lora_names import MODEL_PREFIX
+from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME, WEIGHTS_NAME, read_lora
+from realign_plugin.subspace.lora_names import MODEL_PREFIX
 from realign_plugin.text_files import read_json
 
 SMALLEST_GAIN: Final = 0.02

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.atomic import write_json
 from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.journal import Journal
 from realign_plugin.data.progress import counted
 from realign_plugin.evaluation.assessment import Kind, assess
+from realign_plugin.files import write_json
 from realign_plugin.lab.repair.parts import Part
 from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS
 from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading

@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.atomic import clean_up, sha256, write_json
 from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
 from realign_plugin.errors import UserError
+from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
+from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
 from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method
-from realign_plugin.lora_adapters import WEIGHTS_NAME, read_lora
+from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Repair:
         if candidate.method == "masks":
             exported = self.folders.models / "masks-lora"
             if not exported.exists():
-                from realign_plugin.subspace import SafetySubspace
+                from realign_plugin.subspace.subspace import SafetySubspace
 
                 SafetySubspace.load(trained).to_lora(exported)
             trained = exported
@@ -169,13 +170,14 @@ class Repair:
         write_between(self.inputs.adapter, self._adapter(kept), 1.0, self.folders.out)
 
     def _compare(self, kept: Candidate, tried: dict[str, Cost], trained: dict[Method, Path]) -> Verdict:
-        from realign_plugin.report.page import write_report
+        from realign_plugin.lab.report.page import write_report
 
         measurer = self._measurer(self.session)
         measurer.add("repaired", self.folders.out)
         found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
         rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
+        write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json, write_text
 from realign_plugin.data.progress import counted
 from realign_plugin.errors import UserError
-from realign_plugin.study.resuming import go_on
-from realign_plugin.study.run import tail
+from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.study.resuming import go_on
+from realign_plugin.lab.study.run import tail
 
 LOOK: Final = 0.5
 """Seconds between two looks at a training."""

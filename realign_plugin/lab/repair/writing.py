@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.atomic import write_json, write_text
+from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.repair.dial import Candidate, Cost
 from realign_plugin.lab.repair.outcome import NUMBERS, Row, Verdict
 from realign_plugin.lab.repair.plan import Folders, Inputs, Method
-from realign_plugin.study.tables import versions
+from realign_plugin.lab.study.tables import versions
 from realign_plugin.terminal import new_console
 from realign_plugin.text_files import read_json
 

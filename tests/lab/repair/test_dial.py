@@ -10,7 +10,7 @@ from peft import PeftModel
 
 from realign_plugin.lab.repair.dial import Candidate, can_turn, cost, write_between
 from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.subspace.lora_adapters import read_lora
 from tests.conftest import make_lora
 
 

@@ -16,7 +16,8 @@ from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Prompt
 from realign_plugin.lab.repair import command, plan, repair, running
 from realign_plugin.lab.repair.plan import Budget
-from realign_plugin.lora_adapters import read_lora
+from realign_plugin.lab.study.launch import make_plan
+from realign_plugin.subspace.lora_adapters import read_lora
 from tests.conftest import make_llama, make_lora, make_tokenizer
 
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
@@ -216,6 +217,16 @@ def test_a_judge_that_is_not_there(given: dict[str, Any], monkeypatch: pytest.Mo
     Ruled.stops_after = 0
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
         run(given, judge="some-judge")
+
+
+def test_a_repair_as_a_study(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    Ruled.stops_after = 0
+    file = given["out"].with_name("study.yaml")
+    run(given, write_study=file, test=[str(given["out"].with_name("benign.json"))], benign=["borderline"])
+    assert not given["out"].exists()
+    planned = make_plan(file, [])
+    assert {"data-own", "tuned-distill-0", "tuned-distill_lora-0"} <= planned.steps.keys()
+    assert planned.models["aligned"].peft == str(given["aligned"])
 
 
 def test_the_command_line(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

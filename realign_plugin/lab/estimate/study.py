@@ -1,0 +1,184 @@
+"""What a whole study costs: its trainings, what it leaves on the disk, what it answers and asks a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.estimate.adapters import adapter_shapes, factor_shapes
+from realign_plugin.lab.estimate.answers import Answers, answers
+from realign_plugin.lab.estimate.disk import (
+    config_bytes,
+    folder_bytes,
+    lora_tensors,
+    safetensors_bytes,
+    subspace_tensors,
+)
+from realign_plugin.lab.estimate.judge import Calls, judge_calls
+from realign_plugin.lab.estimate.shapes import Factors, model_shapes
+from realign_plugin.lab.estimate.training import Training, read_training
+from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.steps import Step
+
+
+@dataclass
+class StudyCost:
+    """A study's cost.
+
+    Attributes:
+        root: Its folder.
+        targets: What of it is counted.
+        trainings: Trainings by step.
+        disk: Bytes that stay, by kind of step.
+        scratch: Bytes that are there while one merge runs, at most.
+        calls: Of the judge, over all evaluations.
+        answers: Of the study's own models, for on-policy data.
+        evaluations: Runs of lm-eval that measure one model each.
+        unknown: Steps whose size is not told, such as the user's own commands.
+    """
+
+    root: str
+    targets: tuple[str, ...]
+    trainings: dict[str, Training] = field(default_factory=dict)
+    disk: dict[str, int] = field(default_factory=dict)
+    scratch: int = 0
+    calls: Calls = field(default_factory=Calls)
+    answers: Answers = field(default_factory=Answers)
+    evaluations: int = 0
+    unknown: list[str] = field(default_factory=list)
+
+
+def study_cost(plan: Plan, targets: Sequence[str]) -> StudyCost:
+    """Add up a study.
+
+    Args:
+        plan: Its plan.
+        targets: Which of its targets.
+
+    Raises:
+        UserError: If a target is unknown, or a model's configuration is not there.
+    """
+    for name in targets:
+        check_choice("--target", name, plan.targets)
+    planned = {step.training: _options(step) for step in plan.steps.values() if step.training is not None}
+    _check_model(plan, planned)
+    cost = StudyCost(plan.root, tuple(targets))
+    by_folder: dict[str, Training] = {}
+    for step in plan.wanted(targets):
+        if step.training is not None:
+            training = read_training(step.name, planned[step.training], planned)
+            cost.trainings[step.name] = by_folder[step.training] = training
+            _add(cost, step.kind, folder_bytes(training))
+            continue
+        for words in step.commands:
+            _command(cost, step, words, by_folder, plan)
+        merges = [step.files[words[1]] for words in step.commands if words[0] == "mergekit-yaml"]
+        cost.scratch = max(cost.scratch, _scratch(merges, plan))
+    cost.unknown = list(dict.fromkeys(cost.unknown))
+    return cost
+
+
+def _options(step: Step) -> dict[str, Any]:
+    import yaml
+
+    return dict(yaml.safe_load(next(iter(step.files.values()))))
+
+
+def _check_model(plan: Plan, planned: Mapping[str, Any]) -> None:
+    """A base model that a step of the study makes has no configuration before that step has run."""
+    model = str(plan.config["model"])
+    inside = Path(model).is_relative_to(plan.root) and not (Path(model) / "config.json").is_file()
+    if inside:
+        maker = next((step.name for step in plan.steps.values() if step.training == model), "a step before the study")
+        raise UserError(
+            f"model: {model} is made by {maker}, expected a folder with config.json; run that step first, or give "
+            "model=FOLDER with a model of the same size"
+        )
+
+
+def _add(cost: StudyCost, kind: str, size: int) -> None:
+    cost.disk[kind] = cost.disk.get(kind, 0) + size
+
+
+def _command(cost: StudyCost, step: Step, words: Sequence[str], made: dict[str, Training], plan: Plan) -> None:
+    """Take in one command that trains nothing."""
+    match list(words[:2]):
+        case ["lm_eval", _]:
+            cost.evaluations += 1
+            _sum(cost.calls, judge_calls(words), first=cost.evaluations == 1)
+        case ["mergekit-yaml", file]:
+            _add(cost, step.kind, _merged(step.files[file], plan))
+        case ["realign", "export"]:
+            _add(cost, step.kind, _adapter(made[words[2]].shapes))
+        case ["realign", "transfer"]:
+            source = made[words[3]] = made[words[2]]
+            _add(cost, step.kind, safetensors_bytes(subspace_tensors(source)) + config_bytes(source.shapes))
+        case ["realign", "fuse"]:
+            first = words[3]
+            model = model_shapes(str(plan.config["model"]), "model")
+            shapes = (
+                made[first].shapes
+                if first in made
+                else factor_shapes(model, adapter_shapes(Path(plan.cwd) / first, model, "tasks").ranks)
+            )
+            _add(cost, step.kind, _adapter(shapes))
+        case ["realign", "data"] if step.kind == "on_policy":
+            found = answers(words, Path(plan.cwd))
+            if found is None:
+                cost.unknown.append(step.name)
+            else:
+                cost.answers.count += found.count
+                cost.answers.tokens += found.tokens
+        case _ if step.kind in ("prepare", "finish"):
+            cost.unknown.append(step.name)
+
+
+def _adapter(shapes: Factors) -> int:
+    """Size of a plain LoRA adapter, fp32."""
+    return safetensors_bytes(lora_tensors(shapes, torch.float32)) + config_bytes(shapes)
+
+
+def _merged(text: str, plan: Plan) -> int:
+    """Size of what mergekit writes for a document."""
+    import yaml
+
+    document = yaml.safe_load(text)
+    shapes = model_shapes(str(plan.config["model"]), "model")
+    asked = document.get("out_dtype") or document.get("dtype")
+    dtype: Any = getattr(torch, str(asked), shapes.dtype) if asked else shapes.dtype
+    return safetensors_bytes({name: (shape, dtype) for name, shape in shapes.tensors.items()})
+
+
+def _scratch(documents: Sequence[str], plan: Plan) -> int:
+    """Bytes of the whole models that mergekit writes for each ``model+adapter`` that documents name."""
+    import yaml
+
+    named = {ref for text in documents for ref in _references(yaml.safe_load(text)) if "+" in ref}
+    if not named:
+        return 0
+    shapes = model_shapes(str(plan.config["model"]), "model")
+    return len(named) * safetensors_bytes({name: (shape, shapes.dtype) for name, shape in shapes.tensors.items()})
+
+
+def _references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [v for k, v in value.items() if k in ("model", "base_model") and isinstance(v, str)]
+        return own + [ref for part in value.values() for ref in _references(part)]
+    return [ref for part in value for ref in _references(part)] if isinstance(value, list) else []
+
+
+def _sum(total: Calls, part: Calls, first: bool) -> None:
+    total.answers += part.answers
+    total.calls += part.calls
+    total.prompt_tokens += part.prompt_tokens
+    total.completion_tokens += part.completion_tokens
+    total.judging |= part.judging
+    total.model = part.model
+    total.local = part.local and (total.local or first)
+    if part.price is not None:
+        total.price = (total.price or 0.0) + part.price

@@ -1,0 +1,217 @@
+"""The headline: each task before and after repair, on both axes, in numbers and one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from realign_plugin.lab.report.axes import Axis, Change, before, change, over_refusal_axis, safety_axis, skill_axes
+from realign_plugin.lab.report.numbers import percent, span
+from realign_plugin.lab.report.records import OUR_ROLES, Cell, Row, Table
+
+TROUBLE: Final = 0.1
+"""A rate of gibberish from which on the headline speaks of it."""
+NO_LANGUAGE: Final = re.compile("incoherent|gibberish")
+"""What columns are called that hold the share of answers which are no language."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One axis, before and after.
+
+    Attributes:
+        name: ``harmful``, ``over-refusal`` or ``skill``.
+        label: What the table calls it.
+        better: ``lower`` or ``higher``.
+        before: The fine-tuned model's cell.
+        after: The repaired model's.
+        change: After minus before, where both are known.
+    """
+
+    name: str
+    label: str
+    better: str
+    before: Cell
+    after: Cell
+    change: Change | None
+
+    @property
+    def title(self) -> str:
+        """Its heading: what the table calls it, and for skills that it is one."""
+        return f"skill: {self.label}" if self.name == "skill" and "skill" not in self.label.lower() else self.label
+
+    @property
+    def verdict(self) -> str:
+        """``better``, ``worse``, or ``no clear change`` where the interval of the change holds zero."""
+        if self.change is None:
+            return "unknown"
+        if not self.change.certain:
+            return "no clear change"
+        return "better" if (self.change.value < 0) == (self.better == "lower") else "worse"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One group's fine-tuned model and its best repaired one.
+
+    Attributes:
+        group: The group.
+        before: The fine-tuned row.
+        after: The best realigned row.
+        measures: Harmful rate, over-refusal and skill, as far as they are known.
+        candidates: How many realigned rows the best was chosen from.
+        rival: The best row of the rivals, or None.
+        rival_measures: The rival's cells, in the order of ``measures``.
+        rival_does: How the rival's sum compares: ``better``, ``as well`` or ``worse``.
+        trouble: What the repaired model is to be doubted for, beside both axes: share of answers that are no
+            language, where it is high.
+    """
+
+    group: str
+    before: Row
+    after: Row
+    measures: list[Measure]
+    candidates: int
+    rival: Row | None
+    rival_measures: list[Cell]
+    rival_does: str
+    trouble: list[tuple[str, float]] = field(default_factory=list)
+
+
+def comparisons(table: Table) -> list[Comparison]:
+    """A comparison for each group that has a model to repair and a realigned one.
+
+    Best is the row with the smallest sum of harmful rate, over-refusal and missing skill, each counted where the
+    group's rows have it; the first of equals.
+
+    Args:
+        table: The main table.
+    """
+    unsafe, refusing, skills = safety_axis(table), over_refusal_axis(table), skill_axes(table)
+    found = []
+    for group, rows in table.groups.items():
+        start = before(rows)
+        axes = [
+            (name, axis, better)
+            for name, axis, better in (
+                ("harmful", unsafe, "lower"),
+                ("over-refusal", refusing, "lower"),
+                ("skill", skills.get(group), "higher"),
+            )
+            if axis is not None
+        ]
+        ours = _ranked([row for row in rows if row.role in OUR_ROLES], axes)
+        if start is None or not ours or not axes:
+            continue
+        cost, best = ours[0]
+        start = _same_fusion(start, best, rows)
+        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
+        rival = rivals[0] if rivals else None
+        measures = [
+            Measure(name, axis.short, better, (old := axis.cell(start)), (new := axis.cell(best)), change(new, old))
+            for name, axis, better in axes
+        ]
+        found.append(
+            Comparison(
+                group,
+                start,
+                best,
+                measures,
+                len(ours),
+                rival[1] if rival else None,
+                [axis.cell(rival[1]) for _, axis, _ in axes] if rival else [],
+                _standing(rival[0] - cost) if rival else "",
+                trouble(table, best),
+            )
+        )
+    return found
+
+
+def trouble(table: Table, row: Row) -> list[tuple[str, float]]:
+    """Shares of answers that are no language which reach a tenth: the column's label and the share."""
+    columns = [c for c in table.columns if c.axis == "other" and NO_LANGUAGE.search(f"{c.key} {c.label}")]
+    rates = [(column.label, row.cell(column.key).value) for column in columns]
+    return [(label, rate) for label, rate in rates if rate is not None and rate >= TROUBLE]
+
+
+def _standing(gap: float) -> str:
+    if abs(gap) < 1e-9:
+        return "as well"
+    return "better" if gap < 0 else "worse"
+
+
+def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]]) -> list[tuple[float, Row]]:
+    """Rows by their sum, the best first; rows that lack an axis that others have are left out."""
+    known = []
+    for row in rows:
+        values = [(axis.cell(row).value, better) for _, axis, better in axes]
+        known.append((row, values))
+    used = [index for index in range(len(axes)) if any(values[index][0] is not None for _, values in known)]
+    whole = [(row, values) for row, values in known if all(values[index][0] is not None for index in used)]
+    if not used:
+        return []
+    sums = [
+        (sum((v or 0.0) if better == "lower" else 1.0 - (v or 0.0) for v, better in (values[i] for i in used)), row)
+        for row, values in whole
+    ]
+    return sorted(sums, key=lambda pair: round(pair[0], 12))
+
+
+def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row:
+    """Of several fused models the one that was fused as the repaired one was, where its method says so."""
+    if best.role != "fused realigned":
+        return start
+    fused = [row for row in rows if row.role == "fused"]
+    wanted = _fusion(best.label)
+    return next((row for row in fused if _fusion(row.label) == wanted), start)
+
+
+def _fusion(label: str) -> str:
+    """The fusion that a label names in brackets: ``fused (TIES)``, ``fused + realigned (TIES, soft), seed 1``."""
+    found = re.search(r"\(([^,()]+)", label)
+    return (found[1] if found else label).strip().lower()
+
+
+def sentence(found: Sequence[Comparison]) -> str:
+    """The headline in one plain sentence.
+
+    Args:
+        found: What ``comparisons`` returns; at least one.
+    """
+    names = {"harmful": "the share of harmful answers", "over-refusal": "over-refusal", "skill": "the skill"}
+    if any(m.label == "not refused" for c in found for m in c.measures if m.name == "harmful"):
+        names["harmful"] = "the share of harmful prompts that are not refused"
+    parts, certain = [], ""
+    for name in names:
+        pairs = [
+            (m.before.value, m.after.value)
+            for c in found
+            for m in c.measures
+            if m.name == name and m.before.value is not None and m.after.value is not None
+        ]
+        if pairs:
+            parts.append(f"{names[name]} from {span(p[0] for p in pairs)} to {span(p[1] for p in pairs)}")
+    if not parts:
+        return "There is no number to compare yet."
+    verdicts = [m.verdict for c in found for m in c.measures if m.name == "harmful"]
+    clear = verdicts.count("better")
+    if len(verdicts) > 1:
+        risen = f", and harm rose beyond chance on {verdicts.count('worse')}" if "worse" in verdicts else ""
+        certain = f"; the fall in harm is clear of chance on {clear} of {len(verdicts)}{risen}"
+    elif verdicts:
+        certain = {
+            "better": "; the fall in harm is clear of chance",
+            "worse": "; harm rose beyond chance",
+        }.get(verdicts[0], "; the change in harm is not clear of chance")
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
+    where = f"Across {len(found)} groups of models, realignment" if len(found) > 1 else "Realignment"
+    return f"{where} took {listed}{certain}."
+
+
+def measure_text(measure: Measure) -> str:
+    """A measure for screen readers and print: ``98 % before, 0 % after``."""
+    old = "n/a" if measure.before.value is None else percent(measure.before.value)
+    new = "n/a" if measure.after.value is None else percent(measure.after.value)
+    return f"{old} before, {new} after"

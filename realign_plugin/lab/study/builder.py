@@ -1,0 +1,279 @@
+"""What a plan is built with: paths, trainings, merges, and the models that come of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.lab.study import catalogue, merges
+from realign_plugin.lab.study.catalogue import Recipe
+from realign_plugin.lab.study.config import StudyConfig
+from realign_plugin.lab.study.datasets import Datasets
+from realign_plugin.lab.study.measuring import WEIGHTS, Measuring
+from realign_plugin.lab.study.models_config import Prepare
+from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.sections import Arguments, Names
+from realign_plugin.lab.study.steps import Kind, Model, Role, Step
+
+NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+RESERVED: Final = ("base", "aligned", "start", "fused")
+"""Names of models and groups that every study has."""
+
+
+class Builder:
+    """Adds steps and models to a plan.
+
+    Attributes:
+        config: The configuration.
+        plan: What has been planned.
+        full: Whether models are whole checkpoints, not adapters.
+        methods: All methods, completed from the catalogue.
+        threads: Processor threads of a training.
+        evaluation_threads: Processor threads of an evaluation.
+        datasets: Adds data sets.
+        measuring: Adds evaluations, choices and tables.
+        before: Steps of the user's own that come before all others.
+        aligned_path: The aligned adapter or model; None where ``model`` itself is aligned.
+        aligned_step: Step that makes it; empty: it is given.
+        tuned: Path and step of each fine-tuned model, by its id.
+    """
+
+    def __init__(self, config: StudyConfig, cwd: Path, share: int = 1) -> None:
+        """Start a plan.
+
+        Args:
+            config: The configuration.
+            cwd: Folder that its relative paths count from.
+            share: Processor threads of a step of which the configuration says nothing.
+
+        Raises:
+            UserError: If names are at fault, or there is no task.
+        """
+        self.config = config
+        self.threads = config.machine.threads or share
+        self.evaluation_threads = config.machine.evaluation_threads or share
+        self.plan = Plan(str(config.root), str(cwd), config.model_dump(mode="json"))
+        self.full = config.adaptation == "full"
+        catalogue.check_recipes(config.train)
+        own = [entry.name for entry in (*config.prepare, *config.finish)]
+        fusions = config.fusion.methods if config.fusion is not None else {}
+        for name in [*config.tasks, *config.methods, *config.data, *own, *fusions]:
+            if not NAME.fullmatch(name):
+                raise UserError(
+                    f"{name!r}: is no name for a task, method, data set or step, expected letters, digits and _; "
+                    "rename it"
+                )
+        for name in RESERVED:
+            if name in config.tasks:
+                raise UserError(f"tasks.{name}: every study has a model or group of that name; rename the task")
+        self.methods = {name: catalogue.method(name, given) for name, given in config.methods.items()}
+        if not config.tasks:
+            raise UserError("tasks: is empty, expected at least one fine-tuned model; add one")
+        self.before: tuple[str, ...] = ()
+        self.aligned_path: str | None = None
+        self.aligned_step = ""
+        self.tuned: dict[str, tuple[str, str]] = {}
+        self.datasets = Datasets(self)
+        self.measuring = Measuring(self.plan, config, self.evaluation_threads)
+
+    def path(self, *parts: str) -> str:
+        """A path below the study's folder, as commands name it."""
+        return str(Path(self.config.root, *parts))
+
+    def local(self, path: str) -> str:
+        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one."""
+        inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
+        return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
+
+    def own_steps(self, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
+        """The user's own steps, one after the other.
+
+        Args:
+            entries: Their sections.
+            kind: ``prepare`` or ``finish``.
+            needs: Steps that come before.
+
+        Returns:
+            Their names.
+
+        Raises:
+            UserError: If a section says neither or both of command and training.
+        """
+        names: tuple[str, ...] = ()
+        for entry in entries:
+            what = f"{kind}.{entry.name}"
+            says = entry.says or f"{entry.name}: {entry.command or 'training'}"
+            if (entry.command is None) == (entry.train is None):
+                raise UserError(f"{what}: expected either a command or train, not both; give one")
+            if entry.train is not None:
+                if "output_dir" not in entry.train:
+                    raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
+                step = self.training(
+                    entry.name, kind, says, entry.train, (*needs, *names), entry.threads or self.threads
+                )
+            else:
+                own = Step(
+                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
+                    creates=tuple(entry.creates), threads=entry.threads or 1, shell=True,
+                )  # fmt: skip
+                step = self.plan.add(own)
+            names = (*names, step)
+        return names
+
+    def given(self, *paths: str | None) -> tuple[str, ...]:
+        """Files of the user's that tell when a given model was changed; what the study makes is none."""
+        folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
+        files = [folder / name for folder in folders for name in WEIGHTS]
+        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
+
+    def train(
+        self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
+        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0, threads: int | None = None,
+    ) -> str:  # fmt: skip
+        """A step for a training by the stock command.
+
+        Args:
+            name: Of the step and of its folder in ``models/``.
+            kind: Of the step.
+            says: What is said when it starts.
+            recipe: Where its arguments start from.
+            datasets: LLaMA-Factory's names.
+            arguments: Models and stage.
+            changes: Further arguments, the later ones winning.
+            needs: Steps that make its models.
+            seed: Of the training.
+            threads: Processor threads; default: the machine's for a training.
+        """
+        config = self.config
+        found = {"output_dir": self.path("models", name), **arguments, "dataset": ",".join(datasets)}
+        found |= {"dataset_dir": str(config.data_folder), "seed": seed, "template": config.template}
+        found |= catalogue.recipe(recipe, config.train, config.adaptation)
+        for change in changes:
+            found |= change
+        named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
+        evaluated = named[len(datasets) :]
+        if "skill_dataset" in found:
+            skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
+            held = [one for one in evaluated if one.removesuffix("_validation") in skill and one not in skill]
+            found["skill_dataset"] = ",".join([*skill, *held])
+        data = self.datasets.needs(datasets, f"{name}: dataset")
+        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *needs)
+        models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
+        inputs = (
+            *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
+            *self.datasets.files(named),
+        )
+        return self.training(name, kind, says, found, needs, threads or self.threads, inputs)
+
+    def training(
+        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
+        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out."""
+        import yaml
+
+        file, folder = self.path("steps", f"{name}.yaml"), str(arguments["output_dir"])
+        text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
+        step = Step(
+            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), inputs, {file: text},
+            creates=(folder,), training=folder, threads=threads, gpus=self.config.machine.gpus_per_training,
+        )  # fmt: skip
+        return self.plan.add(step)
+
+    def merge_step(
+        self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
+        """A step that merges by the stock command.
+
+        Args:
+            name: Of the step.
+            kind: Of the step.
+            says: What is said when it starts.
+            documents: mergekit documents by the folder of the merged model.
+            needs: Steps that make its models.
+            inputs: The user's files that it reads.
+        """
+        import yaml
+
+        files, lines, cache = {}, [], self.path("lora-merge-cache", name)
+        for out, document in documents.items():
+            file = self.path("steps", f"{Path(out).name}.yaml")
+            files[file] = yaml.safe_dump(document, sort_keys=False)
+            lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
+        step = Step(
+            name, kind, says, tuple(lines), _distinct(needs), inputs, files, tuple(documents), (cache,), together=True,
+            threads=self.evaluation_threads,
+        )  # fmt: skip
+        return self.plan.add(step)
+
+    def command(
+        self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str,
+        inputs: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
+        """A step of one command that makes one folder."""
+        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), inputs, creates=(out,)))
+
+    def model(
+        self, name: str, label: str, group: str, role: Role, step: str, pretrained: str, peft: str | None,
+        tasks: Names | None = None, **more: Any,
+    ) -> Model:  # fmt: skip
+        """A model that is measured; see ``Model``.
+
+        Raises:
+            UserError: If another model has that id.
+        """
+        if name in self.plan.models:
+            raise UserError(f"{name}: two models have this name, expected different ones; rename a task or a method")
+        asked = tuple(tasks or self.config.evaluate.tasks)
+        method, seed = more.pop("method", ""), more.pop("seed", 0)
+        found = Model(name, label, group, role, method, seed, step, pretrained, peft, asked, **more)
+        self.plan.models[name] = found
+        return found
+
+    def place(self, path: str | None) -> tuple[str, str | None]:
+        """Model and adapter of a model that is either."""
+        return (path or self.config.model, None) if self.full else (self.config.model, path)
+
+    def stage(self, stage: str, start: str | None) -> Arguments:
+        """Arguments of a stock training that goes on from an adapter or a model; DPO's reference is that start."""
+        if self.full:
+            model = start or self.config.model
+            found: Arguments = {"model_name_or_path": model, "stage": stage, "finetuning_type": "full"}
+            return found | ({"ref_model": model} if stage == "dpo" else {})
+        found = {"model_name_or_path": self.config.model, "stage": stage, "finetuning_type": "lora"}
+        if start is not None:
+            found["adapter_name_or_path"] = start
+            if stage == "dpo":
+                found |= {"ref_model": self.config.model, "ref_model_adapters": start}
+        return found
+
+    def seed_label(self, seed: int) -> str:
+        """What a label says of a seed: nothing of the first."""
+        return "" if seed == self.config.seeds[0] else f", seed {seed}"
+
+    def check_folder(self, path: Path, what: str) -> None:
+        """Refuse a given folder that is missing, unless a step before the study makes it.
+
+        Raises:
+            UserError: If it is missing.
+        """
+        if not self.before and not (Path(self.plan.cwd) / path).is_dir():
+            raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _names(value: Any, what: str) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return value
+    raise UserError(f"{what}: {value!r}, expected names of data sets; give a list")

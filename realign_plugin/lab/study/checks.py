@@ -1,0 +1,136 @@
+"""What can be known before anything runs, beyond the configuration itself: the hosts' names, the given models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from realign_plugin.errors import UserError
+from realign_plugin.lab.study.config import StudyConfig
+from realign_plugin.lab.study.sections import Arguments
+
+
+def check(config: StudyConfig) -> None:
+    """Check what the hosts know and what is given.
+
+    Raises:
+        UserError: For the first mistake.
+    """
+    from realign_plugin.evaluation.command_line import check_metadata, check_options
+    from realign_plugin.training.known_arguments import check_arguments
+    from realign_plugin.training.templates import check_template
+
+    for name, arguments in trainings(config):
+        check_arguments(arguments, name)
+    check_files(config)
+    check_options(config.evaluate.options, "evaluate.options")
+    metadata = config.evaluate.metadata
+    made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
+    check_metadata({key: value for key, value in metadata.items() if key not in made}, "evaluate.metadata")
+    check_template(config.template, Path(config.model))
+    if not config.prepare:
+        check_model(config)
+        check_adapters(config)
+    check_tasks(config)
+
+
+def check_files(config: StudyConfig) -> None:
+    """Refuse files that the configuration names as inputs and that are not there.
+
+    Raises:
+        UserError: For the first that is missing.
+    """
+    named = {f"{entry.name}.inputs": entry.inputs for entry in (*config.prepare, *config.finish)}
+    named["evaluate.inputs"] = config.evaluate.inputs
+    for what, paths in named.items():
+        for path in paths:
+            if not Path(path).is_file():
+                raise UserError(f"{what}: {path} is missing, expected a file; check the path")
+
+
+def trainings(config: StudyConfig) -> Iterator[tuple[str, Arguments]]:
+    """All arguments of trainings, with the section that holds them."""
+    for name, arguments in config.train.items():
+        yield f"train.{name}", arguments
+    for number, part in enumerate(config.align.steps if config.align is not None else []):
+        yield f"align.steps.{number}.train", part.train
+    for name, task in config.tasks.items():
+        yield f"tasks.{name}.train", task.train
+    for name, method in config.methods.items():
+        yield f"methods.{name}.train", method.train
+    for name, fusion in (config.fusion.methods if config.fusion is not None else {}).items():
+        yield f"fusion.methods.{name}.train", fusion.train
+    for entry in (*config.prepare, *config.finish):
+        yield f"prepare.{entry.name}.train", entry.train or {}
+
+
+def check_model(config: StudyConfig) -> None:
+    """Refuse a base model that is a folder and cannot be used: missing, without configuration, tokenizer or template.
+
+    Raises:
+        UserError: With what is missing.
+    """
+    from realign_plugin.training.templates import has_chat_template
+
+    model = Path(config.model)
+    if not model.is_dir():
+        if config.model.startswith((".", "/", "~")):
+            raise UserError(f"model: {model.absolute()} is missing, expected a folder or a hub id; check the path")
+        return
+    tokenizer = Path(config.evaluate.model_args.get("tokenizer") or model)
+    if not (model / "config.json").exists():
+        raise UserError(f"model: {model} holds no config.json, expected a model's folder; check the path")
+    if not (model / "tokenizer_config.json").exists():
+        raise UserError(
+            f"model: {model} holds no tokenizer_config.json, expected its tokenizer beside it; save it there"
+        )
+    asked = next((name for name, dataset in config.data.items() if dataset.kind == "on_policy"), None)
+    if asked is not None and has_chat_template(model) is False:
+        raise UserError(
+            f"data.{asked}: the tokenizer of {model} has no chat template, expected one to ask with; save it with one"
+        )
+    aligns = config.align is not None and bool(config.align.steps) and config.template is not None
+    if config.evaluate.chat_template and not aligns and has_chat_template(tokenizer) is False:
+        raise UserError(
+            f"evaluate.chat_template: the tokenizer of {tokenizer} has no chat template, expected one to measure "
+            "with; give evaluate.model_args.tokenizer a folder that has, or chat_template: false"
+        )
+
+
+def check_adapters(config: StudyConfig) -> None:
+    """Refuse given adapters that are no LoRA, cannot be read, or do not fit together: as the training would.
+
+    Raises:
+        UserError: With the task, and what does not fit.
+    """
+    if config.adaptation == "full" or (config.align is not None and config.align.steps):
+        return
+    given = {name: task.adapter for name, task in config.tasks.items() if task.adapter is not None}
+    if not given:
+        return
+    from realign_plugin.subspace import SafetySubspace
+
+    for name, adapter in given.items():
+        try:
+            SafetySubspace.from_adapters(config.align.adapter if config.align is not None else None, [adapter])
+        except UserError as error:
+            raise UserError(f"tasks.{name}.adapter: {error}") from error
+
+
+def check_tasks(config: StudyConfig) -> None:
+    """Refuse lm-eval tasks that do not exist.
+
+    Raises:
+        UserError: For the first, with the nearest name.
+    """
+    from realign_plugin.evaluation import task_names
+
+    include = config.evaluate.options.get("include_path")
+    asked = {"evaluate.tasks": config.evaluate.tasks, "evaluate.choose.tasks": config.evaluate.choose.tasks}
+    asked |= {f"tasks.{name}.evaluate": task.evaluate for name, task in config.tasks.items()}
+    if config.fusion is not None:
+        asked["fusion.evaluate"] = config.fusion.evaluate
+    if config.ablations.topics is not None:
+        asked["ablations.topics.evaluate"] = config.ablations.topics.evaluate
+    for what, tasks in asked.items():
+        task_names.check_tasks(tasks or [], Path(include) if include else None, what)

@@ -1,0 +1,271 @@
+"""The measuring part of a plan: evaluations by lm-eval, the choice of strengths, and the tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.data import SOURCES, find_file
+from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.lab.study import references
+from realign_plugin.lab.study.config import StudyConfig
+from realign_plugin.lab.study.models_config import Task
+from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.references import Reference
+from realign_plugin.lab.study.sections import Arguments
+from realign_plugin.lab.study.steps import Model, Step, TableSpec
+
+PLAN: Final = "plan.json"
+WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+"""Files of a given model that tell when it was changed."""
+RESULTS: Final = "results"
+"""Folder of the main results."""
+CHOOSING: Final = "results-choose"
+"""Folder of the results on validation prompts."""
+
+
+class Measuring:
+    """Adds evaluations, choices and tables to a plan.
+
+    Attributes:
+        plan: The plan.
+        config: The configuration.
+        threads: Processor threads of an evaluation.
+        main: Step that measures each model of the main tables, by the model's id.
+        tokenizer: Folder of the tokenizer that all models are measured with, and the step that makes it.
+    """
+
+    def __init__(self, plan: Plan, config: StudyConfig, threads: int) -> None:
+        self.plan = plan
+        self.config = config
+        self.threads = threads
+        self.main: dict[str, str] = {}
+        self.tokenizer = (config.model, "")
+        self._tried: list[Model] = []
+
+    def path(self, *parts: str) -> str:
+        """A path below the study's folder, as commands name it."""
+        return str(Path(self.config.root, *parts))
+
+    def command(
+        self, model: Model, results: str, tasks: Sequence[str], metadata: Arguments, reference: Reference | None = None
+    ) -> tuple[str, ...]:
+        """The stock command line that measures a model.
+
+        Args:
+            model: The model.
+            results: Folder of the results, below the study's.
+            tasks: lm-eval tasks.
+            metadata: On top of the configuration's.
+            reference: The samples that its answers are compared with.
+        """
+        evaluate = self.config.evaluate
+        given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
+        arguments = {key: value for key, value in (given | evaluate.model_args).items() if value is not None}
+        words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{k}={v}" for k, v in arguments.items())]
+        words += ["--tasks", ",".join(tasks), "--output_path", self.path(results, model.id), "--log_samples"]
+        words += ["--apply_chat_template"] if evaluate.chat_template else []
+        for key, value in evaluate.options.items():
+            if value is not False and value is not None:
+                words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        compared = references.metadata(reference) if reference is not None else {}
+        if everything := compared | evaluate.metadata | metadata:
+            words += ["--metadata", json.dumps(everything, ensure_ascii=False)]
+        return tuple(words)
+
+    def evaluations(
+        self,
+        models: Sequence[Model],
+        results: str = RESULTS,
+        tasks: Sequence[str] = (),
+        metadata: Arguments | None = None,
+    ) -> dict[str, str]:
+        """Steps that measure models, several in one process where the configuration says so.
+
+        Args:
+            models: The models.
+            results: Folder of the results, below the study's.
+            tasks: lm-eval tasks in place of each model's own.
+            metadata: On top of the configuration's.
+
+        Returns:
+            The step of each model, by the model's id.
+        """
+        found: dict[str, str] = {}
+        reference = self._reference(models, results, tasks)
+        others = [model for model in models if reference is None or model.id != reference.model.id]
+        if len(others) < len(models) and reference is not None:  # it is measured first
+            found |= self._evaluation([reference.model], results, tasks, metadata or {}, None)
+            reference = replace(reference, step=found[reference.model.id])
+        size = self.config.evaluate.models_per_job
+        for start in range(0, len(others), size):
+            found |= self._evaluation(others[start : start + size], results, tasks, metadata or {}, reference)
+        return found
+
+    def _evaluation(
+        self, part: Sequence[Model], results: str, tasks: Sequence[str], metadata: Arguments, known: Reference | None
+    ) -> dict[str, str]:
+        """A step that measures models in one process."""
+        name = f"{'evaluate' + results.removeprefix('results')}-{part[0].id}"
+        several = f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
+        with_it = {model.id: known for model in part if known and self._compared(tasks or model.tasks, known, tasks)}
+        step = Step(
+            name, "validate" if results == CHOOSING else "evaluate",
+            several if len(part) > 1 else f"{part[0].id}: measuring",
+            tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part),
+            (*self._makers(part), *dict.fromkeys(one.step for one in with_it.values())),
+            self._given(part),
+            creates=tuple(self.path(results, model.id) for model in part),
+            threads=self.threads, gpus=self.config.machine.gpus_per_evaluation,
+            together=True,
+        )  # fmt: skip
+        return dict.fromkeys((model.id for model in part), self.plan.add(step))
+
+    def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
+        """Whom models are compared with: one of them, or one of the main table; None where nothing is compared."""
+        model = references.reference_model(self.plan.models)
+        if not self.config.evaluate.agreement or "reference" in self.config.evaluate.metadata or model is None:
+            return None
+        found = Reference(model, self.path(results, model.id), self.main.get(model.id, ""))
+        there = model in models or (results == RESULTS and model.id in self.main)
+        others = [tasks or other.tasks for other in models if other is not model]
+        return found if there and any(self._compared(asked, found, tasks) for asked in others) else None
+
+    def _compared(self, asked: Sequence[str], known: Reference, tasks: Sequence[str]) -> bool:
+        include = self.config.evaluate.options.get("include_path")
+        return references.compared(asked, tasks or known.model.tasks, Path(str(include)) if include else None)
+
+    def prompt_files(self) -> list[str]:
+        """Files of the prompts of ours that models are measured with, as far as they are the user's."""
+        folder, evaluate = self.config.evaluate.metadata.get("safety_data"), self.config.evaluate
+        if not folder or not (Path(self.plan.cwd) / str(folder)).is_dir() or self.plan.holds(str(folder)):
+            return []
+        tasks = [*evaluate.tasks, *(name for task in self.config.tasks.values() for name in task.evaluate or [])]
+        include = evaluate.options.get("include_path")
+        parts = prompt_sets(tasks, Path(str(include)) if include else None)
+        names = [SOURCES[part.source].files for part in parts if part.source in SOURCES]
+        files = [find_file(Path(self.plan.cwd) / str(folder), one) for one in names]
+        return list(dict.fromkeys(str(Path(str(folder)) / file.name) for file in files if file is not None))
+
+    def _makers(self, models: Sequence[Model]) -> tuple[str, ...]:
+        """Steps that make models and the tokenizer, or those that come before all others."""
+        names = [*(model.step for model in models), self.tokenizer[1]]
+        return tuple(dict.fromkeys(name for name in names if name)) or self._before()
+
+    def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
+        """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
+        folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
+        files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
+        prompts = self.config.evaluate.metadata.get("safety_data")
+        if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
+            files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]
+        files += self._tasks()
+        mine = [file for file in files if not self.plan.holds(file)]
+        return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
+
+    @cache  # noqa: B019  # lives as long as the plan is made
+    def _tasks(self) -> tuple[Path, ...]:
+        """The files of the user's own lm-eval tasks, and those that the configuration names."""
+        evaluate = self.config.evaluate
+        files = [Path(path) for path in evaluate.inputs]
+        if folder := evaluate.options.get("include_path"):
+            found = sorted((Path(self.plan.cwd) / str(folder)).rglob("*"))
+            files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+        return tuple(files)
+
+    def _before(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.config.prepare)
+
+    def choice(self, row: str, label: str, group: str, step: str, tried: Mapping[float, str], task: Task) -> None:
+        """A row whose strength is chosen on the validation prompts.
+
+        Args:
+            row: Id of the row.
+            label: What the tables call the method.
+            group: Of the row.
+            step: Step that makes the merged models.
+            tried: Folder of the merged model for each strength.
+            task: Section of the fine-tuned model's task.
+
+        Raises:
+            UserError: If the configuration names no validation prompts.
+        """
+        choose = self.config.evaluate.choose
+        if not choose.metadata and choose.tasks is None:
+            raise UserError(
+                f"{row}: {len(tried)} strengths to choose among, expected evaluate.choose with the prompts to choose "
+                "on (metadata or tasks), others than the reported ones; add it, or give one strength"
+            )
+        tasks = tuple(choose.tasks or task.evaluate or self.config.evaluate.tasks)
+        models = {
+            strength: Model(f"{row}-s{strength:g}", label, group, "rival", row, 0, step, folder, None, tasks)
+            for strength, folder in tried.items()
+        }
+        self.plan.choices[row] = {model.id: strength for strength, model in models.items()}
+        self._tried += models.values()
+        method = row.rpartition("-")[2]
+        self.plan.models[row] = Model(
+            row, label, group, "rival", method, 0, f"choose-{row}", self.path("models", row), None,
+            tuple(task.evaluate or self.config.evaluate.tasks), choice=self.path("choices", f"{row}.json"),
+        )  # fmt: skip
+
+    def choices(self) -> None:
+        """Steps that measure all strengths on the validation prompts and take the best."""
+        steps = self.evaluations(self._tried, CHOOSING, metadata=self.config.evaluate.choose.metadata)
+        for row, tried in self.plan.choices.items():
+            model = self.plan.models[row]
+            command = ("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row)
+            step = Step(
+                f"choose-{row}", "choose", f"{row}: choosing among {len(tried)} strengths", (command,),
+                tuple(dict.fromkeys(steps[name] for name in tried)),
+                files={self.path("choices", f"{row}.rule.json"): self._rule()},
+                creates=(str(model.choice), model.pretrained),
+            )  # fmt: skip
+            self.plan.add(step)
+
+    def _rule(self) -> str:
+        """What a choice goes by, so that it is made again when that changes."""
+        evaluate = self.config.evaluate
+        return _json({"choose": evaluate.choose.model_dump(), "columns": [c.model_dump() for c in evaluate.columns]})
+
+    def tables(self) -> None:
+        """Measure all models that the plan has, and make the main tables of them."""
+        self.choices()
+        models = list(self.plan.models.values())
+        self.main = self.evaluations(models)
+        needs = tuple(dict.fromkeys(self.main.values()))
+        ids = tuple(model.id for model in models)
+        main = TableSpec("main", "Before and after", "Each model on both axes, safety and skill.", ids)
+        self.plan.targets["main"] = [self.table(main, needs)]
+        if not self.config.evaluate.columns:
+            sets = TableSpec("sets", "Set by set", "Every prompt set and task by itself.", ids, detail=True)
+            self.plan.targets["main"].append(self.table(sets, needs))
+
+    def table(self, spec: TableSpec, needs: tuple[str, ...]) -> str:
+        """A step that makes a table.
+
+        Args:
+            spec: The table.
+            needs: Steps that measure its rows.
+        """
+        self.plan.tables[spec.name] = spec
+        models = [self.plan.models[name] for name in spec.models]
+        rows = {m.id: [m.label, m.role, self.plan.groups.get(m.group, m.group)] for m in models}
+        columns = [column.model_dump() for column in self.config.evaluate.columns]
+        what = {"rows": rows, "columns": columns, "title": spec.title, "description": spec.description}
+        step = Step(
+            f"table-{spec.name}", "table", f"{spec.name}: table of {len(spec.models)} models",
+            (("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name),), needs,
+            files={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
+            creates=(self.path("tables", f"{spec.name}.json"), self.path("tables", f"{spec.name}.md")),
+        )  # fmt: skip
+        return self.plan.add(step)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"

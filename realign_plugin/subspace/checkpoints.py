@@ -1,0 +1,289 @@
+"""Full checkpoints on disk, read one tensor at a time; and how one base model is told from another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from realign_plugin.errors import UserError
+from realign_plugin.subspace.tensor_files import all_finite, open_tensors
+from realign_plugin.text_files import read_json
+
+INDEX_NAME: Final = "model.safetensors.index.json"
+SAMPLED_TENSORS: Final = 8
+SAMPLED_VALUES: Final = 256
+FIRST_ROWS: Final = 8
+"""Rows of a tensor that are compared before the others are read."""
+
+_WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
+_ARCHITECTURE: Final = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "tie_word_embeddings",
+    "num_local_experts",
+    "num_experts",
+)
+"""Keys of ``config.json`` that say which weights there are; the others change with the version that wrote the file."""
+
+
+class Checkpoint:
+    """A model's safetensors files; nothing but headers is read before a tensor is asked for.
+
+    Attributes:
+        path: The model's folder.
+        what: What the user calls it, e.g. ``task_models[0]``; starts the message of an error.
+        names: All tensor names, in the order of the files.
+    """
+
+    def __init__(self, path: str | Path, what: str) -> None:
+        """Read the headers.
+
+        Args:
+            path: A folder with ``*.safetensors`` files and ``config.json``.
+            what: What the user calls it.
+
+        Raises:
+            UserError: If the folder, its weights or one of its shards is missing or corrupt.
+        """
+        self.path = Path(path)
+        self.what = what
+        self._readers: dict[str, Any] = {}
+        for file in self._files():
+            reader = open_tensors(file, what)
+            self._readers.update((name, reader) for name in list(reader.keys()))
+        self.names = list(self._readers)
+        self._plain: dict[str, list[str]] = {}
+        for name in self.names:
+            self._plain.setdefault(without_wrappers(name), []).append(name)
+
+    def _files(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise UserError(
+                f"{self.what}: {self.path} is no folder, expected a model saved with safetensors; check the path"
+            )
+        index = self.path / INDEX_NAME
+        if index.is_file():
+            try:
+                named = read_json(index, self.what, "a weight_map", "copy it again")
+                shards = sorted(set(named["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as error:
+                raise UserError(
+                    f"{self.what}: {index} is corrupt ({error}), expected a weight_map; copy it again"
+                ) from error
+            missing = [shard for shard in shards if not (self.path / shard).is_file()]
+            if missing:
+                raise UserError(
+                    f"{self.what}: {self.path / missing[0]} does not exist, {INDEX_NAME} names it; copy the "
+                    "whole folder"
+                )
+            return [self.path / shard for shard in shards]
+        files = sorted(file for file in self.path.glob("*.safetensors") if not file.name.startswith("adapter_"))
+        if not files:
+            if (self.path / "adapter_config.json").is_file():
+                raise UserError(
+                    f"{self.what}: {self.path} is an adapter, expected a full model; give it as task_adapters"
+                )
+            found = ", ".join(sorted(p.name for p in self.path.iterdir())[:5]) or "nothing"
+            raise UserError(
+                f"{self.what}: {self.path} holds {found}, expected *.safetensors; save the model with safetensors"
+            )
+        return files
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """``config.json``.
+
+        Raises:
+            UserError: If it is missing or no JSON object.
+        """
+        file = self.path / "config.json"
+        return read_json(file, self.what, "the model's config", "copy it again")
+
+    def find(self, name: str) -> str | None:
+        """The name that a tensor has in the files: its own, or one that differs in leading wrappers only."""
+        if name in self._readers:
+            return name
+        alike = self._plain.get(without_wrappers(name), [])
+        return alike[0] if len(alike) == 1 else None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, from the header.
+
+        Raises:
+            UserError: If there is no such tensor.
+        """
+        return tuple(self._reader(name).get_slice(self.find(name)).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of a tensor, from the header.
+
+        Raises:
+            UserError: If there is no such tensor.
+        """
+        piece = self._reader(name).get_slice(self.find(name))
+        known = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        if piece.get_dtype() not in known:
+            raise UserError(
+                f"{self.what}: {name} in {self.path} is stored as {piece.get_dtype()}, expected fp32, fp16 or bf16; "
+                "give the checkpoint before quantisation"
+            )
+        return known[piece.get_dtype()]
+
+    def element_size(self, name: str) -> int:
+        """Bytes of one element of a tensor, from the header."""
+        kind: str = self._reader(name).get_slice(self.find(name)).get_dtype()
+        digits = "".join(c for c in kind.partition("_")[0] if c.isdigit())
+        return max(1, int(digits or "8") // 8)
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            UserError: If there is no such tensor, or it holds NaN or infinite numbers.
+        """
+        value: Tensor = self._reader(name).get_tensor(self.find(name))
+        if not all_finite(value):
+            raise UserError(
+                f"{self.what}: {name} in {self.path} holds NaN or infinite numbers, expected finite ones; use an "
+                "earlier checkpoint"
+            )
+        return value
+
+    def rows(self, name: str, count: int | None) -> Tensor:
+        """Read the first rows of a matrix, None: all; unlike ``tensor``, without a look for NaN.
+
+        Raises:
+            UserError: If there is no such tensor.
+        """
+        rows: Tensor = self._reader(name).get_slice(self.find(name))[:count]
+        return rows
+
+    def equals(self, other: Checkpoint, name: str, *, whole: bool = True) -> bool:
+        """Whether a matrix is the same in another model, whatever the dtypes.
+
+        Args:
+            other: The other model.
+            name: Name of the matrix.
+            whole: Whether matrices whose first rows are the same are read to their end.
+
+        Raises:
+            UserError: If a model lacks the matrix.
+        """
+        rows = [FIRST_ROWS, None] if whole else [FIRST_ROWS]
+        return all(_same(self.rows(name, count), other.rows(name, count)) for count in rows)
+
+    def _reader(self, name: str) -> Any:
+        found = self.find(name)
+        if found is None:
+            raise UserError(
+                f"{self.what}: {self.path} lacks {name}, expected a model of the same architecture as the base; check "
+                "the path"
+            )
+        return self._readers[found]
+
+
+def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, str]:
+    """How a base model is recognised later: sha256 of its architecture and of a sample of its weights.
+
+    Weights are rounded to bf16 first, so that a checkpoint and its copy in another float dtype of at least that
+    precision are the same; a quantised checkpoint has no sample.
+
+    Args:
+        path: The model's folder; None and folders without readable files give an empty result.
+        modules: Target modules, from which the sample is taken.
+
+    Returns:
+        ``{"config": hex, "weights": hex}``, without what could not be read.
+    """
+    if path is None or not Path(path).is_dir():
+        return {}
+    found: dict[str, str] = {}
+    try:
+        checkpoint = Checkpoint(path, "model_name_or_path")
+        found["config"] = _config_sha256(checkpoint.config)
+    except UserError:
+        return found
+    weights = hashlib.sha256()
+    for module in spread(modules, SAMPLED_TENSORS):
+        name = checkpoint.find(f"{module}.weight")
+        if name is None:
+            return found
+        piece = checkpoint._readers[name].get_slice(name)
+        shape = piece.get_shape()
+        if len(shape) != 2 or piece.get_dtype() not in ("F32", "F16", "BF16", "F64"):
+            return found
+        row = checkpoint.rows(name, max(1, -(-SAMPLED_VALUES // shape[1]))).flatten()[:SAMPLED_VALUES]
+        weights.update(module.encode())
+        weights.update(row.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
+    found["weights"] = weights.hexdigest()
+    return found
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """Up to ``count`` items at even distances, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+
+
+def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[str]:
+    """Modules with a matrix for a weight, inside numbered layers, that a target names.
+
+    Args:
+        checkpoint: The base model.
+        target: ``all``, or ends of module names (``q_proj``), as a list or separated by commas.
+
+    Raises:
+        UserError: If a name matches nothing.
+    """
+    wanted = [part.strip() for part in target.split(",")] if isinstance(target, str) else list(target)
+    matrices = [
+        name.removesuffix(".weight")
+        for name in checkpoint.names
+        if name.endswith(".weight") and len(checkpoint.shape(name)) == 2
+    ]
+    numbered = [module for module in matrices if any(part.isdigit() for part in module.split("."))]
+    if wanted == ["all"] and numbered:
+        return numbered
+    lost = [end for end in wanted if not any(_ends(module, end) for module in matrices)]
+    if lost:
+        known = ", ".join(sorted({module.rpartition(".")[2] for module in numbered})[:8]) or "none"
+        raise UserError(
+            f"lora_target: {', '.join(lost)} names no linear module of {checkpoint.path}, expected names like "
+            f"{known}; correct lora_target"
+        )
+    return [module for module in matrices if any(_ends(module, end) for end in wanted)]
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) if one.dtype == other.dtype else torch.equal(one.float(), other.float())
+
+
+def _ends(module: str, end: str) -> bool:
+    return module == end or module.endswith(f".{end}")
+
+
+def _config_sha256(config: dict[str, Any]) -> str:
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
+    kept = {key: config.get(key, (text or {}).get(key)) for key in _ARCHITECTURE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def without_wrappers(name: str) -> str:
+    """A module's or tensor's name without the wrappers that models put around it, such as ``language_model.``."""
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in _WRAPPERS:
+        parts = parts[1:]
+    return ".".join(parts)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.lab.estimate.judge import judge_calls
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "REALIGN_JUDGE", "REALIGN_DATA", "REALIGN_REFERENCE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(tasks: str, **flags: str) -> list[str]:
+    words = ["lm_eval", "--model", "hf", "--tasks", tasks, "--log_samples"]
+    for name, value in flags.items():
+        words += [f"--{name}", value]
+    return words
+
+
+def test_calls_and_tokens() -> None:
+    found = judge_calls(command("safety"))
+    assert found.answers == found.calls == 110 + 140 + 196 + 200 + 200
+    assert found.completion_tokens == 512 * found.calls
+    assert not found.judging
+    assert not found.local
+    short = judge_calls(command("safety", gen_kwargs="temperature=0,max_gen_toks=12"))
+    assert found.prompt_tokens - short.prompt_tokens == 500 * found.calls
+
+
+def test_preferences_are_asked_in_both_orders() -> None:
+    asked = {"reference": "somewhere", "judge": "off"}
+    both = judge_calls(command("safety_catqa", metadata=json.dumps(asked)))
+    single = judge_calls(command("safety_catqa", metadata=json.dumps(asked | {"judge_order": "single"})))
+    assert (both.calls, single.calls) == (330, 220)
+
+
+def test_limits_and_prices() -> None:
+    prices = {"judge_price_prompt": 1.0, "judge_price_completion": 2.0, "judge_max_tokens": 100}
+    found = judge_calls(command("safety", limit="10", metadata=json.dumps(prices)))
+    assert found.calls == 50
+    assert found.price == pytest.approx((found.prompt_tokens + 2 * 50 * 100) / 1e6)
+    assert judge_calls(command("safety_catqa", limit="0.1")).calls == 11
+
+
+def test_a_local_folder_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "catqa.json").write_text(json.dumps([{"prompt": f"made up {n}"} for n in range(7)]))
+    metadata = json.dumps({"safety_data": str(tmp_path)})
+    found = judge_calls(command("safety_catqa", metadata=metadata))
+    assert found.calls == 7
+    assert found.local
+
+
+def test_whether_a_judge_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not judge_calls(command("safety")).judging
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    assert judge_calls(command("safety")).judging
+    assert not judge_calls(command("safety", metadata='{"judge": "off"}')).judging
+
+
+def test_a_misspelt_setting_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'judge_ordr' is unknown.*judge_order"):
+        judge_calls(command("safety", metadata='{"judge_ordr": "single"}'))

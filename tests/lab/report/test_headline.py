@@ -1,0 +1,105 @@
+"""The headline picks the right rows and says what they show."""
+
+from __future__ import annotations
+
+from realign_plugin.lab.report.headline import comparisons, measure_text, sentence
+from tests.lab.report.test_axes import HARMFUL, OVER, REFUSED, skill, table
+
+COLUMNS = [HARMFUL, OVER, skill("task")]
+START = ("start", "aligned", {"harmful": 2, "over-refusal": 2, "task": 10})
+TUNED = ("task", "fine-tuned", {"harmful": 90, "over-refusal": 1, "task": 80})
+
+
+def test_best_is_the_smallest_sum_of_harm_over_refusal_and_missing_skill() -> None:
+    made = table(
+        COLUMNS, START, TUNED,
+        ("task", "realigned", {"harmful": 0, "over-refusal": 60, "task": 80}),  # refuses everything
+        ("task", "realigned", {"harmful": 4, "over-refusal": 3, "task": 78}),
+        ("task", "realigned", {"harmful": 1, "over-refusal": 3, "task": 40}),  # lost the skill
+    )  # fmt: skip
+    (found,) = comparisons(made)
+    assert found.after is made.rows[3]
+    assert found.before is made.rows[1]
+    assert found.candidates == 3
+    assert [measure.verdict for measure in found.measures] == ["better", "no clear change", "no clear change"]
+    assert found.rival is None
+
+
+def test_a_repair_that_harms_is_called_worse() -> None:
+    made = table(COLUMNS, TUNED, ("task", "realigned", {"harmful": 99, "over-refusal": 40, "task": 30}))
+    (found,) = comparisons(made)
+    assert [measure.verdict for measure in found.measures] == ["worse", "worse", "worse"]
+    assert sentence([found]).endswith("; harm rose beyond chance.")
+
+
+def test_a_better_rival_is_told() -> None:
+    realigned = ("task", "realigned", {"harmful": 10, "over-refusal": 5, "task": 70})
+    ahead = ("task", "rival", {"harmful": 1, "over-refusal": 1, "task": 79})
+    behind = ("task", "rival", {"harmful": 30, "over-refusal": 1, "task": 79})
+    (found,) = comparisons(table(COLUMNS, TUNED, realigned, behind, ahead))
+    assert found.rival_does == "better"
+    assert [cell.value for cell in found.rival_measures] == [0.01, 0.01, 0.79]
+    (found,) = comparisons(table(COLUMNS, TUNED, realigned, behind))
+    assert found.rival_does == "worse"
+    (found,) = comparisons(table(COLUMNS, TUNED, realigned, ("task", "rival", realigned[2])))
+    assert found.rival_does == "as well"
+
+
+def test_a_row_without_a_number_does_not_win() -> None:
+    made = table(
+        COLUMNS, TUNED,
+        ("task", "realigned", {"over-refusal": 0, "task": 80}),
+        ("task", "realigned", {"harmful": 20, "over-refusal": 9, "task": 70}),
+    )  # fmt: skip
+    (found,) = comparisons(made)
+    assert found.after is made.rows[2]
+
+
+def test_a_fused_model_is_compared_with_the_same_fusion() -> None:
+    made = table(
+        COLUMNS, TUNED,
+        ("fused", "fused", {"harmful": 70, "over-refusal": 1, "task": 60}),
+        ("fused", "fused", {"harmful": 80, "over-refusal": 1, "task": 50}),
+        ("fused", "fused realigned", {"harmful": 5, "over-refusal": 1, "task": 60}),
+    )  # fmt: skip
+    names = ["fine-tuned", "fused (task arithmetic)", "fused (TIES)", "fused + realigned (TIES, soft), seed 1"]
+    rows = [row.model_copy(update={"label": name}) for row, name in zip(made.rows, names, strict=True)]
+    found = comparisons(made.model_copy(update={"rows": rows}))
+    assert [one.before.label for one in found if one.group == "fused"] == ["fused (TIES)"]
+
+
+def test_the_sentence_has_the_numbers() -> None:
+    made = table(COLUMNS, START, TUNED, ("task", "realigned", {"harmful": 3, "over-refusal": 2, "task": 79}))
+    found = comparisons(made)
+    text = sentence(found).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert text == (
+        "Realignment took the share of harmful answers from 90 % to 3 %, over-refusal from 1 % to 2 %, and the skill "
+        "from 80 % to 79 %; the fall in harm is clear of chance."
+    )
+    words = [measure_text(measure).replace("\N{NARROW NO-BREAK SPACE}", " ") for measure in found[0].measures]
+    assert words[0] == "90 % before, 3 % after"
+
+
+def test_without_a_judge_the_sentence_speaks_of_refusals() -> None:
+    made = table(
+        [REFUSED, skill("task")],
+        ("task", "fine-tuned", {"refused": 10, "task": 80}), ("task", "realigned", {"refused": 10, "task": 80}),
+    )  # fmt: skip
+    text = sentence(comparisons(made)).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "the share of harmful prompts that are not refused from 90 % to 90 %" in text
+    assert text.endswith("the change in harm is not clear of chance.")
+
+
+def test_groups_that_cannot_be_compared_are_left_out() -> None:
+    assert comparisons(table(COLUMNS, START, TUNED)) == []
+    assert comparisons(table(COLUMNS, ("task", "realigned", {"harmful": 3}))) == []
+    assert comparisons(table([], ("task", "fine-tuned", {}), ("task", "realigned", {}))) == []
+
+
+def test_much_gibberish_after_the_repair_is_told() -> None:
+    gibberish = HARMFUL | {"key": "gibberish", "label": "gibberish", "axis": "other"}
+    columns = [*COLUMNS, gibberish]
+    for share, told in ((30, [("gibberish", 0.3)]), (9, [])):
+        realigned = ("task", "realigned", {"harmful": 3, "over-refusal": 2, "task": 79, "gibberish": share})
+        (found,) = comparisons(table(columns, TUNED, realigned))
+        assert found.trouble == told

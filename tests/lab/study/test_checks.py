@@ -1,0 +1,68 @@
+"""What is found before anything runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin.errors import UserError
+from realign_plugin.lab.study.checks import check
+from realign_plugin.lab.study.loading import parse
+
+
+@pytest.fixture
+def given(lab: Path) -> dict[str, Any]:
+    """A study of given adapters that has nothing wrong."""
+    return {
+        "root": "runs/it", "model": str(lab / "base"), "align": {"adapter": str(lab / "aligned")},
+        "tasks": {"one": {"adapter": str(lab / "task1")}}, "evaluate": {"tasks": "safety"},
+    }  # fmt: skip
+
+
+def test_a_sound_study_passes(given: dict[str, Any]) -> None:
+    check(parse(given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train": {"mask_dpo": {"max_step": 3}}}, "train.mask_dpo: 'max_step' is unknown"),
+        ({"tasks": {"one": {"adapter": "{task1}", "train": {"lerning_rate": 1}}}}, "tasks.one.train: 'lerning_rate'"),
+        ({"evaluate": {"options": {"limmit": 1}}}, "evaluate.options: 'limmit' is unknown"),
+        ({"evaluate": {"metadata": {"safty_data": "x"}}}, "did you mean 'safety_data'"),
+        ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is no folder"),
+        ({"evaluate": {"inputs": ["gone.py"]}}, "evaluate.inputs: gone.py is missing"),
+        ({"evaluate": {"tasks": "safty"}}, "evaluate.tasks: 'safty' is unknown"),
+        ({"model": "./nowhere"}, "nowhere is missing"),
+        ({"model": "{empty}"}, "holds no config.json"),
+        ({"model": "{untokenised}"}, "holds no tokenizer_config.json"),
+        ({"model": "{untemplated}"}, "no chat template"),
+        (
+            {"model": "{untemplated}", "template": "llama3", "data": {"own": {"kind": "on_policy", "prompts": "x"}}},
+            "data.own: the tokenizer of",
+        ),
+        ({"tasks": {"one": {"adapter": "{empty}"}}}, "tasks.one.adapter: "),
+        ({"tasks": {"one": {"adapter": "{aligned}"}}}, "the task vector is 0"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_runs(
+    given: dict[str, Any], lab: Path, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    places = {name: tmp_path / name for name in ("empty", "untokenised", "untemplated")}
+    for folder in places.values():
+        folder.mkdir()
+    for name in ("untokenised", "untemplated"):
+        shutil.copy(lab / "base" / "config.json", places[name])
+    (places["untemplated"] / "tokenizer_config.json").write_text("{}")
+    places |= {"task1": lab / "task1", "aligned": lab / "aligned"}
+    text = json.dumps(given | changes)
+    for name, folder in places.items():
+        text = text.replace("{" + name + "}", str(folder))
+    with pytest.raises(UserError) as caught:
+        check(parse(json.loads(text)))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

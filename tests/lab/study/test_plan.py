@@ -1,0 +1,62 @@
+"""The plan's file, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin.errors import UserError
+from realign_plugin.lab.study.display import show_plan, show_table
+from realign_plugin.lab.study.plan import Plan
+from tests.mutations import mutated, refusal, save
+
+SHAPE = {"name": "main", "title": "[red]T[/red]", "columns": [{"key": "a", "label": ":bug:", "axis": "skill"}]}
+
+
+def test_a_plan_comes_back_as_it_was(planned: Callable[..., Plan], values: dict[str, Any], tmp_path: Path) -> None:
+    plan = planned(values)
+    plan.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == plan
+
+
+def test_malformed_plans_are_read_or_refused_in_one_line(
+    planned: Callable[..., Plan], values: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planned(values).save(tmp_path / "plan.json")
+    sound, draw, messages = json.loads((tmp_path / "plan.json").read_text()), random.Random(7), []
+
+    def read() -> None:
+        plan = Plan.load(tmp_path / "p.json")
+        show_plan(plan, list(plan.targets)[:1])
+
+    for _ in range(120):
+        text = mutated(sound, draw)
+        save(tmp_path / "p.json", text, draw)
+        messages.append(refusal(read, text))
+        capsys.readouterr()
+    assert not [message for message in messages if message and "\n" in message]
+    assert 15 < messages.count(None) < 105
+
+
+def test_a_table_is_shown_as_it_is_or_refused(
+    planned: Callable[..., Plan], values: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(values)
+    (plan.folder / "tables").mkdir(parents=True)
+    file = plan.folder / "tables" / "main.json"
+    row = {"model": "m", "label": "[/x] m", "cells": {"a": {"value": 0.5, "reason": None}}}
+    file.write_text(json.dumps(SHAPE | {"rows": [row]}))
+    show_table(plan, "main")
+    out = capsys.readouterr().out
+    assert "[red]T[/red]" in out
+    assert ":bug:" in out
+    assert "[/x] m" in out
+    assert "0.50" in out
+    file.write_text(json.dumps(SHAPE | {"rows": [5]}))
+    with pytest.raises(UserError, match=r"main.json: rows.0 is '5', expected"):
+        show_table(plan, "main")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin.lab.study.config import Machine
+from realign_plugin.lab.study.launch import PROFILES, build
+from realign_plugin.lab.study.loading import parse
+from realign_plugin.lab.study.processors import Processors, processors
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "machine", "threads"),
+    [
+        (8, None, {}, 8),
+        (8, 3, {}, 2),
+        (2, 5, {}, 1),
+        (16, None, {"gpus": 4, "gpus_per_training": 1, "gpus_per_evaluation": 1}, 4),
+        (16, None, {"gpus": 4, "gpus_per_training": 2, "gpus_per_evaluation": 2}, 8),
+        (16, 1, {"gpus": 4, "gpus_per_training": 1}, 16),
+    ],
+)
+def test_steps_share_the_cores(cores: int, jobs: int | None, machine: dict[str, int], threads: int) -> None:
+    assert Processors(cores, jobs).share(Machine.model_validate(machine)) == threads
+
+
+def test_trainings_and_evaluations_get_their_share_unless_the_file_says_otherwise(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    train = {"model_name_or_path": "x", "output_dir": "made"}
+    values["prepare"] = [{"name": "own", "train": train}, {"name": "word", "command": "true"}]
+    for machine, expected in (
+        ({}, {"maths": 4, "evaluate-base": 4, "merge-maths-resta": 4, "own": 4}),
+        ({"threads": 1, "evaluation_threads": 3}, {"maths": 1, "evaluate-base": 3, "own": 1}),
+    ):
+        plan = build(parse(values | {"machine": machine}), tmp_path, Processors(8, 2))
+        assert {name: plan.steps[name].threads for name in expected} == expected
+        assert plan.steps["word"].threads == plan.steps["table-main"].threads == 1
+
+
+def test_the_number_of_threads_makes_nothing_run_again(values: dict[str, Any], tmp_path: Path) -> None:
+    one, four = (build(parse(values), tmp_path, Processors(cores)).steps["maths"] for cores in (1, 4))
+    assert (one.threads, four.threads) == (1, 4)
+    assert one.fingerprint == four.fingerprint
+
+
+def test_a_machine_that_is_not_this_one_says_nothing() -> None:
+    here = len(os.sched_getaffinity(0))
+    assert processors(None, None, None).cores == here
+    assert processors(None, None, PROFILES / "local").cores == here
+    assert processors(None, None, PROFILES / "slurm").cores == 1
+    assert processors(6, None, PROFILES / "slurm").cores == 6
+
+
+def test_the_option_reaches_the_plan(
+    values: dict[str, Any], planned: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import yaml
+
+    from realign_plugin.lab.study.command import Request, run
+    from realign_plugin.lab.study.plan import Plan
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("realign_plugin.lab.study.launch.check", lambda config: None)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    run(
+        Request(
+            tmp_path / "study.yaml", (), ("main",), (), 8, 4, None,
+            keep_going=False, dry_run=False, plan_only=True, snakefile=False,
+        )
+    )  # fmt: skip
+    assert Plan.load(tmp_path / "runs/it/plan.json").steps["maths"].threads == 2

@@ -1,0 +1,128 @@
+"""Full checkpoints: read lazily, refused with one line, told apart by their fingerprint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from realign_plugin import UserError
+from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets, spread
+
+Q0 = "model.layers.0.self_attn.q_proj"
+
+
+def copy(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def change(folder: Path, **tensors: torch.Tensor | None) -> None:
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    for name, tensor in tensors.items():
+        if tensor is None:
+            del state[name]
+        else:
+            state[name] = tensor
+    save_file(state, file, metadata={"format": "pt"})
+
+
+def test_shards_are_one_model(models: list[Path]) -> None:
+    assert len(list(models[1].glob("*.safetensors"))) > 1
+    whole, sharded = Checkpoint(models[0], "m"), Checkpoint(models[1], "m")
+    assert sorted(whole.names) == sorted(sharded.names)
+    assert whole.shape(f"{Q0}.weight") == (32, 32)
+    assert whole.dtype(f"{Q0}.weight") == torch.float32
+    assert torch.equal(whole.tensor(f"{Q0}.weight"), load_file(models[0] / "model.safetensors")[f"{Q0}.weight"])
+
+
+def test_wrappers_around_a_name_do_not_matter(models: list[Path]) -> None:
+    checkpoint = Checkpoint(models[0], "m")
+    assert checkpoint.find("model.language_model.layers.0.self_attn.q_proj.weight") == f"{Q0}.weight"
+    assert checkpoint.find("model.layers.0.self_attn.x_proj.weight") is None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "m: .* is no folder, expected a model"),
+        (lambda f: (f / "model.safetensors").unlink(), "expected \\*.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\\x08" * 40), "is corrupt"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is corrupt"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": {"a": "b.safetensors"}})
+            ),
+            "b.safetensors does not exist, model.safetensors.index.json names it",
+        ),
+    ],
+)
+def test_broken_folders(lab: Path, tmp_path: Path, spoil: object, message: str) -> None:
+    folder = copy(lab / "base", tmp_path / "m")
+    spoil(folder)  # type: ignore[operator]
+    with pytest.raises(UserError, match=message) as caught:
+        Checkpoint(folder, "m")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_is_no_model(lab: Path) -> None:
+    with pytest.raises(UserError, match=r"is an adapter, expected a full model; give it as task_adapters"):
+        Checkpoint(lab / "task1", "task_models[0]")
+
+
+def test_bad_tensors_are_named(lab: Path, tmp_path: Path) -> None:
+    folder = copy(lab / "base", tmp_path / "m")
+    change(folder, **{f"{Q0}.weight": torch.full((32, 32), float("nan"))})
+    with pytest.raises(UserError, match=rf"m: {Q0}.weight in .* holds NaN"):
+        Checkpoint(folder, "m").tensor(f"{Q0}.weight")
+    change(folder, **{f"{Q0}.weight": torch.zeros(32, 32, dtype=torch.int8)})
+    with pytest.raises(UserError, match=r"stored as I8, expected fp32, fp16 or bf16"):
+        Checkpoint(folder, "m").dtype(f"{Q0}.weight")
+    change(folder, **{f"{Q0}.weight": None})
+    with pytest.raises(UserError, match=rf"lacks {Q0}.weight"):
+        Checkpoint(folder, "m").tensor(f"{Q0}.weight")
+
+
+def test_targets(lab: Path) -> None:
+    base = Checkpoint(lab / "base", "m")
+    every = linear_targets(base, "all")
+    assert len(every) == 2 * 7
+    assert not [name for name in every if "norm" in name or "embed" in name or "lm_head" in name]
+    assert linear_targets(base, "q_proj, v_proj") == [n for n in every if n.endswith(("q_proj", "v_proj"))]
+    assert linear_targets(base, ["lm_head"]) == ["lm_head"]
+    with pytest.raises(
+        UserError, match=r"lora_target: x_proj names no linear module .* k_proj, .*; correct lora_target"
+    ):
+        linear_targets(base, "q_proj,x_proj")
+
+
+def test_the_fingerprint_knows_a_model_in_another_dtype(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    modules = linear_targets(Checkpoint(lab / "base", "m"), "all")
+    ours = fingerprint(lab / "base", modules)
+    assert set(ours) == {"config", "weights"}
+    folder = copy(lab / "base", tmp_path / "bf16")
+    state = {k: v.to(torch.bfloat16) for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16", "transformers_version": "9.9"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert fingerprint(folder, modules) == ours
+    assert fingerprint(models[0], modules)["weights"] != ours["weights"]
+    assert fingerprint(models[0], modules)["config"] == ours["config"]
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 81}))
+    assert fingerprint(folder, modules)["config"] != ours["config"]
+    assert fingerprint("some/model-of-the-hub", modules) == {}
+    assert fingerprint(None, modules) == {}
+
+
+def test_spread_keeps_the_ends() -> None:
+    items = [str(n) for n in range(30)]
+    chosen = spread(items, 8)
+    assert chosen[0] == "0"
+    assert chosen[-1] == "29"
+    assert len(set(chosen)) == 8
+    assert spread(items[:3], 8) == items[:3]
