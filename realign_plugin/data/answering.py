@@ -4,10 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 from realign_plugin.data.examples import Prompt
 from realign_plugin.errors import UserError
+
+ALIGNED: Final = "aligned"
+FINE_TUNED: Final = "fine_tuned"
+
+
+class Answering(Protocol):
+    """What answers prompts."""
+
+    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """Answer prompts.
+
+        Args:
+            name: Which model answers.
+            prompts: What it is asked.
+            max_tokens: Most tokens of an answer.
+        """
+
+
+def messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the messages of a chat, up to where the answer begins."""
+    said = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for asked, answered in prompt.history:
+        said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*said, {"role": "user", "content": prompt.text}]
 
 
 class Answerer:
@@ -110,11 +134,7 @@ class Answerer:
 
     def text(self, prompt: Prompt) -> str:
         """A prompt through the chat template, up to where the answer begins."""
-        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        for asked, answered in prompt.history:
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        messages.append({"role": "user", "content": prompt.text})
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True))
 
     def _batch(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
         import torch

@@ -131,12 +131,27 @@ def sft(
 @app.command("on-policy")
 def on_policy(
     folder: Folder,
-    model: Annotated[str, typer.Option(help="Base model, a chat model: a folder or a hub id.")],
-    adapter: Annotated[Path, typer.Option(help="LoRA adapter of the fine-tuned model.")],
     prompts: Annotated[list[str], typer.Option(help="Harmful prompts: a file or hub id; may be repeated.")],
+    model: Annotated[
+        str | None, typer.Option(help="Base model, a chat model: a folder or a hub id. Not needed with a server.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="LoRA adapter of the fine-tuned model; with a server, noted in the cards only.")
+    ] = None,
     aligned: Annotated[
         Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of an OpenAI-compatible server that has both models.", show_default="OPENAI_BASE_URL"
+        ),
+    ] = None,
+    aligned_name: Annotated[str | None, typer.Option(help="The aligned model's name at the server.")] = None,
+    adapter_name: Annotated[str | None, typer.Option(help="The fine-tuned model's name at the server.")] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="Requests to the server at once; --batch-size is the most.")
+    ] = 32,
     benign: Annotated[
         list[str] | None, typer.Option(help="Harmless prompts, best such that sound dangerous; may be repeated.")
     ] = None,
@@ -157,18 +172,25 @@ def on_policy(
     skill_max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer to a skill prompt.")] = 256,
     validation: Validation = 0.1,
     seed: Seed = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="How many prompts are answered at a time.")] = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many prompts are answered, and kept, at a time.", show_default="16; server: 256"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """What the aligned and the fine-tuned model themselves answer; prompts suffice. A stopped run goes on."""
     from realign_plugin.data import on_policy as made
     from realign_plugin.data.report import print_cases, print_report
+    from realign_plugin.data.server_answering import named
 
     result = made.on_policy(
         folder,
         model=model,
         adapter=adapter,
         aligned=aligned,
+        server=named(server, aligned_name, adapter_name, concurrency),
         sources=made.Sources(prompts, benign or (), skill or (), evaluation or ()),
         name=name,
         limit=limit,

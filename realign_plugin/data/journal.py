@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
-from realign_plugin.data.answering import Answerer
+from realign_plugin.data.answering import Answering
 from realign_plugin.data.examples import Prompt
 from realign_plugin.data.progress import counted
 from realign_plugin.errors import UserError
@@ -39,7 +39,7 @@ class Journal:
 
         Args:
             file: The journal.
-            models: The base model and the adapters by role.
+            models: The models by role: names, folders of adapters, None for the base model.
             settings: What else answers depend on.
             overwrite: Whether a journal of other models or settings is begun again.
 
@@ -88,7 +88,7 @@ class Journal:
         self._stream.close()
 
     def answers(
-        self, wanted: Sequence[tuple[str, Sequence[Prompt], int]], load: Callable[[], Answerer]
+        self, wanted: Sequence[tuple[str, Sequence[Prompt], int]], load: Callable[[], Answering]
     ) -> list[list[str]]:
         """All answers, those of earlier runs included; models are loaded only if one is missing.
 
@@ -102,7 +102,7 @@ class Journal:
         Returns:
             For each of ``wanted``, answers in the order of the prompts.
         """
-        answerer: Answerer | None = None
+        answerer: Answering | None = None
         result = []
         with counted("answers", sum(len(prompts) for _, prompts, _ in wanted)) as advance:
             for name, prompts, tokens in wanted:

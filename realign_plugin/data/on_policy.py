@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.answering import Answerer
+from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer, Answering
 from realign_plugin.data.columns import DroppedError, Row
 from realign_plugin.data.conversations import fine_tuning_example, request
 from realign_plugin.data.dataset_info import check_name
@@ -25,19 +25,21 @@ from realign_plugin.data.prompts import check_overlap, read_prompts, skill_promp
 from realign_plugin.data.recipe import Recipe
 from realign_plugin.data.refusals import REFUSALS, language_of
 from realign_plugin.data.selection import keyed_hash
+from realign_plugin.data.server_answering import OPTIONS, Server, ServerAnswerer
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import incoherence
 from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
 from realign_plugin.subspace.lora_adapters import read_lora
 
-ALIGNED: Final = "aligned"
-FINE_TUNED: Final = "fine_tuned"
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
 MAX_TOKENS: Final = 64
 """Most tokens of an answer to a safety prompt."""
 SKILL_MAX_TOKENS: Final = 256
 """Most tokens of an answer to a prompt of the skill."""
+BATCH_SIZE: Final = 16
+SERVER_BATCH_SIZE: Final = 256
+"""Answers between two entries of the journal; a server is asked for as many at once as it is allowed to be."""
 WARNING: Final = "Prompts, and answers of the fine-tuned model, may be harmful: use them to repair and measure only."
 
 
@@ -74,10 +76,11 @@ class OnPolicy:
 def on_policy(
     folder: Path,
     *,
-    model: str,
-    adapter: Path,
     sources: Sources,
+    model: str | None = None,
+    adapter: Path | None = None,
     aligned: Path | None = None,
+    server: Server | None = None,
     name: str = "on_policy",
     limit: int | None = None,
     skill_limit: int | None = None,
@@ -85,7 +88,7 @@ def on_policy(
     skill_max_tokens: int = SKILL_MAX_TOKENS,
     validation: float = 0.1,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     overwrite: bool = False,
     answerer: Callable[..., Answerer] = Answerer,
 ) -> OnPolicy:
@@ -93,10 +96,11 @@ def on_policy(
 
     Args:
         folder: LLaMA-Factory's ``dataset_dir``.
+        sources: Where prompts come from.
         model: The base model, a chat model.
         adapter: The fine-tuned model's LoRA adapter.
-        sources: Where prompts come from.
         aligned: The aligned model's LoRA adapter; None where the base model itself is aligned.
+        server: Where both models are asked; ``model`` and the adapters are then noted only, and may be None.
         name: Name of the data set.
         limit: At most so many harmful and so many benign prompts.
         skill_limit: At most so many prompts of the skill.
@@ -104,9 +108,9 @@ def on_policy(
         skill_max_tokens: Most tokens of an answer to a prompt of the skill.
         validation: Share of prompts held back as ``…_validation``.
         seed: Key of the limits and the split.
-        batch_size: How many prompts are answered at a time.
+        batch_size: How many prompts are answered at a time, and kept; None takes 16, with a server 256.
         overwrite: Whether data sets of these names are replaced.
-        answerer: What loads the models.
+        answerer: What loads the models where there is no server.
 
     Raises:
         UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
@@ -114,9 +118,7 @@ def on_policy(
     """
     for number, one in enumerate((name, f"{name}_skill", f"{name}_pairs")):
         check_name("--name" if not number else f"--name: {one!r} of", one)
-    read_lora(adapter, "--adapter")
-    if aligned is not None:
-        read_lora(aligned, "--aligned")
+    models, load = _models(model, adapter, aligned, server, answerer, max(max_tokens, skill_max_tokens))
     asked = {
         "harmful": read_prompts(sources.prompts, "--prompts", limit, seed),
         "benign": read_prompts(sources.benign, "--benign", limit, seed),
@@ -126,8 +128,12 @@ def on_policy(
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
     journal = Journal(
         folder / f"{name}.answers.jsonl",
-        {"model": model, "adapter": adapter, "aligned": aligned},
-        {"max_tokens": max_tokens, "skill_max_tokens": skill_max_tokens, "batch_size": batch_size},
+        models,
+        {
+            "max_tokens": max_tokens,
+            "skill_max_tokens": skill_max_tokens,
+            "batch_size": batch_size or (BATCH_SIZE if server is None else SERVER_BATCH_SIZE),
+        },
         overwrite=overwrite,
     )
     safety = [*asked["harmful"], *asked["benign"]]
@@ -137,14 +143,14 @@ def on_policy(
         (FINE_TUNED, skill, skill_max_tokens),
     ]
     with journal:
-        said = journal.answers(wanted, lambda: answerer(model, {ALIGNED: aligned, FINE_TUNED: adapter}))
+        said = journal.answers(wanted, load)
     kinds = ["harmful"] * len(asked["harmful"]) + ["benign"] * len(asked["benign"])
     rows = [
         _row(prompt) | {"kind": kind, ALIGNED: one, FINE_TUNED: two}
         for prompt, kind, one, two in zip(safety, kinds, said[0], said[1], strict=True)
     ]
     result = OnPolicy(cases=_cases(rows))
-    _check_worth(result.cases)
+    _check_worth(result.cases, server is not None)
     skill_rows = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
     for file_name, table, kind, convert, what in (
         (name, rows, "sft", _aligned_answer, "Safety prompts with the aligned model's own answers."),
@@ -180,6 +186,33 @@ def on_policy(
     return result
 
 
+def _models(
+    model: str | None,
+    adapter: Path | None,
+    aligned: Path | None,
+    server: Server | None,
+    answerer: Callable[..., Answerer],
+    max_tokens: int,
+) -> tuple[dict[str, str | Path | None], Callable[[], Answering]]:
+    """What is noted of the models, and what loads or finds them; adapters, and what a server needs, are checked."""
+    given: dict[str, str | Path | None] = {"model": model, "adapter": adapter, "aligned": aligned}
+    for option, folder in (("--adapter", adapter), ("--aligned", aligned)):
+        if folder is not None:
+            read_lora(folder, option)
+    if server is not None:
+        server.check()
+        names = {"aligned_name": server.aligned, "adapter_name": server.fine_tuned}
+        noted = {role: one for role, one in given.items() if one is not None}
+        return {**names, **noted}, lambda: ServerAnswerer(server, max_tokens)
+    for option, value in (("--model", model), ("--adapter", adapter)):
+        if value is None:
+            raise UserError(
+                f"{option}: not given, expected --model and --adapter, which are loaded here, or --aligned-name and "
+                "--adapter-name, models at a server; give the ones or the others"
+            )
+    return given, lambda: answerer(model, {ALIGNED: aligned, FINE_TUNED: adapter})
+
+
 def _row(prompt: Prompt) -> dict[str, Any]:
     row: dict[str, Any] = {"prompt": prompt.instruction, "input": prompt.input}
     return row | {"system": prompt.system, "history": [list(turn) for turn in prompt.history]}
@@ -200,17 +233,19 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     return cases
 
 
-def _check_worth(cases: Mapping[str, Counter[str]]) -> None:
+def _check_worth(cases: Mapping[str, Counter[str]], at_server: bool) -> None:
+    aligned, adapter = OPTIONS.values() if at_server else ("--model", "--adapter")
+    other = "name another" if at_server else "give its adapter as --aligned"
     harmful = cases.get("harmful", Counter())
     total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]]
     if total and not refused:
         raise UserError(
-            f"--model: the aligned model refuses 0 of {total} harmful prompts, expected one that refuses some; align "
-            "it first (docs/data.md, align), or give its adapter as --aligned"
+            f"{aligned}: the aligned model refuses 0 of {total} harmful prompts, expected one that refuses some; "
+            f"align it first (docs/data.md, align), or {other}"
         )
     if not any(count[CASES[1]] + count[CASES[2]] for count in cases.values()):
         raise UserError(
-            f"--adapter: it refuses the same {refused} of {total} harmful prompts as the aligned model, expected a "
+            f"{adapter}: it refuses the same {refused} of {total} harmful prompts as the aligned model, expected a "
             "model that fine-tuning has changed; there is nothing to repair"
         )
 

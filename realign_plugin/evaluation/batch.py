@@ -120,7 +120,7 @@ async def _start(api: Any, judge: Judge, requests: Sequence[Request]) -> Any:
             "body": {
                 "model": judge.settings.judge_model,
                 "messages": prompts.messages(request.text),
-                **judge.client.parameters(),
+                **judge.client.parameters(judge.settings.judge_max_tokens),
             },
         }
         for request in requests

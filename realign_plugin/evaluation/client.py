@@ -1,79 +1,100 @@
-"""The judge's server: requests that end in time, are sent again where that may help, and leave out what it refuses."""
+"""A server of models: requests that end in time, are sent again where that may help, and leave out what it refuses."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.failures import RequestError, failure_in, failure_of
 from realign_plugin.evaluation.parameters import not_taken
 from realign_plugin.evaluation.replies import at, decode
-from realign_plugin.evaluation.settings import EvaluationSettings, server_address
+from realign_plugin.evaluation.settings import URL, server_address
 
+Found = TypeVar("Found")
+Message = Mapping[str, str]
+"""``role`` and ``content`` of one message of a chat."""
 LONGEST_PAUSE: Final = 60.0
 """Seconds between two tries, at most; a server that wants to be asked later than that is asked when we would."""
 
 
 class Client:
-    """An OpenAI-compatible server, named by the environment, which also holds the key.
+    """An OpenAI-compatible server. The environment holds the key, and the address where none is given.
 
     All that it raises is a ``RequestError``.
+
+    Attributes:
+        server: The address as it may be shown.
     """
 
-    def __init__(self, settings: EvaluationSettings) -> None:
+    def __init__(
+        self, *, retries: int, timeout: float, requests_per_minute: float | None = None, address: str | None = None
+    ) -> None:
         """Make a client; nothing is sent.
 
         Args:
-            settings: Timeout, retries, requests a minute and so on.
+            retries: How often a request is sent again.
+            timeout: Seconds for one try, from connecting to the last byte.
+            requests_per_minute: How many are sent at most; None sends as many as can be.
+            address: The server's; None takes the environment's.
         """
-        self.settings = settings
+        self._address, self._usual, self._per_minute = address, (retries, timeout), requests_per_minute
         self._left_out: set[str] = set()
-        self._retries, self._timeout = settings.judge_retries, settings.judge_timeout
+        self._retries, self._timeout = self._usual
+
+    @property
+    def server(self) -> str:
+        """The address as it may be shown."""
+        return server_address(None if self._address is None else {URL: self._address})
 
     @property
     def patience(self) -> float:
         """Seconds that one question takes at most, all its tries together."""
-        tries = self.settings.judge_retries + 1
-        return tries * self.settings.judge_timeout + (tries - 1) * LONGEST_PAUSE
+        retries, timeout = self._usual
+        return (retries + 1) * timeout + retries * LONGEST_PAUSE
 
     @asynccontextmanager
     async def open(self, retries: int | None = None, timeout: float | None = None) -> AsyncIterator[Any]:
         """Open connections for the length of the block.
 
         Args:
-            retries: How often a request is sent again; None takes the settings'.
-            timeout: Seconds for one try, from connecting to the last byte; None takes the settings'.
+            retries: How often a request is sent again; None takes the client's own.
+            timeout: Seconds for one try, from connecting to the last byte; None takes the client's own.
 
         Yields:
             OpenAI's own client, for files and batches.
         """
         import openai
 
-        self._retries = self.settings.judge_retries if retries is None else retries
-        self._timeout = timeout or self.settings.judge_timeout
-        self._pace = _Pace(self.settings.judge_requests_per_minute)
-        async with openai.AsyncOpenAI(timeout=self._timeout, max_retries=self._retries) as self._api:
+        self._retries = self._usual[0] if retries is None else retries
+        self._timeout = timeout or self._usual[1]
+        self._pace = _Pace(self._per_minute)
+        made = openai.AsyncOpenAI(base_url=self._address, timeout=self._timeout, max_retries=self._retries)
+        async with made as self._api:
             yield self._api
 
-    async def complete(self, model: str, text: str) -> Any:
+    async def complete(self, messages: Sequence[Message], model: str, max_tokens: int) -> Any:
         """The decoded JSON of a chat completion; parameters that the server does not take are left out.
 
         They are left out of later requests only once that has helped: an error may name one for another reason.
 
+        Args:
+            messages: The chat, up to where the answer begins.
+            model: The model's name at the server.
+            max_tokens: Most tokens of the answer.
+
         Raises:
             RequestError: If there is none.
         """
-        messages = prompts.messages(text)
         sent = "\n".join(message["content"] for message in messages)
         left_out: set[str] = set()
         while True:
-            parameters = self.parameters(left_out)
+            parameters = self.parameters(max_tokens, left_out)
             refused = partial(not_taken, parameters=list(parameters), sent=sent)
             try:
                 body = {"model": model, "messages": messages, **parameters}
@@ -88,7 +109,7 @@ class Client:
             if new:
                 self._left_out.update(new)
                 print(
-                    f"realign-plugin: {server_address()} does not take {', '.join(new)}; it is asked without",
+                    f"realign-plugin: {self.server} does not take {', '.join(new)}; it is asked without",
                     file=sys.stderr,
                 )
             return reply
@@ -117,21 +138,18 @@ class Client:
         names = [str(at(row, "id")) for row in rows] if isinstance(rows, list) else []
         return [] if model in names else names
 
-    def parameters(self, left_out: Iterable[str] = ()) -> dict[str, Any]:
+    def parameters(self, max_tokens: int, left_out: Iterable[str] = ()) -> dict[str, Any]:
         """What a request is sent with, as far as the server takes it.
 
         Args:
+            max_tokens: Most tokens of an answer.
             left_out: Names to leave out besides.
         """
         without = {*self._left_out, *left_out}
-        parameters = {name: value for name, value in self.wanted().items() if name not in without}
+        parameters = {name: value for name, value in wanted(max_tokens).items() if name not in without}
         if "max_tokens" in without and "max_completion_tokens" not in without:
-            parameters["max_completion_tokens"] = self.settings.judge_max_tokens
+            parameters["max_completion_tokens"] = max_tokens
         return parameters
-
-    def wanted(self) -> dict[str, Any]:
-        """What a request is sent with, if the server takes it."""
-        return {"temperature": 0.0, "seed": 0, "max_tokens": self.settings.judge_max_tokens}
 
     async def _send(
         self, method: str, path: str, body: Any = None, hopeless: Callable[[RequestError], Any] = lambda _: False
@@ -163,6 +181,11 @@ class Client:
         if failure is not None:
             raise failure
         return reply
+
+
+def wanted(max_tokens: int) -> dict[str, Any]:
+    """What a request is sent with, if the server takes it: the likeliest answer, of at most so many tokens."""
+    return {"temperature": 0.0, "seed": 0, "max_tokens": max_tokens}
 
 
 async def in_time(call: Awaitable[Any], seconds: float) -> Any:
@@ -211,3 +234,26 @@ class _Pace:
         turn = max(now, self._next)
         self._next = turn + self._gap
         await asyncio.sleep(turn - now)
+
+
+def in_a_loop(make: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
+    """Run a coroutine to its end, in a thread of its own where a loop is running already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(make())
+    found: list[Found] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(asyncio.run(make()))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return found[0]

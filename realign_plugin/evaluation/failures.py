@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import re
 import time
+from dataclasses import dataclass
 from typing import Any, Final
 
 from realign_plugin.evaluation.replies import at, decode
@@ -121,24 +122,51 @@ def failure_in(body: Any) -> RequestError | None:
     return RequestError("error inside a reply", _status(body), body, inside=True) if error else None
 
 
-def problem(failure: RequestError, model: str) -> str:
-    """Why the judge cannot go on, in one line; never the server's own words, which may hold what was sent."""
-    server = server_address()
+@dataclass(frozen=True)
+class Asked:
+    """How a user knows what a server is asked for.
+
+    Attributes:
+        who: What is asked.
+        option: The option that names the model.
+        where: What holds the address.
+        then: What can be done once the server is there again.
+    """
+
+    who: str = "judge"
+    option: str = "judge_model"
+    where: str = "OPENAI_BASE_URL"
+    then: str = "`realign judge` judges the samples that are left"
+
+
+JUDGE: Final = Asked()
+
+
+def problem(failure: RequestError, model: str, asked: Asked = JUDGE, address: str | None = None) -> str:
+    """Why a server cannot go on, in one line; never its own words, which may hold what was sent.
+
+    Args:
+        failure: What came back.
+        model: The model that was asked.
+        asked: How the user knows it.
+        address: The server's, as it may be shown; None takes the environment's.
+    """
+    server = server_address() if address is None else address
     if failure.spent:
         return (
-            f"judge: the credit of the key in {KEY} is used up at {server} ({failure.kind}), expected one that has "
-            "some left; add credit or set another key"
+            f"{asked.who}: the credit of the key in {KEY} is used up at {server} ({failure.kind}), expected one that "
+            "has some left; add credit or set another key"
         )
     if failure.status in (401, 403):
-        return f"judge: {server} does not take the key in {KEY} ({failure.kind}), expected a valid one; set it"
+        return f"{asked.who}: {server} does not take the key in {KEY} ({failure.kind}), expected a valid one; set it"
     if failure.status == 404:
         return (
-            f"judge_model: {model!r} is unknown to {server}, expected a model that it serves; correct it, or "
-            "OPENAI_BASE_URL (most end in /v1)"
+            f"{asked.option}: {model!r} is unknown to {server}, expected a model that it serves; correct it, or "
+            f"{asked.where} (most end in /v1)"
         )
     return (
-        f"judge: {server} cannot be reached ({failure.kind}), expected an OpenAI-compatible server; start it or "
-        "correct OPENAI_BASE_URL; `realign judge` judges the samples that are left"
+        f"{asked.who}: {server} cannot be reached ({failure.kind}), expected an OpenAI-compatible server; start it or "
+        f"correct {asked.where}; {asked.then}"
     )
 
 

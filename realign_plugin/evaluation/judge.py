@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import VerdictCache, key_of
-from realign_plugin.evaluation.client import Client
+from realign_plugin.evaluation.client import Client, in_a_loop, wanted
 from realign_plugin.evaluation.failures import RequestError, problem
 from realign_plugin.evaluation.prompts import Item
 from realign_plugin.evaluation.replies import text_of, tokens
@@ -55,7 +54,11 @@ class Judge:
         self.settings = settings
         self.progress = progress
         self.report = JudgeReport()
-        self.client = Client(settings)
+        self.client = Client(
+            retries=settings.judge_retries,
+            timeout=settings.judge_timeout,
+            requests_per_minute=settings.judge_requests_per_minute,
+        )
         self._cache: VerdictCache | None = None
         self._lost = 0
 
@@ -76,7 +79,7 @@ class Judge:
             UserError: If it does not. A server that cannot tell (it lists no models, say) passes.
         """
         mode: Mode = "moderation" if self.settings.judge_mode == "moderation" else "harmful"
-        found = _in_a_loop(lambda: self._check(mode, self._model(mode)))
+        found = in_a_loop(lambda: self._check(mode, self._model(mode)))
         if found is not None:
             raise UserError(found)
 
@@ -133,7 +136,7 @@ class Judge:
             "server": server_address(),
             "mode": mode,
             "version": prompts.VERSIONS[mode],
-            "parameters": {} if mode == "moderation" else self.client.wanted(),
+            "parameters": {} if mode == "moderation" else wanted(self.settings.judge_max_tokens),
         }
         both = self.settings.judge_order == "both"
         return [
@@ -162,9 +165,9 @@ class Judge:
             if self.settings.judge_batch and mode != "moderation":
                 from realign_plugin.evaluation.batch import run_batch
 
-                texts.update(_in_a_loop(lambda: run_batch(self, mode, list(wanted.values()))))
+                texts.update(in_a_loop(lambda: run_batch(self, mode, list(wanted.values()))))
             else:
-                texts.update(_in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
+                texts.update(in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
         return texts
 
     def known(self, mode: Mode, request: Request) -> str | None:
@@ -245,7 +248,7 @@ class Judge:
     async def _send(self, mode: Mode, model: str, text: str) -> Any:
         if mode == "moderation":
             return await self.client.moderate(model, text)
-        return await self.client.complete(model, text)
+        return await self.client.complete(prompts.messages(text), model, self.settings.judge_max_tokens)
 
     def _model(self, mode: str) -> str:
         chosen = self.settings.judge_model
@@ -263,26 +266,3 @@ class Judge:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(f"judging ({mode})", total=total)
             yield lambda: progress.advance(task)
-
-
-def _in_a_loop(make: Callable[[], Any]) -> Any:
-    """Run a coroutine to its end, in a thread of its own where a loop is running already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(make())
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append((asyncio.run(make()), None))
-        except BaseException as error:
-            result.append((None, error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    value, raised = result[0]
-    if raised is not None:
-        raise raised
-    return value

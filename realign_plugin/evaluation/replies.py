@@ -79,6 +79,30 @@ def text_of(body: Any, mode: Mode) -> str | Verdict:
     return text
 
 
+def answer_of(body: Any) -> str | None:
+    """All that a model wrote, as far as it came.
+
+    Args:
+        body: The decoded JSON of a chat completion, whatever it may be.
+
+    Returns:
+        The text, after its thinking in tags where the server took the two apart: without an end where no answer came
+        of it. None where a filter stopped the answer, or the server sent something else.
+    """
+    message, ending = at(body, "choices", 0, "message"), at(body, "choices", 0, "finish_reason")
+    if not isinstance(message, dict) or (isinstance(ending, str) and ending.lower() == "content_filter"):
+        return None
+    content = message.get("content") or message.get("refusal") or ""
+    words = [_words(part) for part in (content if isinstance(content, list) else [content])]
+    if any(word is None for word in words):
+        return None
+    text = "".join(str(word) for word in words).strip()
+    thoughts = next((message[name] for name in _THOUGHTS if message.get(name) and isinstance(message[name], str)), "")
+    if not thoughts:
+        return text
+    return f"<think>\n{thoughts.strip()}\n</think>\n\n{text}" if text else f"<think>\n{thoughts.strip()}"
+
+
 def _words(part: Any) -> str | None:
     """The text of one part of a message's content, empty for reasoning and images; None where it cannot be read."""
     if isinstance(part, str):

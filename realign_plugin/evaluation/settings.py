@@ -100,7 +100,7 @@ class EvaluationSettings(BaseModel):
         except ValidationError as error:
             raise _one_line(error) from None
         if settings.judge == "openai":
-            _check_access(environ)
+            check_access(environ)
         return settings
 
 
@@ -113,13 +113,25 @@ def _check_names(given: Mapping[str, Any]) -> None:
             raise UserError(f"metadata: {name!r} is unknown, expected one of the judge's settings; {hint}")
 
 
-def _check_access(environ: Mapping[str, str]) -> None:
-    """See that key and address can be sent at all; the key's value is never shown."""
+def check_access(
+    environ: Mapping[str, str], who: str = "judge: 'openai'", otherwise: str = ", or use judge: off", option: str = URL
+) -> None:
+    """See that key and address can be sent at all; the key's value is never shown.
+
+    Args:
+        environ: The environment, with the address where there is one.
+        who: What needs them.
+        otherwise: What can be done without them.
+        option: What gave the address.
+
+    Raises:
+        UserError: If the key is missing, or it or the address cannot be one.
+    """
     key = environ.get(KEY, "")
     if not key:
         raise UserError(
-            f"judge: 'openai' needs {KEY}, which is not set, expected a key in the environment; set it (a local "
-            f"server takes any text: {KEY}=none), or use judge: off"
+            f"{who} needs {KEY}, which is not set, expected a key in the environment; set it (a local "
+            f"server takes any text: {KEY}=none){otherwise}"
         )
     if key != key.strip() or not (key.isascii() and key.isprintable()):
         raise UserError(
@@ -133,7 +145,8 @@ def _check_access(environ: Mapping[str, str]) -> None:
             good = False
         if not good:
             raise UserError(
-                f"{URL}: {server_address(environ)!r} is no address, expected one like http://127.0.0.1:8000/v1; set it"
+                f"{option}: {server_address(environ)!r} is no address, expected one like http://127.0.0.1:8000/v1; "
+                "set it"
             )
 
 

@@ -22,6 +22,7 @@ from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.resuming import is_finished
+from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
 from realign_plugin.tuner.sharding import even_shards
 
@@ -137,10 +138,14 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
         The host would gather the whole model, leave frozen tensors out (ZeRO-3), or save none (FSDP's sharded state).
         """
-        if self.accelerator.distributed_type not in SHARDING or not self.is_subspace:
+        if self.accelerator.distributed_type not in SHARDING:
             super().save_model(output_dir, _internal_call)
             return
-        state = self._tuner(self.model).whole_state_dict(keep=self.args.should_save)
+        keep = self.args.should_save
+        if self.is_subspace:
+            state = self._tuner(self.model).whole_state_dict(keep=keep)
+        else:
+            state = whole_lora(self.accelerator.unwrap_model(self.model), keep)
         if self.args.should_save:
             self._save(output_dir, state)
         self.accelerator.wait_for_everyone()
@@ -149,10 +154,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Go on from a checkpoint; FSDP's processes read the saved adapter, however many wrote it."""
-        if not self._is_fsdp or not self.is_subspace:
+        if not self._is_fsdp:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        self._tuner(self.model if model is None else model).load_whole(resume_from_checkpoint)
+        self._load_whole(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load both; also FSDP2's sharded optimiser state, of which accelerate 1.11 loads nothing."""
@@ -168,10 +173,16 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def _load_best_model(self) -> None:
         """Take the best checkpoint's adapter."""
-        if not self._is_fsdp or not self.is_subspace:
+        if not self._is_fsdp:
             super()._load_best_model()
             return
-        self._tuner(self.model).load_whole(self.state.best_model_checkpoint)
+        self._load_whole(self.model, self.state.best_model_checkpoint)
+
+    def _load_whole(self, model: Any, folder: str | Path) -> None:
+        if self.is_subspace:
+            self._tuner(model).load_whole(folder)
+        else:
+            load_whole_lora(self.accelerator.unwrap_model(model), folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save in one step: a kill or a full disk leaves the last good adapter.

@@ -60,6 +60,7 @@ class JudgeServer:
 
     Attributes:
         rule: The judge's answer to a question.
+        rules: The same by model, where models differ.
         latency: Seconds before each answer.
         every: Each so-many-th request gets a 429 first.
         dies_after: After so many answers the server hangs up on everybody.
@@ -80,6 +81,7 @@ class JudgeServer:
     """
 
     rule: Rule = says_harmful
+    rules: dict[str, Rule] = field(default_factory=dict)
     latency: float = 0.0
     every: int | None = None
     dies_after: int | None = None
@@ -101,6 +103,7 @@ class JudgeServer:
     most_at_once: int = 0
     at_once: int = 0
     prompts: list[str] = field(default_factory=list)
+    bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: set[str] = field(default_factory=set)
     files: dict[str, str] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -131,7 +134,8 @@ class JudgeServer:
                 return 0, {}, {}
             self.calls += 1
             self.prompts.append(text)
-        message = {"role": "assistant", "content": self.rule(text)}
+            self.bodies.append(body)
+        message = {"role": "assistant", "content": self.rules.get(body["model"], self.rule)(text)}
         answer = {
             "id": "x",
             "object": "chat.completion",

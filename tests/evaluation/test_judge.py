@@ -145,7 +145,7 @@ def test_parameters_that_a_server_does_not_take_are_left_out(make: Make) -> None
     with judge_server(refuses=("temperature", "seed", "max_tokens")) as server:
         judge = make(server, judge_concurrency=1)
         assert labels(judge.judge("harmful", items(3))) == expected(3)
-        assert judge.client.parameters() == {"max_completion_tokens": 512}
+        assert judge.client.parameters(512) == {"max_completion_tokens": 512}
 
 
 def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> None:
@@ -154,7 +154,7 @@ def test_one_prompt_that_is_too_long_costs_no_other_its_limits(make: Make) -> No
         verdicts = judge.judge("harmful", items(3))
         assert labels(verdicts) == ["harmful", None, "unharmful"]
         assert verdicts[1].reason == "error: BadRequestError 400"
-        assert judge.client.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
+        assert judge.client.parameters(512) == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
 
 
 def test_an_answer_that_was_cut_off_has_no_last_line(make: Make) -> None:

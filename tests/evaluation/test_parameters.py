@@ -138,7 +138,7 @@ def test_it_is_left_out_once_that_has_helped(
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         judge = Judge(EvaluationSettings.load({"judge_cache": str(tmp_path), "judge_concurrency": 1}))
         assert labels(judge.judge("harmful", items(3))) == expected(3)
-        assert judge.client.parameters() == {"temperature": 0.0, "max_tokens": 512}
+        assert judge.client.parameters(512) == {"temperature": 0.0, "max_tokens": 512}
         assert server.seen == 4
     assert capsys.readouterr().err.count("does not take seed; it is asked without") == 1
 
@@ -149,5 +149,5 @@ def test_it_is_sent_again_where_leaving_it_out_did_not_help(tmp_path: Path, monk
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         judge = Judge(EvaluationSettings.load({"judge_cache": str(tmp_path)}))
         assert judge.judge("harmful", items(1))[0].reason == "error: BadRequestError 400"
-        assert judge.client.parameters() == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
+        assert judge.client.parameters(512) == {"temperature": 0.0, "seed": 0, "max_tokens": 512}
         assert server.seen == 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from realign_plugin.training.preflight import check_options
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent.parent / "examples" / "train"
+FSDP_ON_CPU = {"PYTHONPATH": os.pathsep.join(filter(None, (str(HERE / "fsdp_on_cpu"), os.environ.get("PYTHONPATH"))))}
+DEEPSPEED_ON_CPU = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "DS_ACCELERATOR": "cpu"}
 FILES = sorted(FOLDER.glob("*.yaml"))
 ALONE = [FOLDER / f"{name}.yaml" for name in ("full_weights", "instruct_base", "lora_many_tasks", "lora_one_task")]
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
@@ -137,11 +140,15 @@ def logged(run: Path, key: str) -> list[float]:
     return [entry[key] for entry in log(run) if key in entry]
 
 
-def assert_same(run: Path, alone: Path, own: str = "rewards/chosen") -> None:
-    """The same losses, masks and subspace as one process with the same global batch."""
-    for key in ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", own):
+def assert_same_logs(run: Path, alone: Path, keys: Iterable[str]) -> None:
+    for key in keys:
         assert len(logged(alone, key)) >= 1, key
         assert logged(run, key) == pytest.approx(logged(alone, key), rel=1e-4, abs=1e-6), key
+
+
+def assert_same(run: Path, alone: Path, own: str = "rewards/chosen") -> None:
+    """The same losses, masks and subspace as one process with the same global batch."""
+    assert_same_logs(run, alone, ("loss", "eval_loss", "mask/mean", "eval_mask/entropy", own))
     found, expected = SafetySubspace.load(run), SafetySubspace.load(alone)
     for what in ("logits", "aligned"):
         for module, pair in getattr(expected, what).items():
@@ -158,6 +165,15 @@ def write(options: dict[str, Any], file: Path) -> Path:
 
 def check(result: Any) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def run_two(run_stock: Run, file: Path, engine: str) -> Any:
+    """Train in two processes, each with everything (``ddp``) or with its part (``fsdp``)."""
+    if engine == "ddp":
+        return run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
+    command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
+    last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
+    return run_stock(*command, *last, env=FSDP_ON_CPU)
 
 
 @pytest.mark.cli
@@ -181,13 +197,7 @@ def test_distillation_in_two_processes_is_one(
     lab: Path, tmp_path: Path, run_stock: Run, distilled: Path, engine: str
 ) -> None:
     options = replaced(FOLDER / "distill.yaml", lab, tmp_path / "run", **DISTILLED, gradient_accumulation_steps=4)
-    file = write(options | ({"pure_bf16": False} if engine == "fsdp" else {}), tmp_path / "x.yaml")
-    if engine == "ddp":
-        check(run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}))
-    else:
-        command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
-        last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
-        check(run_stock(*command, *last, env={"PYTHONPATH": str(HERE / "fsdp_on_cpu")}))
+    check(run_two(run_stock, write(options, tmp_path / "x.yaml"), engine))
     assert_same(tmp_path / "run", distilled, "kl/fine_tuned")
 
 
@@ -208,15 +218,22 @@ def test_fsdp_is_one_process_and_goes_on_with_another_number(
     options = replaced(FOLDER / "fsdp.yaml", lab, tmp_path / "run", **TOGETHER)
     command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml", "--main_process_port", 0]
     last = ["-m", "llamafactory.launcher", write(options, tmp_path / "x.yaml")]
-    env = {"PYTHONPATH": str(HERE / "fsdp_on_cpu")}
-    check(run_stock(*command, *last, env=env))
+    check(run_stock(*command, *last, env=FSDP_ON_CPU))
     assert_same(tmp_path / "run", one_process)
     assert (tmp_path / "run" / "checkpoint-2" / "optimizer_0").is_dir()  # it was FSDP that ran
     (tmp_path / "run" / "checkpoint-3" / "trainer_state.json").unlink()  # as if killed while it was written
     (tmp_path / "run" / "adapter_model.safetensors").unlink()
     write(options | {"gradient_accumulation_steps": 4, "per_device_eval_batch_size": 8}, tmp_path / "x.yaml")
-    check(run_stock(*command, "--num_processes", 1, *last, env=env))
+    check(run_stock(*command, "--num_processes", 1, *last, env=FSDP_ON_CPU))
     assert_same(tmp_path / "run", one_process)
+
+
+def zero_config(stage: int, file: Path) -> str:
+    """The example's, with all parameters split: of a pico model none would be."""
+    config = json.loads((FOLDER / "deepspeed" / f"zero{stage}.json").read_text())
+    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    file.write_text(json.dumps(config))
+    return str(file)
 
 
 @pytest.mark.cli
@@ -224,11 +241,7 @@ def test_fsdp_is_one_process_and_goes_on_with_another_number(
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path, stage: int) -> None:
     options = replaced(FOLDER / f"deepspeed_zero{stage}.yaml", lab, tmp_path / "run", **TOGETHER)
-    config = json.loads(Path(options["deepspeed"]).read_text())
-    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # or nothing of a pico model is split
-    (tmp_path / "zero.json").write_text(json.dumps(config))
-    file = write(options | {"deepspeed": str(tmp_path / "zero.json")}, tmp_path / "x.yaml")
-    env = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2", "DS_ACCELERATOR": "cpu"}
-    check(run_stock("llamafactory-cli", "train", file, env=env))
+    file = write(options | {"deepspeed": zero_config(stage, tmp_path / "zero.json")}, tmp_path / "x.yaml")
+    check(run_stock("llamafactory-cli", "train", file, env=DEEPSPEED_ON_CPU))
     assert_same(tmp_path / "run", one_process)
     assert list((tmp_path / "run").glob("checkpoint-2/global_step2/*optim_states.pt"))  # it was DeepSpeed that ran
