@@ -44,7 +44,7 @@ def table(
     batch_size: int | None = None,
 ) -> None:
     """Measure, print, and write ``table.json`` and ``table.md``."""
-    from realign_plugin.lab.repair.repair import default_batch_size
+    from realign_plugin.lab.repair.plan import default_batch_size
 
     part = part_of(files)
     names = {label: label.replace(", ", "-") for label in adapters}

@@ -16,7 +16,7 @@ from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method
+from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 OPTIONS: Final = {"--model: the aligned model": "BASE: the aligned model", "--adapter: it": "ADAPTER: it"}
 """How the messages of ``realign data on-policy`` are put here."""
-CPU_BATCH: Final = 16
-GPU_BATCH: Final = 128
-"""Prompts answered at a time; halved where they do not fit."""
 
 
 class Repair:
@@ -209,13 +206,6 @@ def _session(judge: str | None) -> Session | None:
     from realign_plugin.evaluation.settings import EvaluationSettings
 
     return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
-
-
-def default_batch_size() -> int:
-    """Prompts answered at a time on this machine."""
-    import torch
-
-    return GPU_BATCH if torch.cuda.is_available() else CPU_BATCH
 
 
 def _free() -> None:
