@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
@@ -22,9 +22,6 @@ from realign_plugin.text_files import checked, read_json
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.session import Session
-
-OPTIONS: Final = {"--model: the aligned model": "BASE: the aligned model", "--adapter: it": "ADAPTER: it"}
-"""How the messages of ``realign data on-policy`` are put here."""
 
 
 class Repair:
@@ -96,16 +93,13 @@ class Repair:
         files = parts.write(self.folders.data / "prompts", self.parts.train)
         if not done.exists():
             spent = self.inputs.spent
-            try:
-                made = data.on_policy(
-                    self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
-                    aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
-                    sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
-                    skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
-                    batch_size=self._batch_size, overwrite=True, answerer=self._answerer,
-                )  # fmt: skip
-            except UserError as error:
-                raise UserError(_reworded(str(error))) from error
+            made = data.on_policy(
+                self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
+                aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
+                sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
+                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, options=("BASE", "ADAPTER"),
+            )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
         return "skill" in files
@@ -215,9 +209,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _reworded(message: str) -> Any:
-    for theirs, ours in OPTIONS.items():
-        message = message.replace(theirs, ours)
-    return message
