@@ -10,7 +10,7 @@ from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_base
+from realign_plugin.lab.repair.checks import check_base, check_model
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
@@ -71,6 +71,7 @@ def repair(
         from realign_plugin.training.templates import check_template
 
         check_template(template, Path(base))
+    check_model(base)
     check_base(adapter, "ADAPTER", base)
     if aligned is not None:
         check_base(aligned, "--aligned", base)

@@ -199,7 +199,11 @@ def wrong_base(given: dict[str, Any]) -> dict[str, Any]:
         (lambda given: {"test": given["prompts"]}, "--test: 40 of its 40 prompts"),
         (lambda given: {"out": given["adapter"]}, "is an input"),
         (lambda given: {"adapter": given["adapter"] / "missing"}, "ADAPTER: "),
-        (lambda given: {"prompts": ["nowhere.json"]}, "nowhere.json does not exist"),
+        (lambda given: {"prompts": ["nowhere.json"]}, "--prompts: nowhere.json does not exist"),
+        (lambda given: {"skill": ["gsm8kk"]}, "--skill: 'gsm8kk' is unknown"),
+        (lambda given: {"benign": ["nobody/nothing"]}, "--benign: nobody/nothing, split 'train', cannot be fetched"),
+        (lambda given: {"base": "no/such-model"}, "BASE: no/such-model cannot be loaded"),
+        (lambda given: {"base": given["out"].with_name("nothing")}, "BASE: "),
     ],
 )
 def test_bad_inputs_before_a_model_is_loaded(given: dict[str, Any], change: Any, told: str) -> None:
