@@ -13,6 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
+from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
@@ -169,6 +170,7 @@ class Repair:
         rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
+        write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
         writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)

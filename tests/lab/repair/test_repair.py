@@ -102,6 +102,10 @@ def test_prompts_in_an_adapter_out(given: dict[str, Any], capsys: pytest.Capture
     recipe = yaml.safe_load((given["out"] / "work" / "masks.yaml").read_text())
     assert recipe["stage"] == "safety_distill"
     assert "<html" in (given["out"] / "report.html").read_text()
+    text = (given["out"] / "README.md").read_text()
+    assert text.startswith('---\nbase_model: "base"\nlibrary_name: peft')
+    assert found["verdict"]["sentence"] in text
+    assert given["base"] not in text
     said = capsys.readouterr().out
     assert found["verdict"]["sentence"][:60] in " ".join(said.split())
     assert "To do: " in said
