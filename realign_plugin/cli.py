@@ -12,7 +12,9 @@ from realign_plugin import __version__
 from realign_plugin.data.commands import app as data_app
 from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder, write_json
+from realign_plugin.method.choices import FUSION_METHODS, MASK_KINDS
 from realign_plugin.outputs import check_adapter_folder, check_files
+from realign_plugin.subspace.options import HELP, SubspaceOptions, listed
 
 app = typer.Typer(
     help="Repairs the safety of a fine-tuned LLM: train with llamafactory-cli, then export, inspect and check here.",
@@ -46,10 +48,10 @@ def export(
     adapter: Annotated[Path, typer.Argument(help="Trained safety subspace.")],
     out: Annotated[Path, typer.Argument(help="Folder for the plain LoRA adapter.")],
     mask: Annotated[
-        str | None, typer.Option(help="soft, binary, sampled or relaxed; default: the one it was trained for.")
+        str | None, typer.Option(help=f"{listed(MASK_KINDS)}; default: the one it was trained for.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Threshold of the binary mask.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampled and the relaxed mask.")] = None,
+    threshold: Annotated[float | None, typer.Option(help=HELP["mask_threshold"])] = None,
+    seed: Annotated[int | None, typer.Option(help=HELP["mask_seed"])] = None,
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp32",
     overwrite: Overwrite = False,
 ) -> None:
@@ -91,13 +93,13 @@ def fuse(
     aligned: Annotated[
         Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")
     ] = None,
-    method: Annotated[str, typer.Option(help="task_arithmetic, average, ties or dare.")] = "task_arithmetic",
+    method: Annotated[str, typer.Option(help=f"{listed(FUSION_METHODS)}.")] = SubspaceOptions.fusion_method,
     task_weight: Annotated[
         str | None, typer.Option(help="Lambda, or one for each task with commas; default: the fusion's.")
     ] = None,
-    ties_density: Annotated[float, typer.Option(help="Share of elements that TIES keeps.")] = 0.2,
-    dare_drop_rate: Annotated[float, typer.Option(help="Share of elements that DARE drops.")] = 0.2,
-    fusion_seed: Annotated[int, typer.Option(help="Seed of DARE.")] = 0,
+    ties_density: Annotated[float, typer.Option(help=HELP["ties_density"])] = SubspaceOptions.ties_density,
+    dare_drop_rate: Annotated[float, typer.Option(help=HELP["dare_drop_rate"])] = SubspaceOptions.dare_drop_rate,
+    fusion_seed: Annotated[int, typer.Option(help=HELP["fusion_seed"])] = SubspaceOptions.fusion_seed,
     overwrite: Overwrite = False,
 ) -> None:
     """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""

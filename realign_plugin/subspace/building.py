@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from realign_plugin.errors import UserError, check_choice
-from realign_plugin.method.fusion import FUSION_METHODS
+from realign_plugin.errors import UserError
 from realign_plugin.method.masks import logits_shape
 from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_names import natural_key
+from realign_plugin.subspace.options import check_option
 from realign_plugin.subspace.spec import SubspaceSpec, check_logits, module_spec
 from realign_plugin.subspace.task_vectors import difference, keep_vectors, task_weights
 from realign_plugin.subspace.tensor_files import LazyFactors, Tensors
@@ -181,7 +181,7 @@ def installed_versions() -> dict[str, str]:
 def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: str = "lora") -> SubspaceSpec:
     defaults = {} if vector_space == "lora" else {"has_aligned": False}
     spec = SubspaceSpec(**{"vector_space": vector_space} | defaults | options)
-    check_choice("fusion_method", spec.fusion_method, FUSION_METHODS)
+    check_option("fusion_method", spec.fusion_method)
     spec.task_weights = task_weights(
         task_weight, tasks, spec.fusion_method, "adapters" if spec.vector_space == "lora" else "models"
     )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
-from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.preflight import (
     OPTIONS,
-    SPEC_OPTIONS,
     STAGES,
     TYPE,
     build_subspace,
@@ -39,13 +38,10 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool}
     for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
-        kind: Any = str
-        default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
-        if isinstance(default, bool) or name == "mask_compile":
-            kind = _boolean
-        elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
-            kind = float
+        kind: Any = types.get(name, str)
+        kind = _boolean if kind is bool else kind
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
         parser.add_argument(f"--{name}", type=kind, **bare)
     try:

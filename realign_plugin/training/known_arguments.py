@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.subspace import options
 
 _NUMBERS: Final = ("int", "float")
 
@@ -27,7 +28,11 @@ def known_arguments() -> Mapping[str, str]:
     factory, transformers = package_folder("llamafactory"), package_folder("transformers")
     if factory is None or transformers is None:
         return {}
-    files = [*sorted((factory / "hparams").glob("*_args.py")), Path(__file__).with_name("arguments.py")]
+    files = [
+        *sorted((factory / "hparams").glob("*_args.py")),
+        Path(__file__).with_name("arguments.py"),
+        Path(options.__file__),
+    ]
     files += [transformers / "training_args.py", transformers / "training_args_seq2seq.py"]
     found: dict[str, str] = {}
     for file in files:

@@ -11,6 +11,7 @@ from realign_plugin.method.fusion import is_linear
 from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.fusing import ALL_ONES
+from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.task_vectors import task_weights
@@ -27,20 +28,6 @@ TYPE: Final = "safety_subspace"
 LORA: Final = "lora"
 REFERENCES: Final = ("init", "aligned", "base", "model")
 
-SPEC_OPTIONS: Final = (
-    "fusion_method",
-    "ties_density",
-    "dare_drop_rate",
-    "fusion_seed",
-    "mask_granularity",
-    "mask_init",
-    "mask_temperature",
-    "mask_rescale",
-    "mask_estimator",
-    "mask_noise",
-    "mask_noise_end",
-    "mask_keep_weight",
-)
 STAGE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # The mask that is trained is the mask that is shipped.
     DISTILL: {"mask_estimator": "straight_through", "mask_noise_end": 0.0},
@@ -55,11 +42,8 @@ OPTIONS: Final = (
     "task_weight",
     "mask_reference",
     "mask_compile",
-    "mask",
-    "mask_threshold",
-    "mask_seed",
     "lora_target",
-    *SPEC_OPTIONS,
+    *SUBSPACE_OPTIONS,
     *DISTILL_OPTIONS,
 )
 
@@ -107,14 +91,13 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     values = dict(STAGE_DEFAULTS.get(str(stage), {}))
-    values |= {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
+    values |= {name: options[name] for name in SUBSPACE_OPTIONS if options.get(name) is not None}
     if models:
         values = {"vector_space": "weight", "has_aligned": False, "mask_granularity": "row"} | values
     try:
         spec = SubspaceSpec(**values)
-        spec.mask = options.get("mask") or ("binary" if spec.mask_estimator == "straight_through" else "soft")
-        spec.mask_threshold = 0.5 if options.get("mask_threshold") is None else options["mask_threshold"]
-        spec.mask_seed = options.get("mask_seed") or 0
+        if options.get("mask") is None and spec.mask_estimator == "straight_through":
+            spec.mask = "binary"
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
@@ -202,7 +185,7 @@ def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
         UserError: If a source cannot be read, or sources do not fit together or do not fit the base model.
     """
     spec = check_options(options)
-    chosen = {name: getattr(spec, name) for name in (*SPEC_OPTIONS, "mask", "mask_threshold", "mask_seed")}
+    chosen = {name: getattr(spec, name) for name in SUBSPACE_OPTIONS}
     if options.get("finetuning_type") == LORA:
         chosen |= {"mask_init": ALL_ONES, "mask": "binary"}
     chosen["task_weight"] = split_weights(options.get("task_weight"))

@@ -177,6 +177,12 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
     assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
 
+def test_numbers_among_flags_have_the_types_of_their_options() -> None:
+    flags = "--stage mask_dpo --finetuning_type safety_subspace --task_adapters a --fusion_seed 3 --mask_seed 7"
+    spec = preflight.check_options(command_line.command_options([*flags.split(), "--mask_noise_end", "0"]))
+    assert (spec.fusion_seed, spec.mask_seed, spec.mask_noise_end) == (3, 7, 0.0)
+
+
 def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:
     preflight.check_base_model(str(lab / "base"), subspace)
     preflight.check_base_model("hub/name", subspace)
