@@ -11,12 +11,12 @@ from realign_plugin.training.preflight import (
     OPTIONS,
     STAGES,
     TYPE,
-    build_subspace,
     check_options,
     check_training,
     split_paths,
 )
 from realign_plugin.training.processes import HOST_OPTIONS, check_processes
+from realign_plugin.training.sources import build_subspace, kept, sources_of
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _boolean(text: str) -> bool:
 
 
 def check_command(argv: Sequence[str]) -> None:
-    """Check a training command before processes are started for it.
+    """Check a training command before processes are started for it; the subspace that was built is kept for it.
 
     Raises:
         UserError: If our options or the adapters are at fault.
@@ -70,4 +70,4 @@ def check_command(argv: Sequence[str]) -> None:
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:
-        build_subspace(options)
+        kept[:] = [(sources_of(options), build_subspace(options))]
