@@ -231,7 +231,7 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print what the mask keeps of each module."""
-    from realign_plugin.subspace.inspection import draw_heat_map, inspect_subspace, print_table, to_json
+    from realign_plugin.subspace.inspection import draw_heat_map, inspect_subspace, print_inspection, to_json
     from realign_plugin.subspace.subspace import SafetySubspace
 
     check_files(plot)
@@ -242,7 +242,7 @@ def inspect(
     if json:
         typer.echo(to_json(subspace, rows))
         return
-    print_table(subspace, rows, mask)
+    print_inspection(subspace, rows, mask)
     if plot is not None:
         typer.echo(f"Drawn to {plot}.")
 
