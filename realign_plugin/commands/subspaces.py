@@ -75,11 +75,8 @@ def fuse(
 
     check_adapter_folder(out, [*tasks, aligned], overwrite=overwrite)
     weights = parse_task_weights(task_weight, "--task-weight")
-    subspace = plain_fusion(
-        aligned, tasks, task_weight=weights, fusion_method=method, ties_density=ties_density,
-        dare_drop_rate=dare_drop_rate, fusion_seed=fusion_seed,
-    )  # fmt: skip
-    subspace.to_lora(out)
+    how = {"ties_density": ties_density, "dare_drop_rate": dare_drop_rate, "fusion_seed": fusion_seed}
+    plain_fusion(aligned, tasks, task_weight=weights, fusion_method=method, **how).to_lora(out)
     typer.echo(f"{out}: LoRA adapter, {len(tasks)} task vectors fused by {method}, nothing realigned")
 
 

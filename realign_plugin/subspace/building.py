@@ -71,13 +71,7 @@ def adapter_parts(
     spec.vector_dtype = _common_dtype([t.dtype for a in files for pair in a.factors.values() for t in pair.values()])
     dtype = getattr(torch, spec.vector_dtype)
     start = safe.factors if safe else {}
-    kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
-    for module in first.factors:
-        for factor in spec.factors:
-            theta = start[module][factor] if safe else None
-            vectors = [difference(adapter.factors[module][factor], theta) for adapter in adapters]
-            for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
-                factors.setdefault(module, {})[factor] = delta
+    kept = _adapter_vectors(spec, start, adapters)
     theta_safe = {m: {f: t.to(dtype) for f, t in pair.items()} for m, pair in start.items()}
     shapes = {m: {f: t.shape for f, t in pair.items()} for m, pair in first.factors.items()}
     return Parts(spec, _initial_logits(spec, shapes), theta_safe, kept, first.base_model)
@@ -125,19 +119,9 @@ def model_parts(
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
 
-    @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
-    def read(module: str) -> Tensor:
-        theta = safe.tensor(f"{module}.weight")
-        vectors = [difference(model.tensor(f"{module}.weight"), theta) for model in models]
-        return keep_vectors(spec, f"{module}.W", vectors)
-
-    def nth(number: int, module: str) -> dict[str, Tensor]:
-        return {"W": read(module)[number]}
-
-    kept = [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
+    kept = _weight_vectors(spec, safe, models, modules)
     shapes = {module: {"W": torch.Size(safe.shape(f"{module}.weight"))} for module in modules}
-    unchanged = sorted(set(named) - set(modules))
-    return Parts(spec, _initial_logits(spec, shapes), {}, kept, str(base), unchanged)
+    return Parts(spec, _initial_logits(spec, shapes), {}, kept, str(base), sorted(set(named) - set(modules)))
 
 
 def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]) -> None:
@@ -188,6 +172,35 @@ def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: s
     spec.check()
     spec.versions = installed_versions()
     return spec
+
+
+def _adapter_vectors(spec: SubspaceSpec, start: Factors, adapters: Sequence[LoraAdapter]) -> list[Factors]:
+    """The kept task vectors of LoRA factors."""
+    kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
+    for module in adapters[0].factors:
+        for factor in spec.factors:
+            theta = start[module][factor] if start else None
+            vectors = [difference(adapter.factors[module][factor], theta) for adapter in adapters]
+            for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
+                factors.setdefault(module, {})[factor] = delta
+    return kept
+
+
+def _weight_vectors(
+    spec: SubspaceSpec, safe: Checkpoint, models: Sequence[Checkpoint], modules: Sequence[str]
+) -> list[LazyFactors]:
+    """The kept task vectors of whole weights, each computed when it is asked for."""
+
+    @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
+    def read(module: str) -> Tensor:
+        theta = safe.tensor(f"{module}.weight")
+        vectors = [difference(model.tensor(f"{module}.weight"), theta) for model in models]
+        return keep_vectors(spec, f"{module}.W", vectors)
+
+    def nth(number: int, module: str) -> dict[str, Tensor]:
+        return {"W": read(module)[number]}
+
+    return [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
 
 
 def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]) -> Factors:

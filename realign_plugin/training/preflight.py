@@ -152,21 +152,28 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
             "the aligned model there; merge the aligned adapter into it first (llamafactory-cli export)"
         )
     if resumed:
-        if adapters or models:
-            raise UserError(
-                f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
-                "set, expected one; give the aligned model's adapter as aligned_adapter"
-            )
-        if len(resumed) > 1 or not is_subspace(resumed[0]):
-            raise UserError(
-                f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
-                "mask_dpo "
-                "run; give LoRA adapters as aligned_adapter and task_adapters"
-            )
-        if options.get("mask_compile"):
-            _check_compiled(read_spec(Path(resumed[0]))[0])
+        _check_resumed(options, resumed, adapters, models)
     elif not adapters and not models:
         raise UserError(
             "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters, or "
             "task_models for full checkpoints"
         )
+
+
+def _check_resumed(
+    options: Mapping[str, Any], resumed: Sequence[str], adapters: Sequence[str], models: Sequence[str]
+) -> None:
+    """Refuse anything but one safety subspace, without sources, as a training that goes on."""
+    if adapters or models:
+        raise UserError(
+            f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
+            "set, expected one; give the aligned model's adapter as aligned_adapter"
+        )
+    if len(resumed) > 1 or not is_subspace(resumed[0]):
+        raise UserError(
+            f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
+            "mask_dpo "
+            "run; give LoRA adapters as aligned_adapter and task_adapters"
+        )
+    if options.get("mask_compile"):
+        _check_compiled(read_spec(Path(resumed[0]))[0])
