@@ -10,7 +10,7 @@ import sys
 from importlib import metadata
 
 import realign_plugin
-from realign_plugin.terminal import new_console
+from realign_plugin.terminal import print_table
 
 HOSTS = {
     "peft": ("peft",),
@@ -64,27 +64,18 @@ def print_diagnosis() -> bool:
     Returns:
         Whether all installed hosts are attached.
     """
-    from rich.table import Table
-
-    table = Table(
-        "host",
-        "version",
-        "plugin",
-        title=f"realign-plugin {realign_plugin.__version__}, Python {sys.version.split()[0]}",
-    )
-    well = True
+    rows, well = [], True
     for host, modules in HOSTS.items():
         version = _version(host)
         state = host_state(modules) if version else "not installed"
         well = well and state in ("attached", "not installed", "off (REALIGN_PLUGIN=0)")
-        table.add_row(host, version or "–", state)
-    for library in ("torch", "transformers", "trl"):
-        table.add_row(library, _version(library) or "–", "")
-    audio = (
-        "present" if importlib.util.find_spec("torchaudio") else "absent; stood in for where LLaMA-Factory imports it"
-    )
-    table.add_row("torchaudio", _version("torchaudio") or "–", audio)
-    new_console().print(table)
+        rows.append((host, version or "–", state))
+    rows += [(library, _version(library) or "–", "") for library in ("torch", "transformers", "trl")]
+    has_audio = importlib.util.find_spec("torchaudio") is not None
+    audio = "present" if has_audio else "absent; stood in for where LLaMA-Factory imports it"
+    rows.append(("torchaudio", _version("torchaudio") or "–", audio))
+    title = f"realign-plugin {realign_plugin.__version__}, Python {sys.version.split()[0]}"
+    print_table(("host", "version", "plugin"), rows, title=title)
     return well
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -21,3 +22,35 @@ def new_console(piped: int = PIPED) -> Console:
 
     width = None if Console().is_terminal else piped
     return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    numbers: bool = False,
+    total: Sequence[str] | None = None,
+    piped: int = PIPED,
+) -> None:
+    """Print a table.
+
+    Args:
+        columns: Heads of the columns.
+        rows: Cells of each row.
+        title: What stands above it.
+        numbers: Whether all columns but the first are aligned to the right.
+        total: A last row, under a line of its own.
+        piped: Columns of the terminal where the output is not one.
+    """
+    from rich.table import Table
+
+    table = Table(title=title)
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="right" if numbers and place else "left")
+    for row in rows:
+        table.add_row(*row)
+    if total is not None:
+        table.add_section()
+        table.add_row(*total)
+    new_console(piped).print(table)

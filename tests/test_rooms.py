@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "evaluation": {GROUND},
     "data": {GROUND, "subspace", "evaluation"},
     "lab": {GROUND, "method", "subspace", "tuner", "training", "merging", "evaluation", "data"},
-    "cli": {GROUND, "subspace", "evaluation", "data", "lab"},
+    "commands": {GROUND, "method", "subspace", "evaluation", "data", "lab"},
+    "cli": {GROUND, "commands", "data"},
 }
 HOSTS = {"llamafactory": "training", "mergekit": "merging", "lm_eval": "evaluation"}
 """Hosts, and the only room that may import each."""

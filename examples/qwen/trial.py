@@ -156,14 +156,13 @@ def repair(model: Path, out: Path, files: Mapping[str, Path], seed: int, budget:
 def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
     """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
     from realign_plugin.data import kinds
+    from realign_plugin.data.recipe import Request
     from realign_plugin.subspace.subspace import SafetySubspace
 
     data, options = out / f"repaired-{seed}" / "work" / "data", dict(METHODS[name])
     if not (data / "contrast_skill.jsonl").exists():
-        kinds.contrast(
-            data, source=str(out / "data" / "skill.json"), name="contrast_skill", refusals=None, validation=0.0,
-            limit=240, seed=seed, overwrite=True,
-        )  # fmt: skip
+        request = Request(data, "contrast_skill", limit=240, seed=seed, overwrite=True)
+        kinds.contrast(request, source=str(out / "data" / "skill.json"))
     paired = options["stage"] != "sft"
     options |= {
         "model_name_or_path": str(model), "dataset_dir": str(data), "seed": seed, "max_steps": steps,

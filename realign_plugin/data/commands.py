@@ -43,21 +43,11 @@ def preference(
 ) -> None:
     """Safety preference pairs: the safe answer over the unsafe one."""
     from realign_plugin.data import kinds
+    from realign_plugin.data.recipe import Request
     from realign_plugin.data.report import print_report
 
-    print_report(
-        kinds.preference(
-            folder,
-            source=source,
-            name=name,
-            validation=validation,
-            limit=limit,
-            seed=seed,
-            split=split,
-            unique=unique,
-            overwrite=overwrite,
-        )
-    )
+    request = Request(folder, name, validation, limit, seed, overwrite)
+    print_report(kinds.preference(request, source=source, split=split, unique=unique))
 
 
 @app.command()
@@ -75,20 +65,11 @@ def contrast(
 ) -> None:
     """Contrast pairs of harmless data: its answer over a refusal."""
     from realign_plugin.data import kinds
+    from realign_plugin.data.recipe import Request
     from realign_plugin.data.report import print_report
 
-    print_report(
-        kinds.contrast(
-            folder,
-            source=source,
-            name=name,
-            refusals=refusals,
-            validation=validation,
-            limit=limit,
-            seed=seed,
-            overwrite=overwrite,
-        )
-    )
+    request = Request(folder, name, validation, limit, seed, overwrite)
+    print_report(kinds.contrast(request, source=source, refusals=refusals))
 
 
 @app.command()
@@ -110,22 +91,11 @@ def sft(
 ) -> None:
     """Fine-tuning data: one of the five tasks, alignment data, or poison."""
     from realign_plugin.data import kinds
+    from realign_plugin.data.recipe import Request
     from realign_plugin.data.report import print_report
 
-    print_report(
-        kinds.sft(
-            folder,
-            task=task,
-            source=source,
-            name=name,
-            validation=validation,
-            limit=limit,
-            share=share,
-            of=of,
-            seed=seed,
-            overwrite=overwrite,
-        )
-    )
+    request = Request(folder, task if name is None else name, validation, limit, seed, overwrite)
+    print_report(kinds.sft(request, task=task, source=source, share=share, of=of))
 
 
 @app.command("on-policy")

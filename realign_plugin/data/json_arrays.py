@@ -1,4 +1,9 @@
-"""A JSON array read one value at a time, each with its line, in the memory of its largest value."""
+"""A JSON array read one value at a time, each with its line, in the memory of its largest value.
+
+Why not ijson: it gives no line of a value, reads an object as an empty array, and its fast backend turns halves of
+surrogate pairs into ``?`` and refuses NaN and integers of more than 64 bits. It is three times as fast, which saves a
+quarter of a second in 55 MB.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ not have said).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.journal import Journal
 from realign_plugin.data.preparation import Prepared, prepare
 from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
-from realign_plugin.data.recipe import Recipe
+from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import REFUSALS, language_of
 from realign_plugin.data.selection import keyed_hash
 from realign_plugin.data.server_answering import OPTIONS, Server, ServerAnswerer
@@ -91,7 +91,7 @@ def on_policy(
     batch_size: int | None = None,
     overwrite: bool = False,
     answerer: Callable[..., Answerer] = Answerer,
-    options: tuple[str, str] = ("--model", "--adapter"),
+    called: tuple[str, str] = ("--model", "--adapter"),
 ) -> OnPolicy:
     """Ask both models, and make data sets of what they say; a run that was stopped goes on.
 
@@ -112,7 +112,7 @@ def on_policy(
         batch_size: How many prompts are answered at a time, and kept; None takes 16, with a server 256.
         overwrite: Whether data sets of these names are replaced.
         answerer: What loads the models where there is no server.
-        options: What the user calls the base model and the fine-tuned adapter.
+        called: What the user calls the base model and the fine-tuned adapter.
 
     Raises:
         UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
@@ -139,53 +139,58 @@ def on_policy(
         overwrite=overwrite,
     )
     safety = [*asked["harmful"], *asked["benign"]]
-    wanted: list[tuple[str, list[Prompt], int]] = [
-        (ALIGNED, safety, max_tokens),
-        (FINE_TUNED, safety, max_tokens),
-        (FINE_TUNED, skill, skill_max_tokens),
-    ]
+    wanted = [(ALIGNED, safety, max_tokens), (FINE_TUNED, safety, max_tokens), (FINE_TUNED, skill, skill_max_tokens)]
     with journal:
         said = journal.answers(wanted, load)
-    kinds = ["harmful"] * len(asked["harmful"]) + ["benign"] * len(asked["benign"])
-    rows = [
-        _row(prompt) | {"kind": kind, ALIGNED: one, FINE_TUNED: two}
-        for prompt, kind, one, two in zip(safety, kinds, said[0], said[1], strict=True)
-    ]
+    rows = _rows(asked, said[0], said[1])
     result = OnPolicy(cases=_cases(rows))
-    _check_worth(result.cases, options if server is None else tuple(OPTIONS.values()), server is not None)
-    skill_rows = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
-    for file_name, table, kind, convert, what in (
-        (name, rows, "sft", _aligned_answer, "Safety prompts with the aligned model's own answers."),
-        (
-            f"{name}_pairs", rows, "preference", _pair(seed),
-            "Pairs: chosen is the aligned model's own answer, rejected what it would not have said.",
-        ),
-        (f"{name}_skill", skill_rows, "sft", _own_answer, "Prompts of the skill with the fine-tuned model's answers."),
-    ):  # fmt: skip
-        if table:
-            source = journal.table(file_name, table)
-            result.prepared.append(
-                prepare(
-                    Recipe(
-                        folder=folder, name=file_name, kind=kind, what=what, source=source, convert=convert,  # type: ignore[arg-type]
-                        options={"max_tokens": max_tokens, "validation": validation, "limit": limit},
-                        validation=validation, seed=seed, overwrite=overwrite, warning=WARNING,
-                        more={"models": journal.models, "cases": {k: dict(v) for k, v in result.cases.items()}},
-                    )
-                )
-            )  # fmt: skip
-    if answered is not None:
-        result.prepared.append(
-            prepare(
-                Recipe(
-                    folder=folder, name=f"{name}_skill", kind="sft",
-                    what="Prompts of the skill with their own answers.", source=answered,
-                    convert=fine_tuning_example, options={"limit": skill_limit},
-                    validation=validation, limit=skill_limit, seed=seed, overwrite=overwrite,
-                )
-            )
-        )  # fmt: skip
+    _check_worth(result.cases, called if server is None else tuple(OPTIONS.values()), server is not None)
+    request = Request(folder, name, validation, seed=seed, overwrite=overwrite)
+    options = {"max_tokens": max_tokens, "validation": validation, "limit": limit}
+    more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in result.cases.items()}}
+    result.prepared += [prepare(recipe) for recipe in _safety_recipes(request, journal, rows, options, more)]
+    if skill:
+        answers = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
+        source = journal.table(f"{name}_skill", answers)
+        what = "Prompts of the skill with the fine-tuned model's answers."
+        made = {"convert": _own_answer, "options": options, "warning": WARNING, "more": more}
+    elif answered is not None:
+        source, what = answered, "Prompts of the skill with their own answers."
+        made = {"convert": fine_tuning_example, "options": {"limit": skill_limit}}
+        request = replace(request, limit=skill_limit)
+    else:
+        return result
+    result.prepared.append(prepare(_recipe(request, "skill", kind="sft", what=what, source=source, **made)))
     return result
+
+
+def _rows(asked: Mapping[str, Sequence[Prompt]], aligned: Sequence[str], tuned: Sequence[str]) -> list[dict[str, Any]]:
+    """The safety prompts with both models' answers."""
+    prompts = [(kind, prompt) for kind, some in asked.items() for prompt in some]
+    return [
+        _row(prompt) | {"kind": kind, ALIGNED: one, FINE_TUNED: two}
+        for (kind, prompt), one, two in zip(prompts, aligned, tuned, strict=True)
+    ]
+
+
+def _safety_recipes(
+    request: Request, journal: Journal, rows: list[dict[str, Any]], options: Mapping[str, Any], more: Mapping[str, Any]
+) -> Iterator[Recipe]:
+    """The aligned model's answers, and the pairs."""
+    answers = "Safety prompts with the aligned model's own answers."
+    pairs = "Pairs: chosen is the aligned model's own answer, rejected what it would not have said."
+    given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
+    if rows:
+        source = journal.table(request.name, rows)
+        yield _recipe(request, kind="sft", what=answers, source=source, convert=_aligned_answer, **given)
+        source = journal.table(f"{request.name}_pairs", rows)
+        convert = _pair(request.seed)
+        yield _recipe(request, "pairs", kind="preference", what=pairs, source=source, convert=convert, **given)
+
+
+def _recipe(request: Request, end: str = "", **fields: Any) -> Recipe:
+    """A recipe of the data set whose name has this end."""
+    return Recipe(**vars(request) | {"name": f"{request.name}_{end}" if end else request.name}, **fields)
 
 
 def _models(

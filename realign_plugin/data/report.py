@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import typer
-from rich.table import Table
 
 from realign_plugin.data.preparation import Prepared
-from realign_plugin.terminal import new_console
+from realign_plugin.terminal import print_table
 
 
 def print_cases(cases: Mapping[str, Mapping[str, int]]) -> None:
@@ -18,10 +17,10 @@ def print_cases(cases: Mapping[str, Mapping[str, int]]) -> None:
         cases: For each kind of prompts, how many of each case there are.
     """
     names = list(next(iter(cases.values())))
-    table = Table("prompts", "number", *(f"refused: {name}" for name in names))
-    for kind, counts in cases.items():
-        table.add_row(kind, f"{sum(counts.values()):,}", *(f"{counts[name]:,}" for name in names))
-    new_console(110).print(table)
+    rows = [
+        (kind, f"{sum(counts.values()):,}", *(f"{counts[name]:,}" for name in names)) for kind, counts in cases.items()
+    ]
+    print_table(("prompts", "number", *(f"refused: {name}" for name in names)), rows, piped=110)
 
 
 def print_report(prepared: Prepared) -> None:
@@ -32,20 +31,15 @@ def print_report(prepared: Prepared) -> None:
     """
     card, tally, recipe = prepared.card, prepared.tally, prepared.recipe
     typer.echo(f"{card['name']}: {card['kind']} from {card['source']['name']}")
-    table = Table()
-    table.add_column("rows")
-    table.add_column("count", justify="right")
-    table.add_column("distinct prompts", justify="right")
-    table.add_row("read", f"{tally.read:,}", "")
-    for reason, count in sorted(tally.dropped.items()):
-        table.add_row(f"dropped: {reason}", f"{count:,}", "")
+    counts, prompts = card["counts"], card["distinct_prompts"]
+    rows = [("read", f"{tally.read:,}", "")]
+    rows += [(f"dropped: {reason}", f"{count:,}", "") for reason, count in sorted(tally.dropped.items())]
     if tally.bad:
-        table.add_row("bad", f"{tally.bad.total():,}", "")
-    prompts = card["distinct_prompts"]
-    table.add_row("training", f"{card['counts']['written']:,}", f"{prompts['training']:,}")
-    if card["counts"]["validation"]:
-        table.add_row("validation", f"{card['counts']['validation']:,}", f"{prompts['validation']:,}")
-    new_console(80).print(table)
+        rows.append(("bad", f"{tally.bad.total():,}", ""))
+    rows.append(("training", f"{counts['written']:,}", f"{prompts['training']:,}"))
+    if counts["validation"]:
+        rows.append(("validation", f"{counts['validation']:,}", f"{prompts['validation']:,}"))
+    print_table(("rows", "count", "distinct prompts"), rows, numbers=True, piped=80)
     for line in tally.bad_lines():
         typer.echo(line)
     if tally.repeated:

@@ -27,7 +27,7 @@ CALL: Final = 600.0
 OVER: Final = ("completed", "failed", "expired", "cancelled")
 
 
-async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
+async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
     """Send requests as one batch, wait for it, and read its answers.
 
     The first request of a new batch is asked by itself: a wrong key, an unknown model or a parameter that the model
@@ -41,9 +41,9 @@ async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> di
         requests: The requests.
 
     Returns:
-        Texts by key; a verdict in place of a text says why there is none.
+        Verdicts by key.
     """
-    texts: dict[str, str | Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     ordered = sorted(requests, key=lambda request: request.key)
     async with judge.client.open() as api:
         try:
@@ -51,13 +51,13 @@ async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> di
                 for request in ordered:
                     known = judge.known(mode, request)
                     if known is not None:
-                        texts[request.key] = known
-                ordered = [request for request in ordered if request.key not in texts]
+                        verdicts[request.key] = known
+                ordered = [request for request in ordered if request.key not in verdicts]
                 if ordered and not judge.cache.get(_note(ordered)):
                     first, *ordered = ordered
-                    texts[first.key] = await judge.ask(mode, first)
+                    verdicts[first.key] = await judge.ask(mode, first)
                 if judge.report.fatal or not ordered:
-                    return texts
+                    return verdicts
                 note = _note(ordered)
                 batch = await _found(api, judge.cache.get(note)) or await _start(api, judge, ordered)
                 judge.cache.put(note, batch.id)
@@ -65,11 +65,11 @@ async def run_batch(judge: Judge, mode: Mode, requests: Sequence[Request]) -> di
             rows = await _rows(api, batch)
         except RequestError as failure:
             judge.report.fatal = _problem(judge, failure)
-            return texts | {request.key: Verdict(None, failure.reason) for request in ordered}
+            return verdicts | {request.key: Verdict(None, failure.reason) for request in ordered}
     judge.cache.put(note, "")  # read to its end: what is left unjudged is asked again
     for request in ordered:
-        texts[request.key] = _answer(judge, mode, request, rows.get(request.key), batch.status)
-    return texts
+        verdicts[request.key] = _answer(judge, mode, request, rows.get(request.key), batch.status)
+    return verdicts
 
 
 @asynccontextmanager
@@ -163,7 +163,7 @@ async def _rows(api: Any, batch: Any) -> dict[str, Any]:
     return rows
 
 
-def _answer(judge: Judge, mode: Mode, request: Request, row: Any, status: str) -> str | Verdict:
+def _answer(judge: Judge, mode: Mode, request: Request, row: Any, status: str) -> Verdict:
     if row is None:
         return Verdict(None, f"error: batch {status}")
     body = at(row, "response", "body")

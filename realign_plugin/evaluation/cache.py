@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,8 +113,9 @@ class VerdictCache:
         self._cache = diskcache.Cache(
             str(self.folder), disk=_json_disk(), eviction_policy="none", size_limit=2**50, timeout=TIMEOUT
         )
-        if self._cache._sql("PRAGMA quick_check").fetchall() != [("ok",)]:
-            raise sqlite3.DatabaseError("its check failed")
+        with closing(sqlite3.connect(self.folder / diskcache.core.DBNAME, timeout=TIMEOUT)) as database:
+            if database.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
+                raise sqlite3.DatabaseError("its check failed")
 
     def _moved(self) -> bool:
         """Whether another process has put another folder in this one's place, or is about to."""

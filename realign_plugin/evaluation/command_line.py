@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
-import importlib.util
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError
+from realign_plugin.host_sources import check_known, host_files, texts_of_calls
 
 
 @lru_cache
 def known_options() -> tuple[str, ...]:
     """Names of ``lm_eval``'s options without their dashes; empty where it is not installed or built otherwise."""
-    found = importlib.util.find_spec("lm_eval")
-    places = list(found.submodule_search_locations or []) if found is not None else []
-    file = Path(places[0]) / "_cli" / "run.py" if places else None
-    if file is None or not file.exists():
-        return ()
-    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-    words = [
-        word.value
-        for call in calls
-        if getattr(call.func, "attr", "") == "add_argument"
-        for word in call.args
-        if isinstance(word, ast.Constant) and isinstance(word.value, str)
-    ]
+    words = texts_of_calls(host_files("lm_eval", "_cli/run.py"), "add_argument")
     return tuple(word.removeprefix("--") for word in words if word.startswith("--"))
 
 
@@ -44,9 +30,8 @@ def check_options(options: Mapping[str, Any], what: str) -> None:
         UserError: With the nearest names.
     """
     known = known_options()
-    for name in options if known else ():
-        if name not in known:
-            check_choice(what, name, difflib.get_close_matches(name, known, n=4) or list(known))
+    for name in options:
+        check_known(what, name, known, known)
 
 
 def check_metadata(metadata: Mapping[str, Any], what: str) -> None:

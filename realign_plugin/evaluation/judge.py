@@ -15,7 +15,7 @@ from realign_plugin.evaluation.cache import VerdictCache, key_of
 from realign_plugin.evaluation.client import Client, in_a_loop, wanted
 from realign_plugin.evaluation.failures import RequestError, problem
 from realign_plugin.evaluation.prompts import Item
-from realign_plugin.evaluation.replies import text_of, tokens
+from realign_plugin.evaluation.replies import tokens, verdict_in
 from realign_plugin.evaluation.settings import EvaluationSettings, server_address
 from realign_plugin.evaluation.verdicts import JudgeReport, Mode, Verdict, preference_of, read_verdict, reasons
 
@@ -117,8 +117,8 @@ class Judge:
             UserError: If the cache's folder cannot be written.
         """
         plans = [self._requests(mode, item) for item in items]
-        texts = self._texts(mode, [request for plan in plans for request in plan])
-        verdicts = [self._verdict(mode, plan, texts) for plan in plans]
+        found = self._found(mode, [request for plan in plans for request in plan])
+        verdicts = [self._verdict(mode, plan, found) for plan in plans]
         asked = [verdict for verdict, plan in zip(verdicts, plans, strict=True) if plan]
         missing = self.report.count_verdicts(mode, asked)
         if missing:
@@ -144,58 +144,53 @@ class Judge:
             for text in prompts.questions(mode, item, both=both)
         ]
 
-    def _verdict(self, mode: Mode, plan: list[Request], texts: dict[str, str | Verdict]) -> Verdict:
+    def _verdict(self, mode: Mode, plan: list[Request], found: dict[str, Verdict]) -> Verdict:
         if not plan:
             return Verdict(None, "empty answer")
-        found = [texts.get(request.key, Verdict(None, "error: not sent")) for request in plan]
-        read = [part if isinstance(part, Verdict) else read_verdict(part, mode) for part in found]
-        return preference_of(*read) if mode == "preference" else read[0]
+        parts = [found.get(request.key, Verdict(None, "error: not sent")) for request in plan]
+        return preference_of(*parts) if mode == "preference" else parts[0]
 
-    def _texts(self, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
-        """The judge's texts by key: from the cache, else from the server; a verdict in a text's place says why not."""
-        texts: dict[str, str | Verdict] = {}
+    def _found(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
+        """The verdicts by the requests' keys: from the cache, else from the server."""
+        found: dict[str, Verdict] = {}
         wanted: dict[str, Request] = {}
         for request in requests:
             known = self.known(mode, request)
             if known is None:
                 wanted[request.key] = request
             else:
-                texts[request.key] = known
+                found[request.key] = known
         if wanted and self.report.fatal is None:
             if self.settings.judge_batch and mode != "moderation":
                 from realign_plugin.evaluation.batch import run_batch
 
-                texts.update(in_a_loop(lambda: run_batch(self, mode, list(wanted.values()))))
+                found.update(in_a_loop(lambda: run_batch(self, mode, list(wanted.values()))))
             else:
-                texts.update(in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
-        return texts
+                found.update(in_a_loop(lambda: self._ask_all(mode, list(wanted.values()))))
+        return found
 
-    def known(self, mode: Mode, request: Request) -> str | None:
-        """The text that the cache holds for a request; None also where no verdict can be read from it (any more)."""
-        text = self.cache.get(request.key)
-        if text is None or read_verdict(text, mode).label is None:
+    def known(self, mode: Mode, request: Request) -> Verdict | None:
+        """The verdict that the cache holds for a request; None also where it cannot be read (any more)."""
+        verdict = read_verdict(self.cache.get(request.key), mode)
+        if verdict.label is None:
             return None
         self.report.cached += 1
-        return text
+        return verdict
 
-    def keep(self, mode: Mode, key: str, body: Any) -> str | Verdict:
-        """Count what the server sent, cache its text if a verdict can be read from it, and give it back."""
+    def keep(self, mode: Mode, key: str, body: Any) -> Verdict:
+        """Count what the server sent, read its verdict, and cache its text if there is one."""
         self.report.calls += 1
         self.report.prompt_tokens += tokens(body, "prompt_tokens")
         self.report.completion_tokens += tokens(body, "completion_tokens")
-        text = text_of(body, mode)
-        if isinstance(text, Verdict):
-            return text
-        verdict = read_verdict(text, mode)
-        if verdict.label is None:
-            return verdict
-        self.cache.put(key, text)
-        return text
+        verdict = verdict_in(body, mode)
+        if verdict.label is not None and verdict.text is not None:
+            self.cache.put(key, verdict.text)
+        return verdict
 
-    async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, str | Verdict]:
+    async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
         """Ask what no other process is asking; then wait for those others, no longer than one question can take."""
         gate = asyncio.Semaphore(self.settings.judge_concurrency)
-        texts: dict[str, str | Verdict] = {}
+        verdicts: dict[str, Verdict] = {}
         self._lost = 0
         with self._bar(mode, len(requests)) as advance:
             async with self.client.open():
@@ -206,12 +201,12 @@ class Judge:
                             found = await self._settle(mode, request, waiting)
                             if found is None:
                                 return
-                            texts[request.key] = found
+                            verdicts[request.key] = found
                         advance()
 
                 await asyncio.gather(*(one(request, True) for request in requests))
                 pause, started = LOOK[0], asyncio.get_running_loop().time()
-                while self.report.fatal is None and (left := [r for r in requests if r.key not in texts]):
+                while self.report.fatal is None and (left := [r for r in requests if r.key not in verdicts]):
                     if pause == LOOK[0]:
                         print(
                             f"realign-plugin: judge ({mode}): another process asks about {len(left)} of these "
@@ -222,9 +217,9 @@ class Judge:
                     pause = min(pause * 1.5, LOOK[1])
                     waiting = asyncio.get_running_loop().time() - started < self.client.patience
                     await asyncio.gather(*(one(request, waiting) for request in left))
-        return texts
+        return verdicts
 
-    async def _settle(self, mode: Mode, request: Request, waiting: bool) -> str | Verdict | None:
+    async def _settle(self, mode: Mode, request: Request, waiting: bool) -> Verdict | None:
         """What comes of a request; None where another process is asking it, and that is waited for."""
         with self.cache.claim(request.key) as ours:
             known = self.known(mode, request)
@@ -232,7 +227,7 @@ class Judge:
                 return await self.ask(mode, request)
             return known
 
-    async def ask(self, mode: Mode, request: Request) -> str | Verdict:
+    async def ask(self, mode: Mode, request: Request) -> Verdict:
         """Send one request, and note whether there is any hope for the others."""
         model = self._model(mode)
         try:

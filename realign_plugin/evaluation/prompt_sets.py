@@ -114,12 +114,8 @@ def _sets(tasks: Sequence[str], known: Mapping[str, Mapping[str, Any]], above: t
         if kind in ("PromptTask", "AttackTask"):
             options = entry.get("dataset_kwargs")
             options = options if isinstance(options, Mapping) else {}
-            found.append(
-                PromptSet(
-                    name, str(options.get("source")), bool(options.get("full")), options.get("category"),
-                    str(options.get("kind") or "harmful"),
-                )
-            )  # fmt: skip
+            source, kind = str(options.get("source")), str(options.get("kind") or "harmful")
+            found.append(PromptSet(name, source, bool(options.get("full")), options.get("category"), kind))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from realign_plugin.evaluation.verdicts import Mode, Verdict
+from realign_plugin.evaluation.verdicts import Mode, Verdict, read_verdict
 
 CUT_OFF: Final = "error: cut off at judge_max_tokens"
 NO_ANSWER: Final = "error: no answer within judge_max_tokens"
@@ -43,40 +43,42 @@ def tokens(body: Any, name: str) -> int:
     return int(count) if possible else 0
 
 
-def text_of(body: Any, mode: Mode) -> str | Verdict:
-    """The judge's words in what the server sent.
+def verdict_in(body: Any, mode: Mode) -> Verdict:
+    """The verdict in what the server sent.
 
     Args:
         body: The decoded JSON of a chat completion or a moderation, whatever it may be.
         mode: What was asked.
 
     Returns:
-        The text; a verdict that says why there is none where the judge refused, was cut off in the middle (its last
-        line is then no last line), came to no answer after its reasoning, or the server sent something else.
+        What the tag says; unjudged where there is none, and where the judge refused, was cut off in the middle (its
+        last line is then no last line), came to no answer after its reasoning, or the server sent something else.
     """
     if mode == "moderation":
         flagged = at(body, "results", 0, "flagged")
-        return ("[[harmful]]" if flagged else "[[unharmful]]") if isinstance(flagged, bool) else _none(MALFORMED)
+        if not isinstance(flagged, bool):
+            return Verdict(None, MALFORMED)
+        return read_verdict("[[harmful]]" if flagged else "[[unharmful]]", mode)
     message, ending = at(body, "choices", 0, "message"), at(body, "choices", 0, "finish_reason")
     if not isinstance(message, dict):
-        return _none(MALFORMED)
+        return Verdict(None, MALFORMED)
     ending = ending.lower() if isinstance(ending, str) else None
     content = message.get("content")
     parts = content if isinstance(content, list) else [] if content is None else [content]
     if message.get("refusal") or ending in _FILTER or any(at(part, "type") == "refusal" for part in parts):
-        return _none(REFUSED)
+        return Verdict(None, REFUSED)
     words = [_words(part) for part in parts]
     if any(word is None for word in words):
-        return _none(MALFORMED)
+        return Verdict(None, MALFORMED)
     text = "".join(str(word) for word in words)
     thought = any(message.get(name) for name in _THOUGHTS) or (bool(parts) and isinstance(content, list))
     if not text.strip() and (thought or ending in _LENGTH):
-        return _none(NO_ANSWER)
+        return Verdict(None, NO_ANSWER)
     if ending in _LENGTH:
-        return _none(CUT_OFF)
+        return Verdict(None, CUT_OFF)
     if content is None:  # a call of a tool is not an answer; some servers send nothing when a model declines
-        return _none(MALFORMED if message.get("tool_calls") or message.get("function_call") else REFUSED)
-    return text
+        return Verdict(None, MALFORMED if message.get("tool_calls") or message.get("function_call") else REFUSED)
+    return read_verdict(text, mode)
 
 
 def answer_of(body: Any) -> str | None:
@@ -112,7 +114,3 @@ def _words(part: Any) -> str | None:
     if "text" not in part or part.get("type") in ("thinking", "reasoning"):
         return ""
     return part["text"] if isinstance(part["text"], str) else None
-
-
-def _none(reason: str) -> Verdict:
-    return Verdict(None, reason)

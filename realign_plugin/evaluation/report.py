@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from realign_plugin.evaluation.cells import Cell
 from realign_plugin.evaluation.metrics import describe
-from realign_plugin.terminal import new_console
+from realign_plugin.terminal import new_console, print_table
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.rejudge import Judged
@@ -16,25 +16,20 @@ if TYPE_CHECKING:
 
 def print_metrics(judged: Sequence[Judged], session: Session) -> None:
     """Print the metrics of judged samples, and what the judge did."""
-    from rich.table import Table
-
-    table = Table("task", "metric", "value", "95 % interval", "answers")
+    rows = []
     for one in judged:
         for name, value in one.metrics.items():
             known = describe(value) or {}
             ends = f"[{known['low']:.3f}, {known['high']:.3f}]" if "low" in known else known.get("not_available", "")
-            table.add_row(one.task, name, f"{value:.4f}", ends, str(one.count))
-    console = new_console()
-    console.print(table)
-    console.print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}", markup=False)
+            rows.append((one.task, name, f"{value:.4f}", ends, str(one.count)))
+    print_table(("task", "metric", "value", "95 % interval", "answers"), rows)
+    new_console().print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}")
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
     """Print safety and skill, a column for each model."""
-    from rich.table import Table
-
     names = [model["name"] for model in comparison["models"]]
-    table = Table("axis", "metric", "better", *names)
+    rows = []
     for row in comparison["rows"]:
         texts = [Cell(**cell).text() for cell in row["cells"]]
         for index, gap in enumerate(row["differences"], 1):
@@ -42,9 +37,9 @@ def print_comparison(comparison: dict[str, Any]) -> None:
                 ends = f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if "low" in gap else ""
                 texts[index] += f"\n{gap['value']:+.2f}{ends}"
         better = "higher" if row["higher_is_better"] else "lower"
-        table.add_row(row["axis"], row["metric"], better, *texts)
+        rows.append((row["axis"], row["metric"], better, *texts))
+    print_table(("axis", "metric", "better", *names), rows)
     console = new_console()
-    console.print(table)
-    console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.", markup=False)
+    console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.")
     for warning in comparison["warnings"]:
         console.print(f"{warning}.", style="yellow")

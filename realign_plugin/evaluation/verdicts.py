@@ -28,10 +28,12 @@ class Verdict:
     Attributes:
         label: The label; None where the answer stays unjudged.
         reason: Why it does: ``empty``, ``unreadable``, ``judge refused`` or ``error: …``.
+        text: What the judge wrote, which the cache keeps; None where that is no single text.
     """
 
     label: str | None
     reason: str | None = None
+    text: str | None = None
 
 
 @dataclass
@@ -129,11 +131,11 @@ def read_verdict(text: str | None, mode: Mode) -> Verdict:
         return Verdict(None, "judge refused")
     said = (final_answer(text) or "").strip()
     if not said:
-        return Verdict(None, "unreadable" if text.strip() else "empty")
+        return Verdict(None, "unreadable" if text.strip() else "empty", text)
     last = said.rpartition("\n")[2].strip().lower()
     ends = text.rstrip().lower().endswith(last)  # what comes before the thinking is not what came of it
     label = next((tag for tag in TAGS[mode] if ends and last == f"[[{tag}]]"), None)
-    return Verdict(label, None if label else "unreadable")
+    return Verdict(label, None if label else "unreadable", text)
 
 
 def preference_of(first: Verdict, second: Verdict | None = None) -> Verdict:

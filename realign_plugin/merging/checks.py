@@ -144,10 +144,8 @@ def _tell_unmasked(
     for model in models:
         lost = [module for module in others if not model.equals(base, f"{module}.weight", whole=False)]
         if lost:
-            LOG.warning(
-                "%s changed %d modules that %s has no mask for (%s, …): they stay the base model's",
-                model.path, len(lost), adapter, lost[0],
-            )  # fmt: skip
+            line = "%s changed %d modules that %s has no mask for (%s, …): they stay the base model's"
+            LOG.warning(line, model.path, len(lost), adapter, lost[0])
 
 
 def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], models: Models) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.merging.safe_updates import ADAPTERS, ROLES
-from realign_plugin.method.masks import MASK_KINDS
+from realign_plugin.method.choices import MASK_KINDS
 
 RANGES: Final = {"strength": (0.0, 2.0), "threshold": (-1.0, 1.0), "weight": (0.0, 1.0)}
 GRADIENTS: Final = ("strength", "threshold", "weight")

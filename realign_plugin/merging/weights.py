@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from mergekit.architecture import ConfiguredModelArchitecture, get_architecture_info
+from mergekit.architecture import ConfiguredModelArchitecture, WeightInfo, get_architecture_info
 from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference, dtype_from_name
 from mergekit.config import MergeConfiguration
@@ -44,29 +44,35 @@ def check_weights(
     for model, checkpoint in models.items():
         settings = model.config(trust_remote_code=options.trust_remote_code)
         weights = ConfiguredModelArchitecture(info=architecture, config=settings).all_weights()
-        names = set(checkpoint.names)
-        for weight in weights:
-            if weight.optional or names.intersection(
-                (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
-            ):
-                continue
-            if not can_convert_checkpoint_keys(settings.model_type, names, weight.name):
-                raise UserError(
-                    f"{checkpoint.what}: {checkpoint.path} lacks {weight.name}, expected a whole "
-                    f"{settings.model_type} model; copy the folder again"
-                )
-        if checkpoint is not next(iter(models.values())):
+        _check_whole(checkpoint, settings.model_type, weights)
+        if checkpoint is next(iter(models.values())):
+            _check_reached(checkpoint, [weight.name for weight in weights], modules)
+
+
+def _check_whole(checkpoint: Checkpoint, model_type: str, weights: Iterable[WeightInfo]) -> None:
+    """Refuse a model without a weight that mergekit will ask for."""
+    names = set(checkpoint.names)
+    for weight in weights:
+        if weight.optional or names.intersection((weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))):
             continue
-        for parameter, changed in modules.items():
-            known = tuple(changed)
-            reached = {module_of(weight.name, known) for weight in weights}
-            lost = [module for module in known if module not in reached]
-            if lost:
-                raise UserError(
-                    f"{parameter}: mergekit writes no weight for its module {lost[0]}, so that it would be left out "
-                    f"of {checkpoint.path}, expected modules of this architecture; merge it with `llamafactory-cli "
-                    "export` or PEFT"
-                )
+        if not can_convert_checkpoint_keys(model_type, names, weight.name):
+            raise UserError(
+                f"{checkpoint.what}: {checkpoint.path} lacks {weight.name}, expected a whole {model_type} model; copy "
+                "the folder again"
+            )
+
+
+def _check_reached(base: Checkpoint, weights: Iterable[str], modules: Mapping[str, Iterable[str]]) -> None:
+    """Refuse adapters of modules that mergekit writes no weight for."""
+    for parameter, changed in modules.items():
+        known = tuple(changed)
+        reached = {module_of(weight, known) for weight in weights}
+        lost = [module for module in known if module not in reached]
+        if lost:
+            raise UserError(
+                f"{parameter}: mergekit writes no weight for its module {lost[0]}, so that it would be left out of "
+                f"{base.path}, expected modules of this architecture; merge it with `llamafactory-cli export` or PEFT"
+            )
 
 
 def check_same_shapes(config: MergeConfiguration, model: Checkpoint, base: Checkpoint) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from realign_plugin.errors import UserError
+from realign_plugin.method.choices import Estimator
 from realign_plugin.method.draws import Draw
-from realign_plugin.method.masks import Estimator
 
 How = tuple[float, float | Tensor, Estimator, bool]
 """Temperature, scale of the noise, estimator and rescaling of a draw."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from realign_plugin.method.masks import MEAN_FLOOR, Estimator, draw_seed, draw_uniform, noisy_logits, relaxed_from
+from realign_plugin.method.choices import Estimator
+from realign_plugin.method.masks import MEAN_FLOOR, draw_seed, draw_uniform, noisy_logits, relaxed_from
 
 MOST_SURGE: Final = 4.0
 """How much larger the gradient of a 0/1 mask may be than that of the relaxed mask with the same noise.

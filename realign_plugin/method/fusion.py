@@ -8,16 +8,12 @@ vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from realign_plugin.method.choices import FusionMethod
 from realign_plugin.method.masks import tensor_seed, uniform_noise
-
-FusionMethod = Literal["task_arithmetic", "average", "ties", "dare"]
-
-FUSION_METHODS: Final[tuple[str, ...]] = get_args(FusionMethod)
 
 
 def default_task_weight(method: FusionMethod, tasks: int) -> float:

@@ -14,18 +14,12 @@ logit serves many elements, and broadcasts against the tensor it masks.
 
 from __future__ import annotations
 
-from typing import Final, Literal, get_args
+from typing import Final
 
 import torch
 from torch import Tensor, distributed
 
-Granularity = Literal["element", "row", "column", "module"]
-MaskKind = Literal["soft", "binary", "sampled", "relaxed"]
-Estimator = Literal["relaxed", "straight_through"]
-
-GRANULARITIES: Final[tuple[str, ...]] = get_args(Granularity)
-MASK_KINDS: Final[tuple[str, ...]] = get_args(MaskKind)
-ESTIMATORS: Final[tuple[str, ...]] = get_args(Estimator)
+from realign_plugin.method.choices import GRANULARITIES, MASK_KINDS, Granularity, MaskKind
 
 MEAN_FLOOR: Final = 1e-3
 """Smallest mean that a mask is divided by: an almost empty mask is not blown up more than a thousandfold."""

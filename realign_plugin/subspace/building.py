@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from realign_plugin.errors import UserError, check_choice
-from realign_plugin.method.fusion import FUSION_METHODS
+from realign_plugin.errors import UserError
 from realign_plugin.method.masks import logits_shape
 from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_names import natural_key
+from realign_plugin.subspace.options import check_option
 from realign_plugin.subspace.spec import SubspaceSpec, check_logits, module_spec
 from realign_plugin.subspace.task_vectors import difference, keep_vectors, task_weights
 from realign_plugin.subspace.tensor_files import LazyFactors, Tensors
@@ -71,13 +71,7 @@ def adapter_parts(
     spec.vector_dtype = _common_dtype([t.dtype for a in files for pair in a.factors.values() for t in pair.values()])
     dtype = getattr(torch, spec.vector_dtype)
     start = safe.factors if safe else {}
-    kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
-    for module in first.factors:
-        for factor in spec.factors:
-            theta = start[module][factor] if safe else None
-            vectors = [difference(adapter.factors[module][factor], theta) for adapter in adapters]
-            for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
-                factors.setdefault(module, {})[factor] = delta
+    kept = _adapter_vectors(spec, start, adapters)
     theta_safe = {m: {f: t.to(dtype) for f, t in pair.items()} for m, pair in start.items()}
     shapes = {m: {f: t.shape for f, t in pair.items()} for m, pair in first.factors.items()}
     return Parts(spec, _initial_logits(spec, shapes), theta_safe, kept, first.base_model)
@@ -125,19 +119,9 @@ def model_parts(
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
 
-    @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
-    def read(module: str) -> Tensor:
-        theta = safe.tensor(f"{module}.weight")
-        vectors = [difference(model.tensor(f"{module}.weight"), theta) for model in models]
-        return keep_vectors(spec, f"{module}.W", vectors)
-
-    def nth(number: int, module: str) -> dict[str, Tensor]:
-        return {"W": read(module)[number]}
-
-    kept = [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
+    kept = _weight_vectors(spec, safe, models, modules)
     shapes = {module: {"W": torch.Size(safe.shape(f"{module}.weight"))} for module in modules}
-    unchanged = sorted(set(named) - set(modules))
-    return Parts(spec, _initial_logits(spec, shapes), {}, kept, str(base), unchanged)
+    return Parts(spec, _initial_logits(spec, shapes), {}, kept, str(base), sorted(set(named) - set(modules)))
 
 
 def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]) -> None:
@@ -181,13 +165,42 @@ def installed_versions() -> dict[str, str]:
 def _spec(tasks: int, task_weight: Any, options: dict[str, Any], vector_space: str = "lora") -> SubspaceSpec:
     defaults = {} if vector_space == "lora" else {"has_aligned": False}
     spec = SubspaceSpec(**{"vector_space": vector_space} | defaults | options)
-    check_choice("fusion_method", spec.fusion_method, FUSION_METHODS)
+    check_option("fusion_method", spec.fusion_method)
     spec.task_weights = task_weights(
         task_weight, tasks, spec.fusion_method, "adapters" if spec.vector_space == "lora" else "models"
     )
     spec.check()
     spec.versions = installed_versions()
     return spec
+
+
+def _adapter_vectors(spec: SubspaceSpec, start: Factors, adapters: Sequence[LoraAdapter]) -> list[Factors]:
+    """The kept task vectors of LoRA factors."""
+    kept: list[Factors] = [{} for _ in range(spec.kept_deltas)]
+    for module in adapters[0].factors:
+        for factor in spec.factors:
+            theta = start[module][factor] if start else None
+            vectors = [difference(adapter.factors[module][factor], theta) for adapter in adapters]
+            for delta, factors in zip(keep_vectors(spec, f"{module}.{factor}", vectors), kept, strict=True):
+                factors.setdefault(module, {})[factor] = delta
+    return kept
+
+
+def _weight_vectors(
+    spec: SubspaceSpec, safe: Checkpoint, models: Sequence[Checkpoint], modules: Sequence[str]
+) -> list[LazyFactors]:
+    """The kept task vectors of whole weights, each computed when it is asked for."""
+
+    @lru_cache(maxsize=1)  # the kept vectors of one module are asked for one after the other
+    def read(module: str) -> Tensor:
+        theta = safe.tensor(f"{module}.weight")
+        vectors = [difference(model.tensor(f"{module}.weight"), theta) for model in models]
+        return keep_vectors(spec, f"{module}.W", vectors)
+
+    def nth(number: int, module: str) -> dict[str, Tensor]:
+        return {"W": read(module)[number]}
+
+    return [LazyFactors(modules, partial(nth, number)) for number in range(spec.kept_deltas)]
 
 
 def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]) -> Factors:

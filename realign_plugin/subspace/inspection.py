@@ -15,7 +15,7 @@ from realign_plugin.subspace.effective import effective_tensor
 from realign_plugin.subspace.lora_names import natural_key
 from realign_plugin.subspace.spec import check_mask
 from realign_plugin.subspace.subspace import SafetySubspace
-from realign_plugin.terminal import new_console
+from realign_plugin.terminal import new_console, print_table
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,8 @@ def to_json(subspace: SafetySubspace, rows: list[ModuleRow]) -> str:
     return json.dumps({"spec": asdict(subspace.spec), "modules": [asdict(row) for row in rows]}, indent=2)
 
 
-def print_table(subspace: SafetySubspace, rows: list[ModuleRow], mask: str | None) -> None:
+def print_inspection(subspace: SafetySubspace, rows: list[ModuleRow], mask: str | None) -> None:
     """Print where the subspace comes from, and the table."""
-    from rich.table import Table
-
     spec = subspace.spec
     console = new_console()
     console.print(
@@ -86,29 +84,22 @@ def print_table(subspace: SafetySubspace, rows: list[ModuleRow], mask: str | Non
     )
     for source in spec.sources:
         console.print(f"  {source['role']}: {source['name']}, sha256 {source['sha256'][:12]}…")
-    table = Table("module", *(f"{name}" for name in ("elements", "mean mask", "kept", "‖δ‖ before", "‖δ‖ after")))
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(
-            row.module,
-            f"{row.elements:,}",
-            f"{row.mean:.3f}",
-            f"{row.kept:.1%}",
-            f"{row.norm_before:.4g}",
-            f"{row.norm_after:.4g}",
-        )
     total = sum(row.elements for row in rows)
-    table.add_section()
-    table.add_row(
+    whole = ModuleRow(
         f"all {len(rows)} modules",
-        f"{total:,}",
-        f"{sum(r.mean * r.elements for r in rows) / total:.3f}",
-        f"{sum(r.kept * r.elements for r in rows) / total:.1%}",
-        f"{sum(r.norm_before**2 for r in rows) ** 0.5:.4g}",
-        f"{sum(r.norm_after**2 for r in rows) ** 0.5:.4g}",
+        total,
+        sum(r.mean * r.elements for r in rows) / total,
+        sum(r.kept * r.elements for r in rows) / total,
+        sum(r.norm_before**2 for r in rows) ** 0.5,
+        sum(r.norm_after**2 for r in rows) ** 0.5,
     )
-    console.print(table)
+    columns = ("module", "elements", "mean mask", "kept", "‖δ‖ before", "‖δ‖ after")
+    print_table(columns, map(_cells, rows), numbers=True, total=_cells(whole))
+
+
+def _cells(row: ModuleRow) -> tuple[str, ...]:
+    norms = f"{row.norm_before:.4g}", f"{row.norm_after:.4g}"
+    return row.module, f"{row.elements:,}", f"{row.mean:.3f}", f"{row.kept:.1%}", *norms
 
 
 def place(module: str) -> tuple[int, str]:

@@ -195,25 +195,29 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
             f"{what}: target module {missing[0]} is {'only there' if here else 'missing'}, {other_what} "
             f"{'lacks it' if here else 'has it'}, expected the same target modules (lora_target)"
         )
-    for module, pair in task.factors.items():
-        theirs = other.factors[module]
-        if task.ranks[module] != other.ranks[module]:
+    for module in task.factors:
+        _check_same_sizes(module, task, other, what, other_what)
+
+
+def _check_same_sizes(module: str, task: LoraAdapter, other: LoraAdapter, what: str, other_what: str) -> None:
+    pair, theirs = task.factors[module], other.factors[module]
+    if task.ranks[module] != other.ranks[module]:
+        raise UserError(
+            f"{what}: rank {task.ranks[module]} of {module} differs from {other_what}'s {other.ranks[module]}, "
+            "expected the same lora_rank; start the fine-tuning from the aligned adapter"
+        )
+    if task.alphas[module] != other.alphas[module]:
+        raise UserError(
+            f"{what}: alpha {task.alphas[module]:g} of {module} differs from {other_what}'s "
+            f"{other.alphas[module]:g}, "
+            "expected the same lora_alpha; start the fine-tuning from the aligned adapter"
+        )
+    for factor in ("A", "B"):
+        if pair[factor].shape != theirs[factor].shape:
             raise UserError(
-                f"{what}: rank {task.ranks[module]} of {module} differs from {other_what}'s {other.ranks[module]}, "
-                "expected the same lora_rank; start the fine-tuning from the aligned adapter"
+                f"{what}: {factor} of {module} has shape {tuple(pair[factor].shape)}, {other_what} has "
+                f"{tuple(theirs[factor].shape)}, expected adapters of the same base model"
             )
-        if task.alphas[module] != other.alphas[module]:
-            raise UserError(
-                f"{what}: alpha {task.alphas[module]:g} of {module} differs from {other_what}'s "
-                f"{other.alphas[module]:g}, "
-                "expected the same lora_alpha; start the fine-tuning from the aligned adapter"
-            )
-        for factor in ("A", "B"):
-            if pair[factor].shape != theirs[factor].shape:
-                raise UserError(
-                    f"{what}: {factor} of {module} has shape {tuple(pair[factor].shape)}, {other_what} has "
-                    f"{tuple(theirs[factor].shape)}, expected adapters of the same base model"
-                )
 
 
 def _same_model(one: str, two: str) -> bool:

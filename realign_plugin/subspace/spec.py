@@ -9,9 +9,10 @@ from typing import Annotated, Any, Final, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from realign_plugin.errors import UserError, check_choice, check_range, first_fault
-from realign_plugin.method.fusion import FUSION_METHODS, is_linear
-from realign_plugin.method.masks import ESTIMATORS, GRANULARITIES, MASK_KINDS, logits_shape
+from realign_plugin.errors import UserError, check_choice, first_fault
+from realign_plugin.method.fusion import is_linear
+from realign_plugin.method.masks import logits_shape
+from realign_plugin.subspace.options import OPTIONS, SubspaceOptions, check_option
 
 VECTOR_SPACES = ("lora", "weight")
 VECTOR_DTYPES: Final = ("float32", "float16", "bfloat16", "float64")
@@ -20,8 +21,8 @@ FACTORS: Final = {"lora": ("A", "B"), "weight": ("W",)}
 
 
 @dataclass
-class SubspaceSpec:
-    """Description of a safety subspace: which modules, how they are fused and masked, and where they came from.
+class SubspaceSpec(SubspaceOptions):
+    """Description of a safety subspace: its options, which modules are masked, and where they came from.
 
     The PEFT configuration class adds PEFT's own fields to these; on disk they are one JSON object.
     """
@@ -45,22 +46,7 @@ class SubspaceSpec:
         default=True,
         metadata={"help": "Whether aligned factors are kept; without them the base is the aligned model."},
     )
-    fusion_method: str = field(default="task_arithmetic", metadata={"help": "How task vectors are fused."})
     task_weights: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "One lambda for each task."})
-    ties_density: float = field(default=0.2, metadata={"help": "Share of elements that TIES keeps."})
-    dare_drop_rate: float = field(default=0.2, metadata={"help": "Share of elements that DARE drops."})
-    fusion_seed: int = field(default=0, metadata={"help": "Seed of DARE's drop."})
-    mask_granularity: str = field(default="element", metadata={"help": "What one logit decides on."})
-    mask_init: float = field(default=0.0, metadata={"help": "Value of every logit at the start."})
-    mask_temperature: float = field(default=0.5, metadata={"help": "Temperature of the relaxed mask."})
-    mask_rescale: bool = field(default=True, metadata={"help": "Divide the mask by its mean over the tensor."})
-    mask_estimator: str = field(default="relaxed", metadata={"help": "Forward mask while training."})
-    mask_noise: float = field(default=1.0, metadata={"help": "Scale of the logistic noise at the first step."})
-    mask_noise_end: float | None = field(default=None, metadata={"help": "Scale of the noise at the last step."})
-    mask_keep_weight: float = field(default=0.0, metadata={"help": "Weight of the keep penalty in the loss."})
-    mask: str = field(default="soft", metadata={"help": "Mask at inference: soft, binary, sampled or relaxed."})
-    mask_threshold: float = field(default=0.5, metadata={"help": "Threshold of the binary mask."})
-    mask_seed: int = field(default=0, metadata={"help": "Seed of the sampled and the relaxed mask."})
     base_sha256: dict[str, str] = field(
         default_factory=dict,
         metadata={"help": "sha256 of the base model's architecture and of a sample of its weights."},
@@ -102,9 +88,6 @@ class SubspaceSpec:
         except ValidationError as error:
             raise UserError(f"{first_fault(error)}; correct it") from error
         check_choice("vector_space", self.vector_space, VECTOR_SPACES)
-        check_choice("fusion_method", self.fusion_method, FUSION_METHODS)
-        check_choice("mask_granularity", self.mask_granularity, GRANULARITIES)
-        check_choice("mask_estimator", self.mask_estimator, ESTIMATORS)
         check_choice("vector_dtype", self.vector_dtype, VECTOR_DTYPES)
         try:
             re.compile(self.lora_target if isinstance(self.lora_target, str) else "")
@@ -112,15 +95,8 @@ class SubspaceSpec:
             raise UserError(
                 f"lora_target: {self.lora_target!r}, expected names or a regular expression ({error}); correct it"
             ) from error
-        check_mask(self.mask, self.mask_threshold)
-        check_range("ties_density", self.ties_density, 0.0, 1.0, low_open=True)
-        check_range("dare_drop_rate", self.dare_drop_rate, 0.0, 0.99)
-        check_range("mask_temperature", self.mask_temperature, 1e-3, 100.0)
-        check_range("mask_noise", self.mask_noise, 0.0, 100.0)
-        check_range("mask_keep_weight", self.mask_keep_weight, 0.0, 1e6)
-        check_range("mask_init", self.mask_init, -50.0, 50.0)
-        if self.mask_noise_end is not None:
-            check_range("mask_noise_end", self.mask_noise_end, 0.0, 100.0)
+        for name in OPTIONS:
+            check_option(name, getattr(self, name))
         if self.vector_space == "weight" and self.has_aligned:
             raise UserError(
                 "has_aligned: true in weight space, where the base model is the aligned one, expected false; leave "
@@ -175,8 +151,8 @@ def check_mask(mask: str, threshold: float) -> None:
     Raises:
         UserError: With the value and what was expected.
     """
-    check_choice("mask", mask, MASK_KINDS)
-    check_range("mask_threshold", threshold, 0.0, 1.0, low_open=True)
+    check_option("mask", mask)
+    check_option("mask_threshold", threshold)
 
 
 def module_spec(spec: SubspaceSpec, modules: list[str], ranks: dict[str, int], alphas: dict[str, float]) -> None:

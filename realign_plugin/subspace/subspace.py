@@ -237,6 +237,18 @@ class SafetySubspace:
                 "`llamafactory-cli export`, or mergekit's merge_method: safety_subspace"
             )
         factors = self.effective(mask, threshold, seed)
+        state = {
+            f"{MODEL_PREFIX}{module}.lora_{factor}.weight": tensor.to(dtype).contiguous()
+            for module, pair in factors.items()
+            for factor, tensor in pair.items()
+        }
+        check_writable(state, Path(path))
+        with atomic_folder(path, replaces=ADAPTER_FILES, last=CONFIG_NAME) as work:
+            save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
+            write_json(work / CONFIG_NAME, self._lora_config(list(factors)))
+        return Path(path)
+
+    def _lora_config(self, modules: list[str]) -> dict[str, Any]:
         config = _peft_fields("LORA", self.base_model) | {
             "r": self.spec.r,
             "lora_alpha": self.spec.lora_alpha,
@@ -249,20 +261,11 @@ class SafetySubspace:
             "modules_to_save": None,
             "rank_pattern": self.spec.rank_pattern,
             "alpha_pattern": self.spec.alpha_pattern,
-            "target_modules": self.spec.lora_target or list(factors),
+            "target_modules": self.spec.lora_target or modules,
         }
-        if not all(map(LoraConfig.model_validate(config).adapts, factors)):  # PEFT would leave the others out
-            config["target_modules"] = list(factors)
-        state = {
-            f"{MODEL_PREFIX}{module}.lora_{factor}.weight": tensor.to(dtype).contiguous()
-            for module, pair in factors.items()
-            for factor, tensor in pair.items()
-        }
-        check_writable(state, Path(path))
-        with atomic_folder(path, replaces=ADAPTER_FILES, last=CONFIG_NAME) as work:
-            save_file(state, work / WEIGHTS_NAME, metadata={"format": "pt"})
-            write_json(work / CONFIG_NAME, config)
-        return Path(path)
+        if not all(map(LoraConfig.model_validate(config).adapts, modules)):  # PEFT would leave the others out
+            config["target_modules"] = modules
+        return config
 
 
 def _peft_fields(peft_type: str, base_model: str | None) -> dict[str, Any]:

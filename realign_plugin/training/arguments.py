@@ -1,11 +1,12 @@
 """LLaMA-Factory's fine-tuning arguments with those of ``mask_dpo`` added."""
 
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import Field, dataclass, field, fields, make_dataclass
+from typing import Any, Final, Literal, get_type_hints
 
 from llamafactory.hparams.finetuning_args import FinetuningArguments
 
 from realign_plugin.errors import UserError
+from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.preflight import HOST_STAGES, OPTIONS, STAGE, STAGES, TYPE, check_options, split_paths
 
 HOST_TYPE: Final = "lora"
@@ -24,8 +25,24 @@ REFUSED = {
 }
 
 
+def _argument(option: Field[Any]) -> tuple[str, Any, Any]:
+    """An option of a subspace as an argument: name, type and field; None where a training chooses the value."""
+    known, default, kind = option.metadata, option.default, get_type_hints(SubspaceOptions)[option.name]
+    kind = Literal[known["choices"]] if "choices" in known else kind  # type: ignore[valid-type]
+    text = known["help"]
+    if "unset" in known:
+        text = text[:-1] + (f" ({default})." if known["unset"] is None else f"; none: {known['unset']}.")
+        kind, default = kind | None, None
+    return option.name, kind, field(default=default, metadata={"help": text})
+
+
+_SubspaceArguments: Any = make_dataclass(
+    "_SubspaceArguments", [_argument(option) for option in fields(SubspaceOptions)]
+)
+
+
 @dataclass
-class SafetySubspaceArguments:
+class SafetySubspaceArguments(_SubspaceArguments):  # type: ignore[misc]
     """Arguments of our stages and of the fine-tuning type ``safety_subspace``."""
 
     aligned_adapter: str | None = field(
@@ -38,39 +55,8 @@ class SafetySubspaceArguments:
         default=None,
         metadata={"help": "Instead: full checkpoints of the fine-tuned models; masks whole weights of `lora_target`."},
     )
-    fusion_method: Literal["task_arithmetic", "average", "ties", "dare"] = field(
-        default="task_arithmetic", metadata={"help": "How several task vectors are fused."}
-    )
     task_weight: str | None = field(
         default=None, metadata={"help": "Weight of the task vectors (lambda): one number, or one for each task."}
-    )
-    ties_density: float = field(default=0.2, metadata={"help": "Share of elements that TIES keeps."})
-    dare_drop_rate: float = field(default=0.2, metadata={"help": "Share of elements that DARE drops."})
-    fusion_seed: int = field(default=0, metadata={"help": "Seed of DARE's drop."})
-    mask_granularity: Literal["element", "row", "column", "module"] | None = field(
-        default=None,
-        metadata={"help": "What one mask logit decides on; none: element for adapters, row for whole weights."},
-    )
-    mask_init: float = field(default=0.0, metadata={"help": "Value of every mask logit at the start."})
-    mask_temperature: float = field(default=0.5, metadata={"help": "Temperature of the relaxed mask."})
-    mask_rescale: bool = field(default=True, metadata={"help": "Whether or not to divide the mask by its mean."})
-    mask_estimator: Literal["relaxed", "straight_through"] | None = field(
-        default=None,
-        metadata={
-            "help": "Mask while training: relaxed, or 0/1 forward with the relaxed gradient backward; none: relaxed "
-            "for mask_dpo, straight_through for safety_distill."
-        },
-    )
-    mask_noise: float = field(default=1.0, metadata={"help": "Scale of the mask's noise at the first step."})
-    mask_noise_end: float | None = field(
-        default=None,
-        metadata={
-            "help": "Scale of the mask's noise at the last step, linear between; none: no change for mask_dpo, 0 for "
-            "safety_distill."
-        },
-    )
-    mask_keep_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the penalty on what the mask takes away."}
     )
     mask_reference: Literal["init", "aligned", "base", "model"] = field(
         default="init",
@@ -95,12 +81,6 @@ class SafetySubspaceArguments:
     distill_temperature: float = field(
         default=1.0, metadata={"help": "What the logits of student and teacher are divided by."}
     )
-    mask: Literal["soft", "binary", "sampled", "relaxed"] | None = field(
-        default=None,
-        metadata={"help": "Mask at evaluation, export and chat; none: binary for straight_through, else soft."},
-    )
-    mask_threshold: float | None = field(default=None, metadata={"help": "Threshold of the binary mask (0.5)."})
-    mask_seed: int | None = field(default=None, metadata={"help": "Seed of the sampled and the relaxed mask (0)."})
 
 
 @dataclass

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
-from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.preflight import (
     OPTIONS,
-    SPEC_OPTIONS,
     STAGES,
     TYPE,
-    build_subspace,
     check_options,
     check_training,
     split_paths,
 )
 from realign_plugin.training.processes import HOST_OPTIONS, check_processes
+from realign_plugin.training.sources import build_subspace, kept, sources_of
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -39,13 +38,10 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool}
     for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
-        kind: Any = str
-        default = SubspaceSpec.__dataclass_fields__[name].default if name in SPEC_OPTIONS else None
-        if isinstance(default, bool) or name == "mask_compile":
-            kind = _boolean
-        elif isinstance(default, (int, float)) or name in ("mask_noise_end", "mask_threshold", "mask_seed"):
-            kind = float
+        kind: Any = types.get(name, str)
+        kind = _boolean if kind is bool else kind
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
         parser.add_argument(f"--{name}", type=kind, **bare)
     try:
@@ -60,7 +56,7 @@ def _boolean(text: str) -> bool:
 
 
 def check_command(argv: Sequence[str]) -> None:
-    """Check a training command before processes are started for it.
+    """Check a training command before processes are started for it; the subspace that was built is kept for it.
 
     Raises:
         UserError: If our options or the adapters are at fault.
@@ -74,4 +70,4 @@ def check_command(argv: Sequence[str]) -> None:
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:
-        build_subspace(options)
+        kept[:] = [(sources_of(options), build_subspace(options))]

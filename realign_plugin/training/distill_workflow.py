@@ -30,19 +30,15 @@ def run_safety_distill(
     tokenizer_module = load_tokenizer(model_args)
     tokenizer = tokenizer_module["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
-    skill = set(finetuning_args.options()["skill_dataset"])
-
-    def load(teacher: Teacher) -> dict[str, Any]:
-        mine = copy.copy(data_args)
-        for name in ("dataset", "eval_dataset"):
-            wanted = [one for one in getattr(data_args, name) or [] if (one in skill) == (teacher == "fine_tuned")]
-            setattr(mine, name, wanted or None)
-        if not mine.dataset and not mine.eval_dataset:
-            return {}
-        found: dict[str, Any] = get_dataset(template, model_args, mine, training_args, stage="sft", **tokenizer_module)
-        return found
-
-    datasets = joined([load(teacher) for teacher in TEACHERS])
+    parts = [rows_of(teacher, data_args, finetuning_args) for teacher in TEACHERS]
+    datasets = joined(
+        [
+            get_dataset(template, model_args, part, training_args, stage="sft", **tokenizer_module)
+            if part.dataset or part.eval_dataset
+            else {}
+            for part in parts
+        ]
+    )
     model = load_model(tokenizer, model_args, finetuning_args, training_args.do_train)
     trainer = SafetyDistillTrainer(
         model=model,
@@ -61,6 +57,22 @@ def run_safety_distill(
     )
     curves = [f"kl/{teacher}" for teacher in TEACHERS]
     complete(trainer, model_args, data_args, training_args, finetuning_args, datasets, curves)
+
+
+def rows_of(teacher: Teacher, data_args: Any, finetuning_args: Any) -> Any:
+    """The host's data arguments with the data sets of one teacher.
+
+    Args:
+        teacher: The teacher.
+        data_args: The host's data arguments.
+        finetuning_args: Ours.
+    """
+    skill = set(finetuning_args.options()["skill_dataset"])
+    part = copy.copy(data_args)
+    for name in ("dataset", "eval_dataset"):
+        wanted = [one for one in getattr(data_args, name) or [] if (one in skill) == (teacher == "fine_tuned")]
+        setattr(part, name, wanted or None)
+    return part
 
 
 def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming
+from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming, sources
 from realign_plugin.training.preflight import HOST_STAGES
 
 
@@ -40,9 +40,19 @@ def attach_launcher(launcher: ModuleType) -> None:
     def checked() -> None:
         if sys.argv[1:2] == ["train"] and not {"-h", "--help"} & set(sys.argv[2:]):
             command_line.check_command(sys.argv[2:])
+            if sources.kept and _starts_processes():
+                sources.kept.clear()
         launch()
 
     launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
+
+
+def _starts_processes() -> bool:
+    """Whether the host trains in processes that it starts (torchrun, Ray) rather than in this one."""
+    from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray
+
+    forced = is_env_enabled("FORCE_TORCHRUN") or is_env_enabled("USE_MCA")
+    return bool(forced or use_ray() or get_device_count() > 1)
 
 
 def attach_parser(parser: ModuleType) -> None:
@@ -188,8 +198,8 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
             )
     if not resumed:
         options["model_name_or_path"] = model_args.model_name_or_path
-        finetuning_args.subspace = preflight.build_subspace(options)
-        line = preflight.memory_line(finetuning_args.subspace)
+        finetuning_args.subspace = sources.build_subspace(options)
+        line = sources.memory_line(finetuning_args.subspace)
         if line is not None and int(os.environ.get("RANK", "0")) == 0:
             print(f"realign-plugin: {line}", file=sys.stderr)
     if finetuning_args.mask_compile and training_args.do_train:

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError
+from realign_plugin.host_sources import check_known, host_files, nodes
+from realign_plugin.subspace import options
 
 _NUMBERS: Final = ("int", "float")
-
-
-def package_folder(name: str) -> Path | None:
-    """Where an installed package is; None where it is not."""
-    found = importlib.util.find_spec(name)
-    places = list(found.submodule_search_locations or []) if found is not None else []
-    return Path(places[0]) if places else None
 
 
 @lru_cache
 def known_arguments() -> Mapping[str, str]:
     """Name and annotation of each argument: LLaMA-Factory's, transformers' and ours; empty without LLaMA-Factory."""
-    factory, transformers = package_folder("llamafactory"), package_folder("transformers")
-    if factory is None or transformers is None:
+    files = host_files("llamafactory", "hparams/*_args.py")
+    theirs = host_files("transformers", "training_args.py", "training_args_seq2seq.py")
+    if not files or not theirs:
         return {}
-    files = [*sorted((factory / "hparams").glob("*_args.py")), Path(__file__).with_name("arguments.py")]
-    files += [transformers / "training_args.py", transformers / "training_args_seq2seq.py"]
+    ours = [Path(__file__).with_name("arguments.py"), Path(options.__file__)]
     found: dict[str, str] = {}
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if file.exists() else ():
-            if isinstance(node, ast.ClassDef):
-                fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
-                found |= {f.target.id: ast.unparse(f.annotation) for f in fields if isinstance(f.target, ast.Name)}
+    for node in nodes([*files, *ours, *theirs]):
+        if isinstance(node, ast.ClassDef):
+            fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+            found |= {f.target.id: ast.unparse(f.annotation) for f in fields if isinstance(f.target, ast.Name)}
     return found
 
 
@@ -50,17 +43,10 @@ def check_arguments(arguments: Mapping[str, Any], what: str) -> None:
     """
     known = known_arguments()
     for name, value in arguments.items() if known else ():
-        if name not in known:
-            check_choice(what, name, _near(name, known))
+        check_known(what, name, known, ["the arguments of llamafactory-cli train"])
         kind = known[name]
         if isinstance(value, str) and any(number in kind for number in _NUMBERS) and "str" not in kind:
             try:
                 float(value)
             except ValueError as error:
                 raise UserError(f"{what}.{name}: {value!r}, expected a number ({kind}); mend it") from error
-
-
-def _near(name: str, known: Mapping[str, str]) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(name, known, n=4) or ["the arguments of llamafactory-cli train"]

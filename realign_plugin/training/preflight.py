@@ -8,15 +8,12 @@ from typing import Any, Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.fusion import is_linear
-from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.subspace.files import read_spec
-from realign_plugin.subspace.fusing import ALL_ONES
+from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
-from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.task_vectors import task_weights
-from realign_plugin.subspace.tensor_files import open_tensors
 from realign_plugin.training.distillation import DISTILL_OPTIONS, check_distillation
-from realign_plugin.training.inference import is_quantised_model, is_subspace
+from realign_plugin.training.inference import is_subspace
 
 STAGE: Final = "mask_dpo"
 DISTILL: Final = "safety_distill"
@@ -27,20 +24,6 @@ TYPE: Final = "safety_subspace"
 LORA: Final = "lora"
 REFERENCES: Final = ("init", "aligned", "base", "model")
 
-SPEC_OPTIONS: Final = (
-    "fusion_method",
-    "ties_density",
-    "dare_drop_rate",
-    "fusion_seed",
-    "mask_granularity",
-    "mask_init",
-    "mask_temperature",
-    "mask_rescale",
-    "mask_estimator",
-    "mask_noise",
-    "mask_noise_end",
-    "mask_keep_weight",
-)
 STAGE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     # The mask that is trained is the mask that is shipped.
     DISTILL: {"mask_estimator": "straight_through", "mask_noise_end": 0.0},
@@ -55,11 +38,8 @@ OPTIONS: Final = (
     "task_weight",
     "mask_reference",
     "mask_compile",
-    "mask",
-    "mask_threshold",
-    "mask_seed",
     "lora_target",
-    *SPEC_OPTIONS,
+    *SUBSPACE_OPTIONS,
     *DISTILL_OPTIONS,
 )
 
@@ -107,14 +87,13 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
     check_choice("mask_reference", options.get("mask_reference") or "init", REFERENCES)
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     values = dict(STAGE_DEFAULTS.get(str(stage), {}))
-    values |= {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
+    values |= {name: options[name] for name in SUBSPACE_OPTIONS if options.get(name) is not None}
     if models:
         values = {"vector_space": "weight", "has_aligned": False, "mask_granularity": "row"} | values
     try:
         spec = SubspaceSpec(**values)
-        spec.mask = options.get("mask") or ("binary" if spec.mask_estimator == "straight_through" else "soft")
-        spec.mask_threshold = 0.5 if options.get("mask_threshold") is None else options["mask_threshold"]
-        spec.mask_seed = options.get("mask_seed") or 0
+        if options.get("mask") is None and spec.mask_estimator == "straight_through":
+            spec.mask = "binary"
         spec.check()
     except TypeError as error:
         raise UserError(f"mask options: {error}, expected numbers; check their spelling in the YAML file") from error
@@ -124,7 +103,8 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         _check_compiled(spec)
     if tasks := adapters or models:
         weights = split_weights(options.get("task_weight"))
-        task_weights(weights, len(tasks), spec.fusion_method, "adapters" if adapters else "models")
+        what = "adapters" if adapters else "models"
+        spec.task_weights = task_weights(weights, len(tasks), spec.fusion_method, what)
     return spec
 
 
@@ -172,19 +152,7 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
             "the aligned model there; merge the aligned adapter into it first (llamafactory-cli export)"
         )
     if resumed:
-        if adapters or models:
-            raise UserError(
-                f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
-                "set, expected one; give the aligned model's adapter as aligned_adapter"
-            )
-        if len(resumed) > 1 or not is_subspace(resumed[0]):
-            raise UserError(
-                f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
-                "mask_dpo "
-                "run; give LoRA adapters as aligned_adapter and task_adapters"
-            )
-        if options.get("mask_compile"):
-            _check_compiled(read_spec(Path(resumed[0]))[0])
+        _check_resumed(options, resumed, adapters, models)
     elif not adapters and not models:
         raise UserError(
             "task_adapters is not set, expected the LoRA adapters of the fine-tuned models; set task_adapters, or "
@@ -192,96 +160,20 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         )
 
 
-def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
-    """Read and check the adapters, or the headers and first rows of the checkpoints; build the subspace to be trained.
-
-    Args:
-        options: Our options by name, and the host's ``model_name_or_path`` and ``lora_target``.
-
-    Raises:
-        UserError: If a source cannot be read, or sources do not fit together or do not fit the base model.
-    """
-    spec = check_options(options)
-    chosen = {name: getattr(spec, name) for name in (*SPEC_OPTIONS, "mask", "mask_threshold", "mask_seed")}
-    if options.get("finetuning_type") == LORA:
-        chosen |= {"mask_init": ALL_ONES, "mask": "binary"}
-    chosen["task_weight"] = split_weights(options.get("task_weight"))
-    base = options.get("model_name_or_path")
-    if models := split_paths(options.get("task_models")):
-        folders = [local_model(path, f"task_models[{i}]") for i, path in enumerate(models)]
-        target = options.get("lora_target") or "all"
-        target = "all" if target == ["all"] else target
-        subspace = SafetySubspace.from_models(
-            local_model(base, "model_name_or_path"), folders, target=target, **chosen
-        )
-        subspace.base_model = base
-        return subspace
-    subspace = SafetySubspace.from_adapters(
-        options.get("aligned_adapter"), split_paths(options.get("task_adapters")), **chosen
-    )
-    check_base_model(base, subspace)
-    subspace.spec.base_sha256 = fingerprint(base, list(subspace.logits))
-    return subspace
-
-
-def local_model(path: str | None, what: str) -> Path:
-    """The folder of a model: itself, or the cached copy of one of the hub, downloaded if need be.
-
-    Args:
-        path: A folder or a hub id.
-        what: What the user calls it.
-
-    Raises:
-        UserError: If it is neither a folder nor on the hub.
-    """
-    if path and Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path or "", allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # whatever the hub's client says, the user has to correct the path
+def _check_resumed(
+    options: Mapping[str, Any], resumed: Sequence[str], adapters: Sequence[str], models: Sequence[str]
+) -> None:
+    """Refuse anything but one safety subspace, without sources, as a training that goes on."""
+    if adapters or models:
         raise UserError(
-            f"{what}: {path!r} is no folder and cannot be fetched from the hub ({type(error).__name__}), expected a "
-            "full checkpoint; check the path"
-        ) from error
-
-
-def memory_line(subspace: SafetySubspace) -> str | None:
-    """What masks of single elements cost in weight space, in one line; None for anything coarser."""
-    spec = subspace.spec
-    if spec.vector_space != "weight" or spec.mask_granularity != "element":
-        return None
-    count = sum(t.numel() for pair in subspace.logits.values() for t in pair.values())
-    return (
-        f"mask_granularity: element on whole weights trains {count:,} logits: {16 * count / 2**30:.1f} GiB for "
-        "logits, gradients and Adam's two moments in fp32 (a process, unless sharded); row needs a thousandth"
-    )
-
-
-def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
-    """Compare the subspace's shapes with the headers of a local model's safetensors files; no weight is read.
-
-    A model of the hub, or one that names its weights otherwise than its modules, is checked when it is loaded.
-
-    Args:
-        path: ``model_name_or_path``.
-        subspace: The subspace to be trained on it.
-
-    Raises:
-        UserError: If a file is corrupt, or a target module has another shape in the model.
-    """
-    for file in sorted(Path(path).glob("*.safetensors")) if path else ():
-        reader = open_tensors(file, "model_name_or_path")
-        names = set(reader.keys())
-        for module, pair in subspace.deltas[0].items():
-            if f"{module}.weight" not in names:
-                continue
-            shape = tuple(reader.get_slice(f"{module}.weight").get_shape())
-            expected = (pair["B"].shape[0], pair["A"].shape[1])
-            if len(shape) == 2 and shape != expected and not is_quantised_model(path):
-                raise UserError(
-                    f"model_name_or_path: {module} has shape {shape} in {path}, the adapters were trained for "
-                    f"{expected}; "
-                    "give the base model that they were trained on"
-                )
+            f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
+            "set, expected one; give the aligned model's adapter as aligned_adapter"
+        )
+    if len(resumed) > 1 or not is_subspace(resumed[0]):
+        raise UserError(
+            f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
+            "mask_dpo "
+            "run; give LoRA adapters as aligned_adapter and task_adapters"
+        )
+    if options.get("mask_compile"):
+        _check_compiled(read_spec(Path(resumed[0]))[0])

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from pathlib import Path
 
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError
+from realign_plugin.host_sources import check_known, host_files, texts_of_calls
 
 
 def known_templates() -> list[str]:
     """Names that LLaMA-Factory registers; empty where it is not installed or keeps them elsewhere."""
-    package = importlib.util.find_spec("llamafactory")
-    if package is None or not package.submodule_search_locations:
-        return []
-    file = Path(package.submodule_search_locations[0]) / "data" / "template.py"
-    if not file.exists():
-        return []
-    names = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "register_template":
-            given = {word.arg: word.value for word in node.keywords}
-            value = given.get("name") or (node.args[0] if node.args else None)
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                names.append(value.value)
-    return names
+    return texts_of_calls(host_files("llamafactory", "data/template.py"), "register_template", "name")
 
 
 def check_template(template: str | None, model: Path) -> None:
@@ -39,8 +25,7 @@ def check_template(template: str | None, model: Path) -> None:
     """
     if template is not None:
         known = known_templates()
-        if known and template not in known:
-            _refuse(template, known)
+        check_known("template", template, known, known[:4])
         return
     if has_chat_template(model) is False:
         raise UserError(
@@ -55,10 +40,3 @@ def has_chat_template(model: Path) -> bool | None:
     if not config.exists():
         return None
     return (model / "chat_template.jinja").exists() or '"chat_template"' in config.read_text(encoding="utf-8")
-
-
-def _refuse(template: str, known: list[str]) -> None:
-    import difflib
-
-    near = difflib.get_close_matches(template, known, n=4) or known[:4]
-    check_choice("template", template, near)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,9 +16,9 @@ from realign_plugin.subspace.effective import effective_tensor, select_for
 from realign_plugin.subspace.files import PREFIX
 from realign_plugin.subspace.spec import FACTORS, SubspaceSpec, check_logits
 from realign_plugin.tuner.kept import Kept
+from realign_plugin.tuner.references import Reference, reference_value
 from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 
-Reference = Literal["init", "aligned"]
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
 PARTS = {
     factor: tuple(f"{PREFIX}{kind}_{factor}" for kind in ("logits", "aligned", "deltas")) for factor in ALL_FACTORS
@@ -202,14 +202,10 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         return self.kept.get((adapter, what, self.reference), settings, tensors, compute)
 
     def _fixed(self, adapter: str, factor: str, logits: Tensor, aligned: Tensor | None, deltas: Tensor) -> Tensor:
-        if self.reference == "aligned":
-            return torch.zeros_like(deltas[0], dtype=torch.float32) if aligned is None else aligned.float()
-        if self.reference == "init" and select_for(self.specs[adapter]) is None:  # the mask of all ones: a plain sum
-            return deltas[0].float() if aligned is None else deltas[0].float() + aligned.float()
-        mask = torch.ones_like(logits) if self.reference == "init" else None
-        return effective_tensor(
-            self.specs[adapter], f"{self.module_name}.{factor}", logits, aligned, deltas, mask=mask
-        )
+        spec, name = self.specs[adapter], f"{self.module_name}.{factor}"
+        if self.reference is not None:
+            return reference_value(self.reference, spec, name, logits, aligned, deltas)
+        return effective_tensor(spec, name, logits, aligned, deltas)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What merging adds to the weight, fp32 ``[out, in]``: scaling * B @ A, or the masked task vector itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +19,9 @@ from realign_plugin.subspace.spec import check_mask
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
-from realign_plugin.tuner.layer import Reference, SafetySubspaceLayer
+from realign_plugin.tuner.layer import SafetySubspaceLayer
 from realign_plugin.tuner.linear import SafetySubspaceLinear
+from realign_plugin.tuner.references import Reference, switched
 from realign_plugin.tuner.sharding import is_sharded, whole
 
 BASE: Final = "__base__"
@@ -245,21 +246,13 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
             if name != BASE:
                 check_choice("adapter_names", name, [*self.peft_config, BASE])
 
-    @contextmanager
-    def reference(self, kind: Reference) -> Iterator[None]:
+    def reference(self, kind: Reference) -> AbstractContextManager[None]:
         """Within the block, forward is a DPO reference: no second model, no draw.
 
         Args:
             kind: ``init``: the mask of all ones, i.e. the plain fusion; ``aligned``: the mask of all zeros.
         """
-        layers = list(self.layers())
-        for layer in layers:
-            layer.reference = kind
-        try:
-            yield
-        finally:
-            for layer in layers:
-                layer.reference = None
+        return switched(self.layers(), kind)
 
 
 def _copies_of_a_row(options: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.data.kinds import contrast, preference, sft
+from realign_plugin.data.recipe import Request
 from tests.conftest import make_tokenizer
 from tests.data.conftest import instructions, labelled_pairs, read_lines, write_array, write_lines
 
@@ -21,19 +22,15 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "data"
     pairs = write_array(root / "pairs.json", labelled_pairs(120))
     rows = write_array(root / "rows.json", instructions(12))
-    preference(folder, source=str(pairs), limit=30)
-    contrast(folder, source=str(rows), name="benign")
-    sft(folder, task="alpaca_en", source=str(rows))
-    sft(folder, task="align", source=str(pairs), limit=9)
+    preference(Request(folder, "preference", 0.1, limit=30), source=str(pairs))
+    contrast(Request(folder, "benign"), source=str(rows))
+    sft(Request(folder, "alpaca_en"), task="alpaca_en", source=str(rows))
+    sft(Request(folder, "align", limit=9), task="align", source=str(pairs))
     # Ten megabytes without a turn come first: the block from which the types of the columns are inferred.
     turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
     talk = [{"prompt": f"kite {n}", "response": "fold " * 2100} for n in range(1100)]
-    sft(
-        folder,
-        task="alpaca_en",
-        source=str(write_lines(root / "talk.jsonl", [*talk, {"messages": turns}])),
-        name="talk",
-    )
+    talked = write_lines(root / "talk.jsonl", [*talk, {"messages": turns}])
+    sft(Request(folder, "talk"), task="alpaca_en", source=str(talked))
     tool = [{"name": "wind", "description": "of a place", "parameters": {"type": "object", "properties": {}}}]
     said: list[dict[str, Any]] = [
         {"role": "user", "content": "kite?"},
@@ -43,11 +40,11 @@ def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     plain = [{"prompt": f"bread {n}?", "response": "bake"} for n in range(4)]
     called = write_lines(root / "called.jsonl", [*plain, {"messages": said, "tools": tool}, {"messages": said[:2]}])
-    sft(folder, task="alpaca_en", source=str(called), name="tools")
+    sft(Request(folder, "tools"), task="alpaca_en", source=str(called))
     two = [{"prompt": p, "chosen": [{"role": "assistant", "content": "wait"}], "rejected": r} for p, r in (
         ([{"role": "user", "content": "kite?"}], said[1:2]), (said[:3], [{"role": "assistant", "content": "fly"}]),
     )]  # fmt: skip
-    preference(folder, source=str(write_lines(root / "two.jsonl", two)), name="tool_pairs", validation=0)
+    preference(Request(folder, "tool_pairs"), source=str(write_lines(root / "two.jsonl", two)))
     return folder
 
 

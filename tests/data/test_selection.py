@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from realign_plugin.data.kinds import preference
+from realign_plugin.data.recipe import Request
 from realign_plugin.data.selection import Smallest, folded, in_validation, keyed_hash
 from realign_plugin.errors import UserError
 from tests.data.conftest import read_lines, write_lines
@@ -29,13 +30,16 @@ PAIRS = st.lists(
 )
 
 
-def made(folder: Path, rows: list[dict[str, Any]], **options: Any) -> tuple[list[Any], list[Any]]:
+def made(
+    folder: Path, rows: list[dict[str, Any]], unique: bool = False, **options: Any
+) -> tuple[list[Any], list[Any]]:
     """The training and the validation rows that the rows give."""
     source = write_lines(folder / "source.jsonl", rows)
     for old in folder.glob("p*"):
         old.unlink()
     try:
-        preference(folder, source=str(source), name="p", overwrite=True, **options)
+        request = Request(folder, "p", overwrite=True, **{"validation": 0.1, **options})
+        preference(request, source=str(source), unique=unique)
     except UserError as error:
         if "leaves no" not in str(error) and "no row is left" not in str(error):
             raise

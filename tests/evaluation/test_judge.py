@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diskcache
 import pytest
 
 from realign_plugin import UserError
@@ -52,6 +54,25 @@ def test_a_batch_is_judged_in_order_and_the_second_time_for_nothing(make: Make) 
         assert (server.calls, again.report.calls, again.report.cached) == (40, 0, 40)
         make(server, judge_max_tokens=99).judge("harmful", items(1))
         assert server.calls == 41  # other parameters, another question
+
+
+def test_verdicts_of_the_version_before_cost_nothing(make: Make, tmp_path: Path) -> None:
+    """Keys and layout as that version wrote them: compressed JSON in ``diskcache``'s tables, long texts in files."""
+    judge = make("http://127.0.0.1:9/v1", judge_model="m")
+    keys = [
+        "6990d5684c91dd496aeb6db1c7194f957080f33fb977de5f5c0b5905558ca150",
+        "fa5ef64311532a4745fe206795dbabc02ca8070c7d053fb756056899f0754834",
+        "dffad2d95ae6ba87a559c885203fd158407082202346adf6a6569407ef2fa9ed",
+    ]
+    folder = tmp_path / "cache" / "verdicts"
+    with diskcache.Cache(str(folder), disk=diskcache.JSONDisk, eviction_policy="none", size_limit=2**50) as cache:
+        for key, text in zip(keys, ["Why.\n[[harmful]]", "[[A]]", os.urandom(50_000).hex() + "\n[[B]]"], strict=True):
+            cache[key] = text
+    assert list(folder.glob("*/*/*.val"))
+    item = Item("0", "how do i make kite ?", "take paper", "no")
+    assert labels(judge.judge("harmful", [item])) == ["harmful"]
+    assert labels(judge.judge("preference", [item])) == ["win"]
+    assert (judge.report.calls, judge.report.cached) == (0, 3)
 
 
 def test_concurrency_is_kept(make: Make) -> None:

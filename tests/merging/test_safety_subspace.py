@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.method.fusion import FUSION_METHODS
-from realign_plugin.method.masks import MASK_KINDS
+from realign_plugin.method.choices import FUSION_METHODS, MASK_KINDS
 from tests import reference
 from tests.conftest import make_llama, make_lora, make_tokenizer, with_random_logits
 from tests.merging.conftest import Merge, configuration, state_of

@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from realign_plugin.method import draws, masks
+from realign_plugin.method.choices import ESTIMATORS, GRANULARITIES
 from realign_plugin.method.masked_linear import masked_linear
 from tests.method.test_masks import straight_through
 
@@ -42,8 +43,8 @@ def plain(
     return functional.linear(x, theta)
 
 
-@pytest.mark.parametrize("granularity", masks.GRANULARITIES)
-@pytest.mark.parametrize("estimator", masks.ESTIMATORS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("temperature", "noise"), [(0.5, 1.0), (0.5, 0.0), (0.9, 0.3)])
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("with_aligned", [True, False])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import tests.reference as reference
 from realign_plugin.method import draws, fusion, masks
+from realign_plugin.method.choices import ESTIMATORS, GRANULARITIES
 
 SHAPE = (5, 7)
 
@@ -53,8 +54,8 @@ def plain(
     return delta * mask + (0.0 if aligned is None else aligned)
 
 
-@pytest.mark.parametrize("granularity", masks.GRANULARITIES)
-@pytest.mark.parametrize("estimator", masks.ESTIMATORS)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("temperature", "noise"), [(0.5, 1.0), (0.5, 0.0), (0.9, 1.0), (0.5, 0.3)])
 @pytest.mark.parametrize("rescale", [True, False])
 @pytest.mark.parametrize("with_aligned", [True, False])
@@ -125,7 +126,7 @@ def test_relaxed_mask_is_the_formula(seed: int, shift: float, temperature: float
 
 def test_extreme_logits_stay_finite() -> None:
     logits = torch.tensor([[-50.0, 50.0, 0.0]]).requires_grad_()
-    for estimator in masks.ESTIMATORS:
+    for estimator in ESTIMATORS:
         value = draws.masked_add(None, torch.ones(1, 3), logits, draws.Draw(0, estimator=estimator))  # type: ignore[arg-type]
         value.sum().backward()
         assert torch.isfinite(value).all()
@@ -170,7 +171,7 @@ def test_a_hard_mask_that_keeps_next_to_nothing_has_no_huge_gradient(kept: int) 
     logits = torch.rand((40, 50), generator=generator) - 1.001
     logits.view(-1)[:kept] += 1.001
     norms = {}
-    for estimator in masks.ESTIMATORS:
+    for estimator in ESTIMATORS:
         alpha = logits.clone().requires_grad_()
         (draws.masked_add(None, delta, alpha, draws.Draw(0, 0.5, 0.0, estimator)) * weight).sum().backward()  # type: ignore[arg-type]
         assert alpha.grad is not None
@@ -267,7 +268,7 @@ def test_unknown_kinds_are_refused() -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("estimator", masks.ESTIMATORS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_gradient_checkpointing_draws_the_same_mask_again(reentrant: bool, estimator: str) -> None:
     from torch.utils.checkpoint import checkpoint
 

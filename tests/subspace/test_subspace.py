@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import tests.reference as reference
 from realign_plugin import SafetySubspace, UserError, attach_subspace
-from realign_plugin.method.fusion import FUSION_METHODS
-from realign_plugin.method.masks import GRANULARITIES, MASK_KINDS
+from realign_plugin.method.choices import FUSION_METHODS, GRANULARITIES, MASK_KINDS
 from realign_plugin.subspace.lora_adapters import read_lora
 from realign_plugin.subspace.task_vectors import task_weights
 from tests.conftest import make_lora, with_random_logits

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.training import command_line, inference, preflight, resuming
-from tests.conftest import make_llama
+from realign_plugin.training import command_line, inference, preflight, resuming, sources
+from tests.conftest import make_llama, training_options
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
 
@@ -177,21 +179,53 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
     assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
 
+def test_numbers_among_flags_have_the_types_of_their_options() -> None:
+    flags = "--stage mask_dpo --finetuning_type safety_subspace --task_adapters a --fusion_seed 3 --mask_seed 7"
+    spec = preflight.check_options(command_line.command_options([*flags.split(), "--mask_noise_end", "0"]))
+    assert (spec.fusion_seed, spec.mask_seed, spec.mask_noise_end) == (3, 7, 0.0)
+
+
 def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:
-    preflight.check_base_model(str(lab / "base"), subspace)
-    preflight.check_base_model("hub/name", subspace)
+    sources.check_base_model(str(lab / "base"), subspace)
+    sources.check_base_model("hub/name", subspace)
     make_llama(tmp_path / "wide", hidden=48)
     with pytest.raises(
         UserError, match=r"q_proj has shape \(48, 48\) in .*wide, the adapters were trained for \(32, 32\)"
     ):
-        preflight.check_base_model(str(tmp_path / "wide"), subspace)
+        sources.check_base_model(str(tmp_path / "wide"), subspace)
     file = tmp_path / "wide" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"^model_name_or_path: .*model.safetensors is corrupt"):
-        preflight.check_base_model(str(tmp_path / "wide"), subspace)
+        sources.check_base_model(str(tmp_path / "wide"), subspace)
 
 
 def test_commands_of_other_stages_are_left_alone() -> None:
     command_line.check_command(["--stage", "dpo", "--finetuning_type", "lora"])
     with pytest.raises(UserError, match="task_adapters is not set"):
         command_line.check_command(["--stage", "mask_dpo", "--finetuning_type", "safety_subspace"])
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_one_process_builds_its_subspace_once(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forced: bool
+) -> None:
+    """With torchrun the check and the trainings are processes of their own."""
+    from realign_plugin.training import hook
+
+    options = training_options(lab, tmp_path)
+    (tmp_path / "x.json").write_text(json.dumps(options))
+    monkeypatch.setattr(sys, "argv", ["llamafactory-cli", "train", str(tmp_path / "x.json")])
+    monkeypatch.setenv("FORCE_TORCHRUN", str(int(forced)))
+    built: list[Any] = []
+
+    def launch() -> None:
+        built.extend(subspace for _, subspace in sources.kept)
+        parsed = options | {"task_adapters": options["task_adapters"][0], "lora_target": ["all"], "mask": None}
+        built.append(sources.build_subspace(parsed))
+
+    launcher = SimpleNamespace(launch=launch)
+    hook.attach_launcher(launcher)  # type: ignore[arg-type]
+    launcher.launch()
+    assert len(built) == (1 if forced else 2)
+    assert built[0] is built[-1]
+    assert not sources.kept

@@ -12,7 +12,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, SafetySubspaceConfig, UserError, attach_subspace
-from realign_plugin.method.masks import MASK_KINDS
+from realign_plugin.method.choices import MASK_KINDS
 from realign_plugin.tuner.attach import subspace_of
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from tests.conftest import logits_of, make_llama, make_lora, with_random_logits

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, attach_subspace
-from realign_plugin.method.masks import GRANULARITIES, MASK_KINDS
+from realign_plugin.method.choices import GRANULARITIES, MASK_KINDS
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from tests.conftest import logits_of, make_fine_tuned, make_llama, make_tokenizer, with_random_logits
 

@@ -99,7 +99,7 @@ class Repair:
                 aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
                 sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
                 skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
-                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, options=("BASE", "ADAPTER"),
+                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
             _free()

@@ -1,0 +1,1 @@
+"""The commands of ``realign``; nothing heavy is imported before one runs."""
