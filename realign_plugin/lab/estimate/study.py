@@ -65,14 +65,15 @@ def study_cost(plan: Plan, targets: Sequence[str]) -> StudyCost:
     """
     for name in targets:
         check_choice("--target", name, plan.targets)
-    planned = {step.training: _options(step) for step in plan.steps.values() if step.training is not None}
+    planned = {step.training.folder: _options(step) for step in plan.steps.values() if step.training is not None}
     _check_model(plan, planned)
     cost = StudyCost(plan.root, tuple(targets))
     by_folder: dict[str, Training] = {}
     for step in plan.wanted(targets):
         if step.training is not None:
-            training = read_training(step.name, planned[step.training], planned)
-            cost.trainings[step.name] = by_folder[step.training] = training
+            folder = step.training.folder
+            training = read_training(step.name, planned[folder], planned)
+            cost.trainings[step.name] = by_folder[folder] = training
             _add(cost, step.kind, folder_bytes(training))
             continue
         for words in step.commands:
@@ -94,7 +95,8 @@ def _check_model(plan: Plan, planned: Mapping[str, Any]) -> None:
     model = str(plan.config["model"])
     inside = Path(model).is_relative_to(plan.root) and not (Path(model) / "config.json").is_file()
     if inside:
-        maker = next((step.name for step in plan.steps.values() if step.training == model), "a step before the study")
+        makers = (step.name for step in plan.steps.values() if step.training and step.training.folder == model)
+        maker = next(makers, "a step before the study")
         raise UserError(
             f"model: {model} is made by {maker}, expected a folder with config.json; run that step first, or give "
             "model=FOLDER with a model of the same size"

@@ -117,8 +117,7 @@ class Repair:
         work = self.folders.work
         done = work / "done" / f"{method}.json"
         given = training.options(self.inputs, self.folders, method, template, skill)
-        text = training.as_yaml(given)
-        running.train(method, work / f"{method}.yaml", text, work / "logs" / f"{method}.log", done, lock)
+        running.train(method, work / f"{method}.yaml", given, work / "logs" / f"{method}.log", done, lock)
         return done
 
     def _adapter(self, candidate: Candidate) -> Path:
@@ -178,7 +177,9 @@ class Repair:
         rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
-        writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
+        study = writing.study_of(self.inputs, rows, kept)
+        tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
+        writing.write_run(self.folders, study, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)
         return told

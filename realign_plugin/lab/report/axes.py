@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from realign_plugin.evaluation.metrics import difference
+from realign_plugin.lab.records import BEFORE_ROLES, Cell, Column, Row, Table
 from realign_plugin.lab.report.numbers import is_share
-from realign_plugin.lab.report.records import BEFORE_ROLES, Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)

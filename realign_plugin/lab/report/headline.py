@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from realign_plugin.lab.records import OUR_ROLES, Cell, Row, Table
 from realign_plugin.lab.report.axes import Axis, Change, before, change, over_refusal_axis, safety_axis, skill_axes
 from realign_plugin.lab.report.numbers import percent, span
-from realign_plugin.lab.report.records import OUR_ROLES, Cell, Row, Table
 
 TROUBLE: Final = 0.1
 """A rate of gibberish from which on the headline speaks of it."""
@@ -160,18 +160,10 @@ def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]]) -> list[
 
 
 def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row:
-    """Of several fused models the one that was fused as the repaired one was, where its method says so."""
-    if best.role != "fused realigned":
+    """Of several fused models the one with the same fusion as the repaired one, where that is known."""
+    if best.fusion is None:
         return start
-    fused = [row for row in rows if row.role == "fused"]
-    wanted = _fusion(best.label)
-    return next((row for row in fused if _fusion(row.label) == wanted), start)
-
-
-def _fusion(label: str) -> str:
-    """The fusion that a label names in brackets: ``fused (TIES)``, ``fused + realigned (TIES, soft), seed 1``."""
-    found = re.search(r"\(([^,()]+)", label)
-    return (found[1] if found else label).strip().lower()
+    return next((row for row in rows if row.role == "fused" and row.fusion == best.fusion), start)
 
 
 def sentence(found: Sequence[Comparison]) -> str:

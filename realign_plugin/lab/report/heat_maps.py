@@ -87,7 +87,7 @@ def draw_heat_maps(run: Run) -> HeatMaps:
             training = trainings.get(model.subspace)
             label = f"{model.group}: {model.label}" if model.group else model.label
             folders[model.subspace] = training.label if training else label
-            stems[model.subspace] = training.named(run.study.seeds)[0] if training else label
+            stems[model.subspace] = training.title if training else label
     result, read, shown = HeatMaps(), [], set()
     for folder, title in folders.items():
         if not (run.folder / folder).is_dir():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.lab.records import Table
 from realign_plugin.lab.report.cards import JudgeCard
 from realign_plugin.lab.report.headline import Comparison
 from realign_plugin.lab.report.numbers import percent
-from realign_plugin.lab.report.records import Table
 from realign_plugin.lab.report.run import Run
 
 

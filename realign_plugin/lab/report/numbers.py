@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from realign_plugin.lab.report.records import Cell, Column, Row
+from realign_plugin.lab.records import Cell, Column, Row
 
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.report.records import Command, DataCard, Study, Table
+from realign_plugin.lab.records import Command, DataCard, Study, Table
 from realign_plugin.text_files import Broken, checked, json_lines, kind_of, read_json, read_text, text_lines
 
 R = TypeVar("R", bound=BaseModel)

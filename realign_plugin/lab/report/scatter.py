@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from realign_plugin.lab.records import REPAIRED_ROLES, Cell, Row, Table
 from realign_plugin.lab.report.axes import Axis, safety_axis, skill_axes
 from realign_plugin.lab.report.drawing import canvas, colour, inline_svg, role_name
 from realign_plugin.lab.report.numbers import percent
 from realign_plugin.lab.report.point_labels import write_numbers
-from realign_plugin.lab.report.records import REPAIRED_ROLES, Cell, Row, Table
 
 if TYPE_CHECKING:
     from markupsafe import Markup

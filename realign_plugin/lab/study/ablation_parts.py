@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning
 from realign_plugin.lab.study.sections import Names
-from realign_plugin.lab.study.steps import Model, TableSpec
+from realign_plugin.lab.study.steps import TableSpec
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Model, Role, Training
 from realign_plugin.lab.study import catalogue, merges
 from realign_plugin.lab.study.catalogue import Recipe
 from realign_plugin.lab.study.config import StudyConfig
@@ -16,11 +18,50 @@ from realign_plugin.lab.study.measuring import WEIGHTS, Measuring
 from realign_plugin.lab.study.models_config import Prepare
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import Kind, Model, Role, Step
+from realign_plugin.lab.study.steps import Kind, Step
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")
 """Names of models and groups that every study has."""
+
+Place = tuple[str, str | None]
+"""A model, and the adapter on it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that is to be completed from the recipes.
+
+    Attributes:
+        stem: Name of the step and of its folder in ``models/``, without the seed.
+        kind: Of the step.
+        says: What it does, in a few words.
+        recipe: Where its arguments start from.
+        datasets: LLaMA-Factory's names.
+        arguments: Models and stage.
+        changes: Further arguments, the later ones winning.
+        needs: Steps that make its models.
+        seed: Where it is one of several that differ in nothing else.
+        suffix: What the name has behind the seed.
+        threads: Processor threads; default: the machine's for a training.
+    """
+
+    stem: str
+    kind: Kind
+    says: str
+    recipe: Recipe
+    datasets: Names
+    arguments: Arguments
+    changes: Sequence[Mapping[str, Any]]
+    needs: Sequence[str]
+    seed: int | None = None
+    suffix: str = ""
+    threads: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name in files."""
+        return self.stem + ("" if self.seed is None else f"-{self.seed}") + self.suffix
 
 
 class Builder:
@@ -111,9 +152,8 @@ class Builder:
             if entry.train is not None:
                 if "output_dir" not in entry.train:
                     raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
-                step = self.training(
-                    entry.name, kind, says, entry.train, (*needs, *names), entry.threads or self.threads
-                )
+                training = self.described(entry.name, says, entry.train)
+                step = self.training(training, kind, entry.train, (*needs, *names), threads=entry.threads)
             else:
                 own = Step(
                     entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
@@ -129,58 +169,72 @@ class Builder:
         files = [folder / name for folder in folders for name in WEIGHTS]
         return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
 
-    def train(
-        self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
-        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0, threads: int | None = None,
-    ) -> str:  # fmt: skip
-        """A step for a training by the stock command.
-
-        Args:
-            name: Of the step and of its folder in ``models/``.
-            kind: Of the step.
-            says: What is said when it starts.
-            recipe: Where its arguments start from.
-            datasets: LLaMA-Factory's names.
-            arguments: Models and stage.
-            changes: Further arguments, the later ones winning.
-            needs: Steps that make its models.
-            seed: Of the training.
-            threads: Processor threads; default: the machine's for a training.
-        """
-        config = self.config
-        found = {"output_dir": self.path("models", name), **arguments, "dataset": ",".join(datasets)}
-        found |= {"dataset_dir": str(config.data_folder), "seed": seed, "template": config.template}
-        found |= catalogue.recipe(recipe, config.train, config.adaptation)
-        for change in changes:
+    def train(self, run: Run) -> str:
+        """A step for a training by the stock command; its name."""
+        config, name = self.config, run.id
+        found = {"output_dir": self.path("models", name), **run.arguments, "dataset": ",".join(run.datasets)}
+        found |= {"dataset_dir": str(config.data_folder), "seed": run.seed or 0, "template": config.template}
+        found |= catalogue.recipe(run.recipe, config.train, config.adaptation)
+        for change in run.changes:
             found |= change
-        named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
-        evaluated = named[len(datasets) :]
+        evaluated = _names(found.get("eval_dataset"), f"{name}: eval_dataset")
         if "skill_dataset" in found:
             skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
             held = [one for one in evaluated if one.removesuffix("_validation") in skill and one not in skill]
             found["skill_dataset"] = ",".join([*skill, *held])
-        data = self.datasets.needs(datasets, f"{name}: dataset")
-        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *needs)
+        data = self.datasets.needs(run.datasets, f"{name}: dataset")
+        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *run.needs)
         models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
         inputs = (
             *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
-            *self.datasets.files(named),
+            *self.datasets.files([*run.datasets, *evaluated]),
         )
-        return self.training(name, kind, says, found, needs, threads or self.threads, inputs)
+        training = self.described(name, f"{name}: {run.says}", found)
+        if run.seed is not None:
+            training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.says}", "seed": run.seed})
+        return self.training(training, run.kind, found, needs, inputs, run.threads)
+
+    def described(self, name: str, says: str, arguments: Arguments) -> Training:
+        """A training as the report reads it."""
+        folder, stage = str(arguments["output_dir"]), str(arguments.get("stage", ""))
+        return Training(id=name, label=says, folder=folder, stage=stage)
 
     def training(
-        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,
+        self,
+        training: Training,
+        kind: Kind,
+        arguments: Arguments,
+        needs: Sequence[str],
         inputs: tuple[str, ...] = (),
-    ) -> str:  # fmt: skip
-        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out."""
+        threads: int | None = None,
+    ) -> str:
+        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out.
+
+        Args:
+            training: The training; the step has its name.
+            kind: Of the step.
+            arguments: LLaMA-Factory's and ours.
+            needs: Steps that come before.
+            inputs: The user's files that it reads.
+            threads: Processor threads; default: the machine's for a training.
+        """
         import yaml
 
-        file, folder = self.path("steps", f"{name}.yaml"), str(arguments["output_dir"])
+        file = self.path("steps", f"{training.id}.yaml")
         text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
         step = Step(
-            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), inputs, {file: text},
-            creates=(folder,), training=folder, threads=threads, gpus=self.config.machine.gpus_per_training,
-        )  # fmt: skip
+            training.id,
+            kind,
+            training.label,
+            (("llamafactory-cli", "train", file),),
+            _distinct(needs),
+            inputs,
+            {file: text},
+            creates=(training.folder,),
+            training=training,
+            threads=threads or self.threads,
+            gpus=self.config.machine.gpus_per_training,
+        )
         return self.plan.add(step)
 
     def merge_step(
@@ -217,24 +271,44 @@ class Builder:
         """A step of one command that makes one folder."""
         return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), inputs, creates=(out,)))
 
-    def model(
-        self, name: str, label: str, group: str, role: Role, step: str, pretrained: str, peft: str | None,
-        tasks: Names | None = None, **more: Any,
-    ) -> Model:  # fmt: skip
-        """A model that is measured; see ``Model``.
+    def model(self, name: str, label: str, group: str, role: Role, step: str, place: Place, **more: Any) -> Model:
+        """A model that is measured.
+
+        Args:
+            name: Its id.
+            label: What the tables call it, without the seed.
+            group: Task, ``start`` or ``fused``.
+            role: What it is.
+            step: The step that makes it; empty: it is given.
+            place: Model and adapter.
+            more: ``tasks`` in place of the study's, ``seed`` where it is one of several, and further facts of
+                ``Model``.
 
         Raises:
             UserError: If another model has that id.
         """
         if name in self.plan.models:
             raise UserError(f"{name}: two models have this name, expected different ones; rename a task or a method")
-        asked = tuple(tasks or self.config.evaluate.tasks)
-        method, seed = more.pop("method", ""), more.pop("seed", 0)
-        found = Model(name, label, group, role, method, seed, step, pretrained, peft, asked, **more)
+        tasks, seed = more.pop("tasks", None) or self.config.evaluate.tasks, more.pop("seed", None)
+        if seed is not None:
+            more["name"], label = label, label + self.seed_label(seed)
+        pretrained, peft = place
+        found = Model(
+            id=name,
+            label=label,
+            group=group,
+            role=role,
+            step=step,
+            pretrained=pretrained,
+            peft=peft,
+            tasks=tuple(tasks),
+            seed=seed or 0,
+            **({"method": ""} | more),
+        )
         self.plan.models[name] = found
         return found
 
-    def place(self, path: str | None) -> tuple[str, str | None]:
+    def place(self, path: str | None) -> Place:
         """Model and adapter of a model that is either."""
         return (path or self.config.model, None) if self.full else (self.config.model, path)
 

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-from typing_extensions import TypedDict
+from typing import Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.records import Command, Failure, Study
 from realign_plugin.lab.study.ablations import add_ablations
 from realign_plugin.lab.study.builder import Builder
 from realign_plugin.lab.study.checks import check
@@ -33,15 +32,6 @@ from realign_plugin.text_files import checked, read_json
 ALONE: Final = Processors()
 SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
 PROFILES: Final = Path(__file__).with_name("profiles")
-
-
-class Failure(TypedDict):
-    """Why a step failed, as ``study.run`` leaves it."""
-
-    step: str
-    message: str
-    log: str
-    tail: list[str]
 
 
 def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALONE) -> Plan:
@@ -103,43 +93,27 @@ def profile_folder(profile: str) -> Path:
     raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """What the report has to know of the study, ready for JSON."""
+def describe(plan: Plan) -> Study:
+    """What the report has to know of the study."""
     from realign_plugin.lab.study.tables import versions
 
+    def inside(path: str) -> str:
+        return str(Path(path).relative_to(plan.root))
+
     trainings = [
-        {
-            "id": step.name,
-            "label": step.says,
-            "folder": str(Path(step.training).relative_to(plan.root)),
-            "stage": stage,
-        }
+        step.training.model_copy(update={"folder": inside(step.training.folder)})
         for step in plan.steps.values()
-        if step.training is not None and Path(step.training).is_relative_to(plan.root)
-        for stage in [_stage(step.files)]
+        if step.training is not None and Path(step.training.folder).is_relative_to(plan.root)
     ]
-    models = []
-    for model in plan.models.values():
-        names = ("id", "label", "group", "role", "method", "seed")
-        subspace = str(Path(model.subspace).relative_to(plan.root)) if model.subspace else None
-        models.append({name: getattr(model, name) for name in names} | {"subspace": subspace})
-    return {
-        "title": plan.config["title"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": plan.config,
-        "versions": versions(),
-        "seeds": plan.config["seeds"],
-        "groups": plan.groups,
-        "models": models,
-        "trainings": trainings,
-        "tables": list(plan.tables),
-    }
-
-
-def _stage(files: dict[str, str]) -> str:
-    import yaml
-
-    return str(next((yaml.safe_load(text).get("stage", "") for text in files.values()), ""))
+    models = [
+        model.model_copy(update={"subspace": inside(model.subspace)}) if model.subspace else model
+        for model in plan.models.values()
+    ]
+    return Study(
+        title=plan.config["title"], created=datetime.now(UTC).isoformat(timespec="seconds"), config=plan.config,
+        versions=versions(), seeds=plan.config["seeds"], groups=plan.groups, models=models, trainings=trainings,
+        tables=list(plan.tables),
+    )  # fmt: skip
 
 
 def write_commands(plan: Plan) -> None:
@@ -148,8 +122,10 @@ def write_commands(plan: Plan) -> None:
     for step in plan.wanted(["all"]):
         known = plan.done(step.name)
         if known is not None:
-            entry = {"step": step.name, "kind": step.kind, "seconds": known["seconds"], "log": known["log"]}
-            lines.append(json.dumps(entry | {"command": "\n".join(known["commands"])}, ensure_ascii=False))
+            entry = Command(
+                step=step.name, kind=step.kind, seconds=known.seconds, log=known.log, command="\n".join(known.commands)
+            )
+            lines.append(json.dumps(entry.model_dump(), ensure_ascii=False))
     write_text(plan.folder / "commands.jsonl", "\n".join(lines) + "\n")
 
 
@@ -235,7 +211,7 @@ def prepare(plan: Plan, targets: Sequence[str]) -> int:
     """
     try:
         plan.save(plan.folder / PLAN)
-        write_json(plan.folder / "study.json", describe(plan))
+        write_json(plan.folder / "study.json", describe(plan).model_dump())
         todo = plan.stale(targets)
         for step, _ in todo:
             plan.forget(step.name)
@@ -278,9 +254,9 @@ def failure(plan: Plan, code: int) -> str:
     first, *others = (
         checked(Failure, read_json(path, "", "why a step failed"), str(path), "run the study again") for path in found
     )
-    more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
-    ends = " | ".join(first["tail"])[-500:]
-    return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"
+    more = f" (failed too: {', '.join(known.step for known in others)})" if others else ""
+    ends = " | ".join(first.tail)[-500:]
+    return f"{first.step}: {first.message}, expected it to end well; {first.log} ends with: {ends}{more}"
 
 
 def finish(plan: Plan, targets: Sequence[str]) -> None:

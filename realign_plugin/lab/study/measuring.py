@@ -12,13 +12,13 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.data import SOURCES, find_file
 from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import references
 from realign_plugin.lab.study.config import StudyConfig
-from realign_plugin.lab.study.models_config import Task
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.references import Reference
 from realign_plugin.lab.study.sections import Arguments
-from realign_plugin.lab.study.steps import Model, Step, TableSpec
+from realign_plugin.lab.study.steps import Step, TableSpec
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
@@ -181,38 +181,46 @@ class Measuring:
     def _before(self) -> tuple[str, ...]:
         return tuple(entry.name for entry in self.config.prepare)
 
-    def choice(self, row: str, label: str, group: str, step: str, tried: Mapping[float, str], task: Task) -> None:
+    def choice(self, group: str, method: str, label: str, step: str, tried: Mapping[float, str]) -> None:
         """A row whose strength is chosen on the validation prompts.
 
         Args:
-            row: Id of the row.
+            group: The task, which is the row's group.
+            method: The method's name.
             label: What the tables call the method.
-            group: Of the row.
             step: Step that makes the merged models.
             tried: Folder of the merged model for each strength.
-            task: Section of the fine-tuned model's task.
 
         Raises:
             UserError: If the configuration names no validation prompts.
         """
-        choose = self.config.evaluate.choose
+        row, choose = f"{group}-{method}", self.config.evaluate.choose
         if not choose.metadata and choose.tasks is None:
             raise UserError(
                 f"{row}: {len(tried)} strengths to choose among, expected evaluate.choose with the prompts to choose "
                 "on (metadata or tasks), others than the reported ones; add it, or give one strength"
             )
-        tasks = tuple(choose.tasks or task.evaluate or self.config.evaluate.tasks)
+        reported = tuple(self.config.tasks[group].evaluate or self.config.evaluate.tasks)
+        model = Model(
+            id=row,
+            label=label,
+            group=group,
+            role="rival",
+            method=method,
+            seed=0,
+            step=f"choose-{row}",
+            pretrained=self.path("models", row),
+            tasks=reported,
+            choice=self.path("choices", f"{row}.json"),
+        )
+        one: Arguments = {"step": step, "tasks": tuple(choose.tasks or reported), "choice": None}
         models = {
-            strength: Model(f"{row}-s{strength:g}", label, group, "rival", row, 0, step, folder, None, tasks)
+            strength: model.model_copy(update=one | {"id": f"{row}-s{strength:g}", "pretrained": folder})
             for strength, folder in tried.items()
         }
         self.plan.choices[row] = {model.id: strength for strength, model in models.items()}
         self._tried += models.values()
-        method = row.rpartition("-")[2]
-        self.plan.models[row] = Model(
-            row, label, group, "rival", method, 0, f"choose-{row}", self.path("models", row), None,
-            tuple(task.evaluate or self.config.evaluate.tasks), choice=self.path("choices", f"{row}.json"),
-        )  # fmt: skip
+        self.plan.models[row] = model
 
     def choices(self) -> None:
         """Steps that measure all strengths on the validation prompts and take the best."""

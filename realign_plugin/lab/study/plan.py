@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json
-from realign_plugin.lab.study.steps import Marker, Model, Step, TableSpec
+from realign_plugin.lab.records import Marker, Model
+from realign_plugin.lab.study.steps import Step, TableSpec
 from realign_plugin.text_files import checked, read_json
 
 
@@ -190,7 +193,7 @@ class Plan:
         known = self.done(step.name)
         if known is None:
             return "new"
-        if known["fingerprint"] != step.fingerprint:
+        if known.fingerprint != step.fingerprint:
             return "changed"
         if again & set(step.needs):
             return "what it needs runs again"
@@ -200,8 +203,10 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        steps = {name: asdict(step) | {"fingerprint": step.fingerprint} for name, step in self.steps.items()}
-        write_json(path, asdict(self) | {"steps": steps})
+        values = TypeAdapter(Plan).dump_python(self, mode="json")
+        for name, step in self.steps.items():
+            values["steps"][name]["fingerprint"] = step.fingerprint
+        write_json(path, values)
 
     @classmethod
     def load(cls, path: Path) -> Plan:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study.sections import Arguments
-from realign_plugin.lab.study.steps import Model
 
 METRIC: Final = "agreement"
 ITSELF: Final = "the model that the others are compared with"

@@ -23,6 +23,7 @@ from typing import IO, Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.records import Failure, Marker
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.resuming import go_on
@@ -79,18 +80,18 @@ def run(plan: Plan, step: Step) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     from realign_plugin.lab.study.tables import versions
 
-    marker = {
-        "name": step.name,
-        "kind": step.kind,
-        "fingerprint": step.fingerprint,
-        "commands": [words[0] if step.shell else shlex.join(words) for words in step.commands],
-        "files": step.files,
-        "seconds": round(time.monotonic() - start, 2),
-        "log": str(log.relative_to(plan.folder)),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-    }
-    write_json(plan.marker(step.name), marker)
+    marker = Marker(
+        name=step.name,
+        kind=step.kind,
+        fingerprint=step.fingerprint,
+        commands=[words[0] if step.shell else shlex.join(words) for words in step.commands],
+        files=step.files,
+        seconds=round(time.monotonic() - start, 2),
+        log=str(log.relative_to(plan.folder)),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+    )
+    write_json(plan.marker(step.name), marker.model_dump())
     progress.forget()
 
 
@@ -156,8 +157,8 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
                 shutil.rmtree(path)
     for name, text in step.files.items():
         write_text(name, text)
-    if step.training is not None and _inside(plan, Path(step.training)):
-        go_on(Path(step.training), step.files.values())
+    if step.training is not None and _inside(plan, Path(step.training.folder)):
+        go_on(Path(step.training.folder), step.training.stage)
 
 
 def _inside(plan: Plan, path: Path) -> bool:
@@ -258,7 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(plan, step)
     except (StepError, UserError, OSError) as error:
         log = plan.log(name)
-        write_json(plan.failure(name), {"step": name, "log": str(log), "message": str(error), "tail": tail(log)})
+        failed = Failure(step=name, log=str(log), message=str(error), tail=tail(log))
+        write_json(plan.failure(name), failed.model_dump())
         print(f"! {name}: {error}; {log}", file=sys.stderr, flush=True)
         sys.exit(1)
 

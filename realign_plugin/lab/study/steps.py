@@ -1,4 +1,4 @@
-"""What a study's plan consists of: steps, models that are measured, and tables."""
+"""What a study's plan consists of: steps and tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from typing_extensions import TypedDict
+from realign_plugin.lab.records import Training
 
 Kind = Literal[
     "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
@@ -15,8 +15,6 @@ Kind = Literal[
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 """Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
-
-Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Step:
         files: Files that are written before the commands run: text by path.
         creates: Files and folders that it leaves behind.
         scratch: Folders that are of no use when it is done.
-        training: Folder of a training, which goes on from its last checkpoint.
+        training: The training, which goes on from its last checkpoint.
         threads: Processor threads.
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
@@ -51,7 +49,7 @@ class Step:
     files: dict[str, str] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
-    training: str | None = None
+    training: Training | None = None
     threads: int = 1
     gpus: int = 0
     together: bool = False
@@ -63,39 +61,6 @@ class Step:
         """Sha256 of everything that decides what the step does."""
         what = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of the tables.
-
-    Attributes:
-        id: Of the model; its results are in a folder called so.
-        label: What the tables call it.
-        group: Task, ``start`` or ``fused``.
-        role: What it is.
-        method: Which method made it.
-        seed: Seed of the training.
-        step: Step that makes it; empty: it is given.
-        pretrained: Model folder or hub id.
-        peft: Adapter on it.
-        subspace: Folder of the safety subspace that it comes from.
-        tasks: lm-eval tasks that measure it.
-        choice: File that tells which strength was chosen.
-    """
-
-    id: str
-    label: str
-    group: str
-    role: Role
-    method: str
-    seed: int
-    step: str
-    pretrained: str
-    peft: str | None
-    tasks: tuple[str, ...]
-    subspace: str | None = None
-    choice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,12 +84,3 @@ class TableSpec:
     results: str = "results"
     tasks: tuple[str, ...] = ()
     detail: bool = False
-
-
-class Marker(TypedDict):
-    """What is noted of a step that has ended, as far as it is read again; see ``study.run``."""
-
-    fingerprint: str
-    commands: list[str]
-    seconds: float
-    log: str

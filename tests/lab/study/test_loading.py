@@ -9,7 +9,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.lab.study.launch import build
 from realign_plugin.lab.study.loading import load, parse
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def message(values: dict[str, Any]) -> str:

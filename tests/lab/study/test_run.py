@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Training
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.launch import prepare, start
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.run import StepError, held, main, run, tail
 from realign_plugin.lab.study.steps import Step
+
+TRAINING = Training(id="it", label="it", folder="root/models/it")
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
@@ -173,16 +176,14 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
         "cd root/models; mkdir -p it/checkpoint-3 it/checkpoint-6; touch it/adapter_model.safetensors "
         "it/checkpoint-3/trainer_state.json; test -e ../let"
     )
-    step = Step(
-        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it"
-    )
+    step = Step("it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training=TRAINING)
     plan = plan_of(tmp_path, step)
     folder.parent.mkdir(parents=True)
     with pytest.raises(StepError):
         run(plan, step)
     (tmp_path / "root/let").touch()
     look = Step(
-        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it",
+        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training=TRAINING,
     )  # fmt: skip
     assert look.fingerprint == step.fingerprint
     from realign_plugin.lab.study.run import Progress, begin
@@ -192,7 +193,7 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
     assert (folder / "checkpoint-3").is_dir()
     assert not (folder / "checkpoint-6").exists()  # cut off while it was written
     assert not (folder / "adapter_model.safetensors").exists()
-    other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training="root/models/it")
+    other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training=TRAINING)
     begin(plan, other, Progress(plan, other))
     assert not folder.exists()
 
@@ -238,7 +239,14 @@ def test_a_folder_outside_the_study_is_the_users(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "model.safetensors").write_text("precious")
-    step = Step("it", "prepare", "says", (("true",),), creates=("mine",), training="mine")
+    step = Step(
+        "it",
+        "prepare",
+        "says",
+        (("true",),),
+        creates=("mine",),
+        training=TRAINING.model_copy(update={"folder": "mine"}),
+    )
     run(plan_of(tmp_path, step), step)
     assert (mine / "model.safetensors").read_text() == "precious"
 

@@ -1,13 +1,21 @@
-"""What a run folder's JSON files hold, as far as the report reads it; further keys are passed over."""
+"""The facts of a study as typed objects: written as JSON once, and read by tables, report, estimate and repair.
+
+Unknown keys are ignored and missing ones have defaults, so that folders of other versions can be read.
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
+
+from realign_plugin.evaluation.cells import Cell as Cell
+from realign_plugin.evaluation.cells import Finite
+
+Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
+Axis = Literal["safety", "over-refusal", "skill", "other"]
+Better = Literal["lower", "higher"]
 
 BEFORE_ROLES = ("fine-tuned", "fused")
 """Roles of the models that repair starts from."""
@@ -21,76 +29,96 @@ UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that neither HTML, SVG nor UTF-8 can hold, and JSON can."""
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _text(value: Any) -> Any:
     value = str(value) if isinstance(value, (int, float)) else value
     return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_finite)]
-"""A number; NaN and infinity, which Python's JSON allows, stand for none."""
 Text = Annotated[str, BeforeValidator(_text)]
 """Text that any page can hold; a bare number is taken as its digits."""
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """Facts that do not change."""
+
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
-class Model(_Record):
-    """A model of the study.
+class Described(Record):
+    """What a model and its row in a table have in common.
 
     Attributes:
-        id: Its name in files.
         label: What tables call it.
-        group: Task, or ``fused``, ``start``.
-        role: ``base``, ``aligned``, ``fine-tuned``, ``realigned``, ``rival``, ``fused``, ``fused realigned``.
-        method: What repaired it.
-        seed: Of the repair.
-        subspace: Folder of its safety subspace, within the run folder.
+        name: The label without the seed; empty: the model is not one of several seeds.
+        group: Task, ``start`` or ``fused``.
+        role: One of ``Role``; any other is shown as it is.
+        method: The method that made it.
+        seed: Seed of its training.
+        fusion: The fusion that it comes from.
+        subspace: Folder of its safety subspace.
     """
 
-    id: Text
     label: Text
+    name: Text = ""
     group: Text = ""
     role: str = ""
     method: Text | None = None
     seed: int | None = None
+    fusion: Text | None = None
     subspace: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The label, always with the seed where there are several."""
+        return f"{self.name}, seed {self.seed}" if self.name else self.label
 
-class Training(_Record):
+
+class Model(Described):
+    """A model of the study.
+
+    Attributes:
+        id: Its name in files; its results are in a folder of this name.
+        step: The step that makes it; empty: it is given.
+        pretrained: Model folder or hub id.
+        peft: The adapter on it.
+        tasks: The lm-eval tasks that measure it.
+        choice: The file that tells which strength was chosen.
+    """
+
+    id: Text
+    step: str = ""
+    pretrained: str = ""
+    peft: str | None = None
+    tasks: tuple[str, ...] = ()
+    choice: str | None = None
+
+
+class Training(Record):
     """A training of the study.
 
     Attributes:
         id: Its name in files.
         label: What the report calls it.
-        folder: Its output folder, within the run folder.
+        name: The label without the seed; empty: the training is not one of several seeds.
+        folder: Its output folder.
         stage: LLaMA-Factory's stage.
+        seed: Its seed.
     """
 
     id: Text
     label: Text
+    name: Text = ""
     folder: str
     stage: str = ""
+    seed: int | None = None
 
-    def named(self, seeds: Collection[int]) -> tuple[str, int | None]:
-        """Its label without the seed, and the seed, where the label bears one.
-
-        Args:
-            seeds: Seeds of the study: a number at the end of a name (``gsm8k-paper-0: masked DPO``) may be one.
-        """
-        if found := re.search(r"^(.+?)[\s,(:;–-]*\bseed (\d+)\)?$", self.label):
-            return found[1], int(found[2])
-        if (found := re.search(r"^(.*\w)-(\d+)(: .*)?$", self.label)) and int(found[2]) in seeds:
-            return found[1] + (found[3] or ""), int(found[2])
-        return self.label, None
+    @property
+    def title(self) -> str:
+        """What the trainings that differ only in their seeds are called."""
+        return self.name or self.label
 
 
-class Study(_Record):
+class Study(Record):
     """``study.json``.
 
     Attributes:
@@ -120,83 +148,91 @@ class Study(_Record):
         return self.groups.get(group) or group or "models"
 
 
-class Column(_Record):
+class Column(Record):
     """A column of a table.
 
     Attributes:
         key: Key of its cells.
         label: Heading.
-        axis: What it says something of.
-        better: Which way is good.
+        axis: What it measures.
+        better: Which direction is good.
+        task: lm-eval's task or group.
+        metric: Its metric.
     """
 
     key: str
     label: Text
-    axis: Literal["safety", "over-refusal", "skill", "other"] = "other"
-    better: Literal["lower", "higher"] | None = None
+    axis: Axis = "other"
+    better: Better | None = None
+    task: str = ""
+    metric: str = ""
+
+    @classmethod
+    def of(cls, task: str, metric: str, label: str, axis: Axis, better: Better | None) -> Column:
+        """The column of a metric of lm-eval's."""
+        return cls(key=f"{task}.{metric}", label=label, axis=axis, better=better, task=task, metric=metric)
 
 
-class Cell(_Record):
-    """A number with its 95 % interval.
+class Tried(Record):
+    """One of several strengths.
 
     Attributes:
-        value: The number; None where there is none.
-        low: Low end of the interval.
-        high: High end.
-        hits: What a share was counted from.
-        count: Of how many.
-        reason: Why there is no number.
+        score: Its worst rate, then the mean of all.
+        rates: By column.
     """
 
-    value: Number = None
-    low: Number = None
-    high: Number = None
-    hits: Number = None
-    count: Number = None
-    reason: str | None = None
+    score: tuple[float, float]
+    rates: dict[str, float | None] = Field(default_factory=dict)
 
 
-class Row(_Record):
-    """A model's row of a table; see ``Model`` for the fields that both have.
+class Choice(Record):
+    """``choices/ROW.json``: the best of several strengths.
+
+    Attributes:
+        strength: The best.
+        model: The model of that strength.
+        tried: All of them.
+    """
+
+    strength: float
+    model: str = ""
+    tried: dict[str, Tried] = Field(default_factory=dict)
+
+
+class Row(Described):
+    """A model's row of a table.
 
     Attributes:
         model: The model's id.
-        label: What the table calls it.
-        group: Its group.
-        role: Its role.
-        method: What repaired it.
-        seed: Of the repair.
         cells: By the columns' keys.
+        choice: How its strength was chosen.
     """
 
     model: Text
-    label: Text
-    group: Text = ""
-    role: str = ""
-    method: Text | None = None
-    seed: int | None = None
     cells: dict[str, Cell] = Field(default_factory=dict)
-
-    @property
-    def title(self) -> str:
-        """The label with the seed, where there is one and the label does not say it."""
-        said = self.seed is None or re.search(r"\bseed \d", self.label)
-        return self.label if said else f"{self.label}, seed {self.seed}"
+    choice: Choice | None = None
 
     def cell(self, key: str) -> Cell:
         """The cell of a column; an empty one where the row has none."""
         return self.cells.get(key) or Cell()
 
+    @field_serializer("cells")
+    def _without_empty_reasons(self, cells: dict[str, Cell]) -> dict[str, dict[str, Any]]:
+        return {key: cell.values() for key, cell in cells.items()}
 
-class Table(_Record):
+
+class Table(Record):
     """``tables/NAME.json``.
 
     Attributes:
-        name: File name without its end.
+        name: File name without its suffix.
         title: Heading.
         description: A sentence or two.
         columns: In order.
         rows: In order.
+        seeds: Of the study.
+        versions: Of the plugin and its hosts.
+        config: The study's resolved configuration.
     """
 
     name: str
@@ -204,6 +240,9 @@ class Table(_Record):
     description: Text = ""
     columns: list[Column] = Field(default_factory=list)
     rows: list[Row] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=list)
+    versions: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, list[Row]]:
@@ -214,7 +253,7 @@ class Table(_Record):
         return found
 
 
-class DataCard(_Record):
+class DataCard(Record):
     """``data/NAME.card.json``, as ``realign data`` writes it; a flat card with the attributes below is read too.
 
     Attributes:
@@ -249,7 +288,7 @@ class DataCard(_Record):
         return {"licence": source.get("licence")} | values | {"source": ", ".join(parts) or None}
 
 
-class Command(_Record):
+class Command(Record):
     """A line of ``commands.jsonl``.
 
     Attributes:
@@ -263,5 +302,47 @@ class Command(_Record):
     step: Text
     kind: str = ""
     command: str
-    seconds: Number = None
+    seconds: Finite = None
     log: str | None = None
+
+
+class Marker(Record):
+    """``steps/NAME.json``: a step that has ended well.
+
+    Attributes:
+        name: The step's name.
+        kind: Its kind.
+        fingerprint: Hash of everything that decides what it does.
+        commands: What was run.
+        files: Texts that were written before, by path.
+        seconds: How long it took.
+        log: File of its output, within the run folder.
+        ended: ISO time.
+        versions: Of the plugin and its hosts.
+    """
+
+    name: str = ""
+    kind: str = ""
+    fingerprint: str
+    commands: list[str]
+    files: dict[str, str] = Field(default_factory=dict)
+    seconds: float
+    log: str
+    ended: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Failure(Record):
+    """``steps/NAME.failed.json``: why a step failed.
+
+    Attributes:
+        step: The step's name.
+        log: File of its output.
+        message: What happened.
+        tail: The last lines of the log.
+    """
+
+    step: str
+    log: str
+    message: str
+    tail: list[str]
