@@ -10,6 +10,7 @@ from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.lab.study import masking, realignment
 from realign_plugin.lab.study.ablation_parts import check_realigned, new_models, picked, table
 from realign_plugin.lab.study.catalogue import MASKED, MASKS
+from realign_plugin.lab.study.commands import Transfer
 from realign_plugin.lab.study.data_config import DataSet
 from realign_plugin.lab.study.masking import Masks, Trained
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning, Topics
@@ -77,8 +78,8 @@ def transfer(builder: Builder, section: Pick) -> None:
                     path, step = builder.tuned[name]
                     run, trained = f"{name}-{method}-of-{source}-{seed}", f"{source}-{method}-{seed}"
                     out = builder.path("models", run)
-                    words = ("realign", "transfer", builder.path("models", trained), out, "--task-adapter", path)
-                    builder.command(run, "move", f"{run}: the mask of {source}", words, (trained, step), out)
+                    does = Transfer(builder.path("models", trained), out, path)
+                    builder.command(run, "move", f"{run}: the mask of {source}", does, (trained, step))
                     prefix = f"mask of {builder.plan.groups[source]}"
                     masking.exports(builder, Trained(run, name, method, seed, [path], prefix))
     text = "The mask of one task on the task vector of another, without training."

@@ -12,6 +12,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Model, Role, Training
 from realign_plugin.lab.study import catalogue, merges
 from realign_plugin.lab.study.catalogue import Recipe
+from realign_plugin.lab.study.commands import Fuse, Merge, Shell, Train, Transfer, Words
 from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.datasets import Datasets
 from realign_plugin.lab.study.measuring import WEIGHTS, Measuring
@@ -156,8 +157,8 @@ class Builder:
                 step = self.training(training, kind, entry.train, (*needs, *names), threads=entry.threads)
             else:
                 own = Step(
-                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
-                    creates=tuple(entry.creates), threads=entry.threads or 1, shell=True,
+                    entry.name, kind, says, (Shell(str(entry.command)),), (*needs, *names), tuple(entry.inputs),
+                    creates=tuple(entry.creates), threads=entry.threads or 1,
                 )  # fmt: skip
                 step = self.plan.add(own)
             names = (*names, step)
@@ -218,18 +219,13 @@ class Builder:
             inputs: The user's files that it reads.
             threads: Processor threads; default: the machine's for a training.
         """
-        import yaml
-
-        file = self.path("steps", f"{training.id}.yaml")
-        text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
         step = Step(
             training.id,
             kind,
             training.label,
-            (("llamafactory-cli", "train", file),),
+            (Train(self.path("steps", f"{training.id}.yaml"), arguments),),
             _distinct(needs),
             inputs,
-            {file: text},
             creates=(training.folder,),
             training=training,
             threads=threads or self.threads,
@@ -251,25 +247,22 @@ class Builder:
             needs: Steps that make its models.
             inputs: The user's files that it reads.
         """
-        import yaml
-
-        files, lines, cache = {}, [], self.path("lora-merge-cache", name)
-        for out, document in documents.items():
-            file = self.path("steps", f"{Path(out).name}.yaml")
-            files[file] = yaml.safe_dump(document, sort_keys=False)
-            lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
+        cache = self.path("lora-merge-cache", name)
+        does = tuple(
+            Merge(self.path("steps", f"{Path(out).name}.yaml"), document, out, cache)
+            for out, document in documents.items()
+        )
         step = Step(
-            name, kind, says, tuple(lines), _distinct(needs), inputs, files, tuple(documents), (cache,), together=True,
-            threads=self.evaluation_threads,
+            name, kind, says, does, _distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
+            together=True, threads=self.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
 
     def command(
-        self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str,
-        inputs: tuple[str, ...] = (),
-    ) -> str:  # fmt: skip
+        self, name: str, kind: Kind, says: str, does: Fuse | Transfer, needs: Sequence[str], inputs: Words = ()
+    ) -> str:
         """A step of one command that makes one folder."""
-        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), inputs, creates=(out,)))
+        return self.plan.add(Step(name, kind, says, (does,), _distinct(needs), inputs, creates=(does.out,)))
 
     def model(self, name: str, label: str, group: str, role: Role, step: str, place: Place, **more: Any) -> Model:
         """A model that is measured.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.study import merges
 from realign_plugin.lab.study.catalogue import FUSIONS, MASKED
+from realign_plugin.lab.study.commands import Fuse
 from realign_plugin.lab.study.masking import Trained, exports, realignment
 from realign_plugin.lab.study.models_config import Fusion
 from realign_plugin.lab.study.sections import Arguments, Names
@@ -73,12 +74,8 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
             name, "fuse", says, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
         )
     else:
-        words = ["realign", "fuse", out, *tuned, "--method", kind]
-        words += ["--aligned", builder.aligned_path] if builder.aligned_path else []
-        for option, value in how.options.items():
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + option.replace("_", "-"), ",".join(repr(number) for number in values)]
-        step = builder.command(name, "fuse", says, words, needs, out, builder.given(*tuned, builder.aligned_path))
+        does = Fuse(out, tuple(tuned), kind, builder.aligned_path, how.options)
+        step = builder.command(name, "fuse", says, does, needs, builder.given(*tuned, builder.aligned_path))
     label = f"fused ({how.label or FUSIONS[kind]})"
     place = builder.place(out)
     builder.model(name, label, GROUP, "fused", step, place, tasks=section.evaluate, method=method, fusion=method)

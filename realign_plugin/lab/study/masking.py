@@ -11,6 +11,7 @@ from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study import merges
 from realign_plugin.lab.study.builder import Run
 from realign_plugin.lab.study.catalogue import LORA, Recipe
+from realign_plugin.lab.study.commands import Export
 from realign_plugin.lab.study.datasets import Lesson
 from realign_plugin.lab.study.sections import Arguments, Names
 from realign_plugin.lab.study.steps import Step
@@ -206,9 +207,9 @@ def exports(
         documents = {out: merges.dial(folder, listed, base, mask=mask, strength=1.0) for mask, out in outs.items()}
         builder.merge_step(step, "export", says, documents, (trained.id,))
         return models
-    lines = tuple(("realign", "export", folder, out, "--mask", mask) for mask, out in outs.items())
+    does = tuple(Export(folder, out, mask) for mask, out in outs.items())
     creates = tuple(outs.values())
-    builder.plan.add(Step(step, "export", says, lines, (trained.id,), creates=creates, together=True))
+    builder.plan.add(Step(step, "export", says, does, (trained.id,), creates=creates, together=True))
     return models
 
 

@@ -14,6 +14,7 @@ from realign_plugin.evaluation.data import SOURCES, find_file
 from realign_plugin.evaluation.prompt_sets import prompt_sets
 from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import references
+from realign_plugin.lab.study.commands import Line, Measure
 from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.references import Reference
@@ -54,8 +55,8 @@ class Measuring:
 
     def command(
         self, model: Model, results: str, tasks: Sequence[str], metadata: Arguments, reference: Reference | None = None
-    ) -> tuple[str, ...]:
-        """The stock command line that measures a model.
+    ) -> Measure:
+        """The command that measures a model.
 
         Args:
             model: The model.
@@ -66,17 +67,15 @@ class Measuring:
         """
         evaluate = self.config.evaluate
         given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
-        arguments = {key: value for key, value in (given | evaluate.model_args).items() if value is not None}
-        words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{k}={v}" for k, v in arguments.items())]
-        words += ["--tasks", ",".join(tasks), "--output_path", self.path(results, model.id), "--log_samples"]
-        words += ["--apply_chat_template"] if evaluate.chat_template else []
-        for key, value in evaluate.options.items():
-            if value is not False and value is not None:
-                words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
         compared = references.metadata(reference) if reference is not None else {}
-        if everything := compared | evaluate.metadata | metadata:
-            words += ["--metadata", json.dumps(everything, ensure_ascii=False)]
-        return tuple(words)
+        return Measure(
+            model_args=given | evaluate.model_args,
+            tasks=tuple(tasks),
+            out=self.path(results, model.id),
+            chat_template=evaluate.chat_template,
+            options=evaluate.options,
+            metadata=compared | evaluate.metadata | metadata,
+        )
 
     def evaluations(
         self,
@@ -227,11 +226,11 @@ class Measuring:
         steps = self.evaluations(self._tried, CHOOSING, metadata=self.config.evaluate.choose.metadata)
         for row, tried in self.plan.choices.items():
             model = self.plan.models[row]
-            command = ("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row)
+            command = Line(("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row))
             step = Step(
                 f"choose-{row}", "choose", f"{row}: choosing among {len(tried)} strengths", (command,),
                 tuple(dict.fromkeys(steps[name] for name in tried)),
-                files={self.path("choices", f"{row}.rule.json"): self._rule()},
+                texts={self.path("choices", f"{row}.rule.json"): self._rule()},
                 creates=(str(model.choice), model.pretrained),
             )  # fmt: skip
             self.plan.add(step)
@@ -268,8 +267,8 @@ class Measuring:
         what = {"rows": rows, "columns": columns, "title": spec.title, "description": spec.description}
         step = Step(
             f"table-{spec.name}", "table", f"{spec.name}: table of {len(spec.models)} models",
-            (("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name),), needs,
-            files={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
+            (Line(("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name)),), needs,
+            texts={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
             creates=(self.path("tables", f"{spec.name}.json"), self.path("tables", f"{spec.name}.md")),
         )  # fmt: skip
         return self.plan.add(step)

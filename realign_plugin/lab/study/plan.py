@@ -205,7 +205,7 @@ class Plan:
         """Write the plan as JSON."""
         values = TypeAdapter(Plan).dump_python(self, mode="json")
         for name, step in self.steps.items():
-            values["steps"][name]["fingerprint"] = step.fingerprint
+            values["steps"][name] |= {"fingerprint": step.fingerprint, "commands": [str(one) for one in step.does]}
         write_json(path, values)
 
     @classmethod

@@ -19,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Failure, Marker
+from realign_plugin.lab.study.commands import Command, Line, Shell
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.resuming import go_on
@@ -69,9 +70,9 @@ def run(plan: Plan, step: Step) -> None:
         if step.together:
             _together(plan, step, progress, output, environment)
         else:
-            for number, words in enumerate(step.commands):
+            for number, command in enumerate(step.does):
                 if number not in progress.done:
-                    _execute(words[0] if step.shell else list(words), output, environment)
+                    _execute(command, output, environment)
                     progress.add(number)
     missing = [path for path in step.creates if not Path(path).exists()]
     if missing:
@@ -84,7 +85,7 @@ def run(plan: Plan, step: Step) -> None:
         name=step.name,
         kind=step.kind,
         fingerprint=step.fingerprint,
-        commands=[words[0] if step.shell else shlex.join(words) for words in step.commands],
+        commands=[str(command) for command in step.does],
         files=step.files,
         seconds=round(time.monotonic() - start, 2),
         log=str(log.relative_to(plan.folder)),
@@ -200,29 +201,33 @@ def _environment(step: Step) -> dict[str, str]:
 
 
 def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], environment: dict[str, str]) -> None:
-    todo = [[number, list(words)] for number, words in enumerate(step.commands) if number not in progress.done]
+    todo = [[number, words] for number, words in enumerate(step.commands) if number not in progress.done]
     if not todo:
         return
-    if len(step.commands) == 1:
-        _execute(list(step.commands[0]), output, environment)
+    if len(step.does) == 1:
+        _execute(step.does[0], output, environment)
         return
     write_json(progress.commands, todo)
-    _execute(["python", "-m", "realign_plugin.lab.study.together", str(progress.commands)], output, environment)
+    words = ("python", "-m", "realign_plugin.lab.study.together", str(progress.commands))
+    _execute(Line(words), output, environment)
     progress.collect()
 
 
-def _execute(command: str | Sequence[str], output: IO[str], environment: dict[str, str]) -> None:
-    text = command if isinstance(command, str) else shlex.join(command)
-    print(f"$ {text}", file=output, flush=True)
-    words: Any = command
-    if not isinstance(command, str) and command[0] == "python":
-        words = [sys.executable, *command[1:]]
+def _execute(command: Command, output: IO[str], environment: dict[str, str]) -> None:
+    print(f"$ {command}", file=output, flush=True)
+    shell = isinstance(command, Shell)
+    words = [sys.executable if word == "python" else word for word in command.words[:1]]
     found = subprocess.run(
-        words, shell=isinstance(command, str), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        env=environment, check=False,
-    )  # fmt: skip
+        str(command) if shell else [*words, *command.words[1:]],
+        shell=shell,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        check=False,
+    )
     if found.returncode:
-        raise StepError(f"{shlex.split(text)[0]} ended with {found.returncode}", found.returncode)
+        raise StepError(f"{shlex.split(str(command))[0]} ended with {found.returncode}", found.returncode)
 
 
 def numbered(plan: Plan, name: str) -> str:

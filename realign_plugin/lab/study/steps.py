@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from realign_plugin.lab.records import Training
+from realign_plugin.lab.study.commands import Command
 
 Kind = Literal[
     "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
@@ -25,36 +26,44 @@ class Step:
         name: Of the step; its marker, log and recipe are called so.
         kind: Rule of the workflow.
         says: What is said when it starts.
-        commands: Stock command lines.
+        does: Commands.
         needs: Steps that must be done before.
         inputs: Files of the user's that it reads; a changed one makes the step run again. Those that the study makes
             are left out when a step is added: the steps that make them are among its needs.
-        files: Files that are written before the commands run: text by path.
+        texts: Files that are written before the commands run, beside those of the commands: text by path.
         creates: Files and folders that it leaves behind.
         scratch: Folders that are of no use when it is done.
         training: The training, which goes on from its last checkpoint.
         threads: Processor threads.
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
-        shell: Whether the command is text for a shell.
         stamps: Size and time of each input when the plan was made.
     """
 
     name: str
     kind: Kind
     says: str
-    commands: tuple[tuple[str, ...], ...]
+    does: tuple[Command, ...]
     needs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     training: Training | None = None
     threads: int = 1
     gpus: int = 0
     together: bool = False
-    shell: bool = False
     stamps: tuple[str, ...] = ()
+
+    @property
+    def commands(self) -> list[tuple[str, ...]]:
+        """The command lines."""
+        return [command.words for command in self.does]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """All files that are written before the commands run: text by path."""
+        return {path: text for command in self.does for path, text in command.files.items()} | self.texts
 
     @property
     def fingerprint(self) -> str:
