@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realign_plugin.evaluation.metrics import difference
+from realign_plugin.evaluation.cells import difference_of
 from realign_plugin.lab.records import BEFORE_ROLES, Cell, Column, Row, Table
 from realign_plugin.lab.report.numbers import is_share
 
@@ -179,11 +179,5 @@ def change(after: Cell, then: Cell) -> Change | None:
         after: The repaired model's cell.
         then: The fine-tuned model's.
     """
-    if after.value is None or then.value is None:
-        return None
-    if after.hits is not None and then.hits is not None and after.count and then.count:
-        return Change(*difference(after.hits, int(after.count), then.hits, int(then.count)))
-    value, ends, other = after.value - then.value, _reach(after), _reach(then)
-    if ends is None or other is None:
-        return Change(value)
-    return Change(value, value - math.hypot(ends[0], other[1]), value + math.hypot(ends[1], other[0]))
+    known = difference_of(after, then)
+    return None if known is None else Change(**known)

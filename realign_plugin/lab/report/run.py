@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,7 +11,9 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.records import Command, DataCard, Study, Table
+from realign_plugin.evaluation.result_files import Results
+from realign_plugin.lab.records import Command, Study, Table
+from realign_plugin.lab.report.data_cards import DataCard
 from realign_plugin.text_files import Broken, checked, json_lines, kind_of, read_json, read_text, text_lines
 
 R = TypeVar("R", bound=BaseModel)
@@ -38,7 +40,7 @@ class Run:
     missing_tables: list[str] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     cards: list[DataCard] = field(default_factory=list)
-    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    judges: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def main(self) -> Table | None:
@@ -77,10 +79,7 @@ def read_run(folder: Path) -> Run:
         run.commands = [_record(Command, line, commands) for line in lines]
     run.cards = [read_record(DataCard, path) for path in sorted((folder / "data").glob("*.card.json"))]
     for path in _newest_results(folder):
-        found = read_object(path)
-        known = found.get("realign")
-        judge = known.get("judge") if isinstance(known, dict) else None
-        if isinstance(judge, dict):
+        if judge := Results.read(path).judge:
             run.judges[path.relative_to(folder).as_posix()] = judge
     return run
 

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.evaluation.result_files import Results
 from realign_plugin.files import write_json
 from realign_plugin.lab.records import Choice, Column, Tried
 from realign_plugin.lab.study.measuring import CHOOSING
 from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.tables import Results, columns_asked, columns_of, read_results
+from realign_plugin.lab.study.tables import columns_asked, columns_of, results_of
 
 
 def score(cells: Mapping[str, float], columns: Sequence[Column]) -> tuple[float, float]:
@@ -61,7 +62,7 @@ def choose(plan: Plan, row: str) -> Choice:
     """
     found: dict[str, Results] = {}
     for name in plan.choices[row]:
-        results = read_results(plan.folder / CHOOSING / name)
+        results = results_of(plan.folder / CHOOSING / name)
         if results is None:
             raise UserError(f"{row}: {name} has no results in {CHOOSING}, expected them; run the study again")
         found[name] = results

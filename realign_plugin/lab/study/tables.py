@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation import result_files
-from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell, skill_key
+from realign_plugin.evaluation.cells import Cell, skill_key
+from realign_plugin.evaluation.result_files import Results, newest
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Axis, Choice, Column, Described, Model, Row, Table
 from realign_plugin.lab.study import references
@@ -31,64 +31,17 @@ METRICS: Final = {
     "incoherent_rate": "incoherent",
 }
 """Our metrics that are shown, and what the tables call them."""
-NOT_ASKED: Final = "not measured: {task} is not among this model's tasks"
 NO_RESULT: Final = "not measured: no result file"
 
 
-@dataclass(frozen=True)
-class Results:
-    """What lm-eval found for one model.
-
-    Attributes:
-        tasks: Metrics by task and group.
-        intervals: Ours, by task and metric.
-        higher: By task and metric, whether more is better.
-        members: Tasks of each group.
-    """
-
-    tasks: Mapping[str, Mapping[str, Any]]
-    intervals: Mapping[str, Mapping[str, Mapping[str, Any]]]
-    higher: Mapping[str, Mapping[str, bool]]
-    members: Mapping[str, Sequence[str]]
-
-    def leaves(self, name: str) -> list[str]:
-        """The tasks of a group, or the task itself."""
-        below = self.members.get(name) or []
-        return [leaf for child in below for leaf in self.leaves(child)] if below else [name]
-
-    def cell(self, task: str, metric: str) -> Cell:
-        """A number with its interval, or why there is none."""
-        row = self.tasks.get(task)
-        if row is None:
-            return Cell(reason=NOT_ASKED.format(task=task))
-        key = next((k for k in row if k.partition(",")[0] == metric), None)
-        if key is None:
-            return Cell(reason=f"no {metric} in lm-eval's results of {task}")
-        known = self.intervals.get(task, {}).get(metric)
-        if known is not None or metric in METRICS:
-            cell = safety_cell(row[key], known or {})
-            return (
-                cell if cell.value is not None else Cell(reason=str((known or {}).get("not_available", "no verdict")))
-            )
-        return skill_cell(row, key) if isinstance(row[key], (int, float)) else Cell(reason=f"{row[key]}")
-
-
-def read_results(folder: Path) -> Results | None:
-    """The newest result file below a folder; None if there is none.
+def results_of(folder: Path) -> Results | None:
+    """The newest results below a folder; None if there are none.
 
     Raises:
-        UserError: If it is not lm-eval's.
+        UserError: If the file is not lm-eval's.
     """
-    files = sorted(folder.rglob("results_*.json"), key=lambda path: path.name)
-    if not files:
-        return None
-    found = result_files.read_results(files[-1])
-    return Results(
-        found["results"],
-        found.get("realign", {}).get("intervals", {}),
-        found.get("higher_is_better", {}),
-        found.get("group_subtasks", {}),
-    )
+    file = newest(folder)
+    return None if file is None else Results.read(file)
 
 
 def columns_of(found: Iterable[Results], asked: Iterable[str], detail: bool = False) -> list[Column]:
@@ -151,7 +104,7 @@ def make(plan: Plan, spec: TableSpec) -> Table:
         UserError: If no row has a result.
     """
     models = [plan.models[name] for name in spec.models]
-    found = {model.id: read_results(plan.folder / spec.results / model.id) for model in models}
+    found = {model.id: results_of(plan.folder / spec.results / model.id) for model in models}
     have = [results for results in found.values() if results is not None]
     if not have:
         raise UserError(f"{spec.name}: no model of the table has results in {spec.results}, expected some")

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.result_files import Results
 from realign_plugin.lab.records import Column, Model
 from realign_plugin.lab.study.choose import choose, score
 from realign_plugin.lab.study.choose import main as choose_main
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.steps import TableSpec
-from realign_plugin.lab.study.tables import Results, columns_of, make, markdown, read_results, write
+from realign_plugin.lab.study.tables import columns_of, make, markdown, results_of, write
 
 RATE = {"low": 0.1, "high": 0.4, "hits": 2, "count": 10}
 
@@ -56,7 +57,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def test_columns_are_what_the_results_hold(plan: Plan) -> None:
     save(plan, "base", results())
-    found = read_results(plan.folder / "results" / "base")
+    found = results_of(plan.folder / "results" / "base")
     assert found is not None
     columns = columns_of([found], ["safety", "over_refusal_x", "down"])
     assert [(c.task, c.metric, c.axis, c.better) for c in columns] == [
@@ -101,7 +102,7 @@ def test_the_newest_results_count(plan: Plan) -> None:
     folder = plan.folder / "results" / "base" / "other"
     folder.mkdir()
     (folder / "results_2026-02-01.json").write_text(json.dumps(results(skill=0.9)))
-    found = read_results(plan.folder / "results" / "base")
+    found = results_of(plan.folder / "results" / "base")
     assert found is not None
     assert found.cell("realign_gsm8k", "exact_match").value == 0.9
 
