@@ -174,25 +174,14 @@ class Column(Record):
 
 
 class Tried(Record):
-    """One of several strengths.
-
-    Attributes:
-        score: Its worst rate, then the mean of all.
-        rates: By column.
-    """
+    """One of several strengths: its worst rate and the mean of all, and the rates by column."""
 
     score: tuple[float, float]
     rates: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Choice(Record):
-    """``choices/ROW.json``: the best of several strengths.
-
-    Attributes:
-        strength: The best.
-        model: The model of that strength.
-        tried: All of them.
-    """
+    """``choices/ROW.json``: the best of several strengths, its model, and all that were tried."""
 
     strength: float
     model: str = ""
@@ -272,19 +261,7 @@ class Command(Record):
 
 
 class Marker(Record):
-    """``steps/NAME.json``: a step that has ended well.
-
-    Attributes:
-        name: The step's name.
-        kind: Its kind.
-        fingerprint: Hash of everything that decides what it does.
-        commands: What was run.
-        files: Texts that were written before, by path.
-        seconds: How long it took.
-        log: File of its output, within the run folder.
-        ended: ISO time.
-        versions: Of the plugin and its hosts.
-    """
+    """``steps/NAME.json``: a step that has ended well, with what it ran."""
 
     name: str = ""
     kind: str = ""
@@ -298,14 +275,7 @@ class Marker(Record):
 
 
 class Failure(Record):
-    """``steps/NAME.failed.json``: why a step failed.
-
-    Attributes:
-        step: The step's name.
-        log: File of its output.
-        message: What happened.
-        tail: The last lines of the log.
-    """
+    """``steps/NAME.failed.json``: why a step failed, with the last lines of its log."""
 
     step: str
     log: str

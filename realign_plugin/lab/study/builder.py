@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.records import Model, Role, Training
+from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study import catalogue, merges
-from realign_plugin.lab.study.catalogue import Recipe
-from realign_plugin.lab.study.commands import Fuse, Merge, Shell, Train, Transfer, Words
+from realign_plugin.lab.study.commands import Fuse, Merge, Transfer, Words
 from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.datasets import Datasets
 from realign_plugin.lab.study.measuring import WEIGHTS, Measuring
-from realign_plugin.lab.study.models_config import Prepare
 from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import Kind, Step
+from realign_plugin.lab.study.sections import Arguments
+from realign_plugin.lab.study.steps import Kind, Step, distinct
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")
@@ -27,42 +24,6 @@ RESERVED: Final = ("base", "aligned", "start", "fused")
 
 Place = tuple[str, str | None]
 """A model, and the adapter on it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training that is to be completed from the recipes.
-
-    Attributes:
-        stem: Name of the step and of its folder in ``models/``, without the seed.
-        kind: Of the step.
-        says: What it does, in a few words.
-        recipe: Where its arguments start from.
-        datasets: LLaMA-Factory's names.
-        arguments: Models and stage.
-        changes: Further arguments, the later ones winning.
-        needs: Steps that make its models.
-        seed: Where it is one of several that differ in nothing else.
-        suffix: What the name has behind the seed.
-        threads: Processor threads; default: the machine's for a training.
-    """
-
-    stem: str
-    kind: Kind
-    says: str
-    recipe: Recipe
-    datasets: Names
-    arguments: Arguments
-    changes: Sequence[Mapping[str, Any]]
-    needs: Sequence[str]
-    seed: int | None = None
-    suffix: str = ""
-    threads: int | None = None
-
-    @property
-    def id(self) -> str:
-        """Its name in files."""
-        return self.stem + ("" if self.seed is None else f"-{self.seed}") + self.suffix
 
 
 class Builder:
@@ -130,108 +91,11 @@ class Builder:
         inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
         return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
 
-    def own_steps(self, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
-        """The user's own steps, one after the other.
-
-        Args:
-            entries: Their sections.
-            kind: ``prepare`` or ``finish``.
-            needs: Steps that come before.
-
-        Returns:
-            Their names.
-
-        Raises:
-            UserError: If a section says neither or both of command and training.
-        """
-        names: tuple[str, ...] = ()
-        for entry in entries:
-            what = f"{kind}.{entry.name}"
-            says = entry.says or f"{entry.name}: {entry.command or 'training'}"
-            if (entry.command is None) == (entry.train is None):
-                raise UserError(f"{what}: expected either a command or train, not both; give one")
-            if entry.train is not None:
-                if "output_dir" not in entry.train:
-                    raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
-                training = self.described(entry.name, says, entry.train)
-                step = self.training(training, kind, entry.train, (*needs, *names), threads=entry.threads)
-            else:
-                own = Step(
-                    entry.name, kind, says, (Shell(str(entry.command)),), (*needs, *names), tuple(entry.inputs),
-                    creates=tuple(entry.creates), threads=entry.threads or 1,
-                )  # fmt: skip
-                step = self.plan.add(own)
-            names = (*names, step)
-        return names
-
     def given(self, *paths: str | None) -> tuple[str, ...]:
         """Files of the user's that tell when a given model was changed; what the study makes is none."""
         folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
         files = [folder / name for folder in folders for name in WEIGHTS]
         return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
-
-    def train(self, run: Run) -> str:
-        """A step for a training by the stock command; its name."""
-        config, name = self.config, run.id
-        found = {"output_dir": self.path("models", name), **run.arguments, "dataset": ",".join(run.datasets)}
-        found |= {"dataset_dir": str(config.data_folder), "seed": run.seed or 0, "template": config.template}
-        found |= catalogue.recipe(run.recipe, config.train, config.adaptation)
-        for change in run.changes:
-            found |= change
-        evaluated = _names(found.get("eval_dataset"), f"{name}: eval_dataset")
-        if "skill_dataset" in found:
-            skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
-            held = [one for one in evaluated if one.removesuffix("_validation") in skill and one not in skill]
-            found["skill_dataset"] = ",".join([*skill, *held])
-        data = self.datasets.needs(run.datasets, f"{name}: dataset")
-        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *run.needs)
-        models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
-        inputs = (
-            *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
-            *self.datasets.files([*run.datasets, *evaluated]),
-        )
-        training = self.described(name, f"{name}: {run.says}", found)
-        if run.seed is not None:
-            training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.says}", "seed": run.seed})
-        return self.training(training, run.kind, found, needs, inputs, run.threads)
-
-    def described(self, name: str, says: str, arguments: Arguments) -> Training:
-        """A training as the report reads it."""
-        folder, stage = str(arguments["output_dir"]), str(arguments.get("stage", ""))
-        return Training(id=name, label=says, folder=folder, stage=stage)
-
-    def training(
-        self,
-        training: Training,
-        kind: Kind,
-        arguments: Arguments,
-        needs: Sequence[str],
-        inputs: tuple[str, ...] = (),
-        threads: int | None = None,
-    ) -> str:
-        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out.
-
-        Args:
-            training: The training; the step has its name.
-            kind: Of the step.
-            arguments: LLaMA-Factory's and ours.
-            needs: Steps that come before.
-            inputs: The user's files that it reads.
-            threads: Processor threads; default: the machine's for a training.
-        """
-        step = Step(
-            training.id,
-            kind,
-            training.label,
-            (Train(self.path("steps", f"{training.id}.yaml"), arguments),),
-            _distinct(needs),
-            inputs,
-            creates=(training.folder,),
-            training=training,
-            threads=threads or self.threads,
-            gpus=self.config.machine.gpus_per_training,
-        )
-        return self.plan.add(step)
 
     def merge_step(
         self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
@@ -253,7 +117,7 @@ class Builder:
             for out, document in documents.items()
         )
         step = Step(
-            name, kind, says, does, _distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
+            name, kind, says, does, distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
             together=True, threads=self.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
@@ -262,7 +126,7 @@ class Builder:
         self, name: str, kind: Kind, says: str, does: Fuse | Transfer, needs: Sequence[str], inputs: Words = ()
     ) -> str:
         """A step of one command that makes one folder."""
-        return self.plan.add(Step(name, kind, says, (does,), _distinct(needs), inputs, creates=(does.out,)))
+        return self.plan.add(Step(name, kind, says, (does,), distinct(needs), inputs, creates=(does.out,)))
 
     def model(self, name: str, label: str, group: str, role: Role, step: str, place: Place, **more: Any) -> Model:
         """A model that is measured.
@@ -285,18 +149,10 @@ class Builder:
         tasks, seed = more.pop("tasks", None) or self.config.evaluate.tasks, more.pop("seed", None)
         if seed is not None:
             more["name"], label = label, label + self.seed_label(seed)
+        facts: Arguments = {"method": "", "tasks": tuple(tasks), "seed": seed or 0} | more
         pretrained, peft = place
         found = Model(
-            id=name,
-            label=label,
-            group=group,
-            role=role,
-            step=step,
-            pretrained=pretrained,
-            peft=peft,
-            tasks=tuple(tasks),
-            seed=seed or 0,
-            **({"method": ""} | more),
+            id=name, label=label, group=group, role=role, step=step, pretrained=pretrained, peft=peft, **facts
         )
         self.plan.models[name] = found
         return found
@@ -330,17 +186,3 @@ class Builder:
         """
         if not self.before and not (Path(self.plan.cwd) / path).is_dir():
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
-
-
-def _distinct(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if name))
-
-
-def _names(value: Any, what: str) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return value
-    raise UserError(f"{what}: {value!r}, expected names of data sets; give a list")

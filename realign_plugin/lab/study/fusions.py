@@ -13,6 +13,7 @@ from realign_plugin.lab.study.commands import Fuse
 from realign_plugin.lab.study.masking import Trained, exports, realignment
 from realign_plugin.lab.study.models_config import Fusion
 from realign_plugin.lab.study.sections import Arguments, Names
+from realign_plugin.lab.study.trainings import train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -98,5 +99,5 @@ def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: N
     )
     changes = [how.train, fusion.options, fusion.train]
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
-        name = builder.train(what.run(f"{GROUP}-{method}-{by}", seed, changes, needs))
+        name = train(builder, what.run(f"{GROUP}-{method}-{by}", seed, changes, needs))
         exports(builder, Trained(name, GROUP, by, seed, tuned, "fused + realigned", label, method))

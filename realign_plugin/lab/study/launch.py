@@ -27,6 +27,7 @@ from realign_plugin.lab.study.processors import Processors
 from realign_plugin.lab.study.realignment import align, tasks
 from realign_plugin.lab.study.run import tail
 from realign_plugin.lab.study.stopping import run_group
+from realign_plugin.lab.study.trainings import own_steps
 from realign_plugin.text_files import checked, read_json
 
 ALONE: Final = Processors()
@@ -64,7 +65,7 @@ def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Pla
     """
     builder = Builder(config, cwd, processors.share(config.machine))
     plan = builder.plan
-    builder.before = builder.own_steps(config.prepare, "prepare", ())
+    builder.before = own_steps(builder, config.prepare, "prepare", ())
     for name, dataset in config.data.items():
         if dataset.kind != "on_policy":  # which waits for the fine-tuned models
             builder.datasets.add(name, dataset)
@@ -74,7 +75,7 @@ def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Pla
         fusions(builder, config.fusion)
     builder.measuring.tables()
     main = plan.targets["main"]
-    main += builder.own_steps(config.finish, "finish", tuple(main))
+    main += own_steps(builder, config.finish, "finish", tuple(main))
     add_ablations(builder)
     plan.targets["all"] = list(dict.fromkeys(name for names in plan.targets.values() for name in names))
     return plan

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study import merges
-from realign_plugin.lab.study.builder import Run
 from realign_plugin.lab.study.catalogue import LORA, Recipe
 from realign_plugin.lab.study.commands import Export
 from realign_plugin.lab.study.datasets import Lesson
 from realign_plugin.lab.study.sections import Arguments, Names
 from realign_plugin.lab.study.steps import Step
+from realign_plugin.lab.study.trainings import Run, train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -150,7 +150,7 @@ def masked(builder: Builder, masks: Masks) -> list[Model]:
     path, step = builder.tuned[own]
     what = realignment(builder, how.kind[0], [masks.task], [path], masks.pairs)
     stem, needs = f"{own}-{masks.method}{masks.suffix}", (step, builder.aligned_step)
-    name = builder.train(what.run(stem, masks.seed, [how.train, masks.changes], needs))
+    name = train(builder, what.run(stem, masks.seed, [how.train, masks.changes], needs))
     return exports(builder, Trained(name, masks.task, masks.method, masks.seed, [path], masks.prefix))
 
 
@@ -169,7 +169,7 @@ def distilled_lora(builder: Builder, name: str, method: str, seed: int) -> Model
     path, step = builder.tuned[name]
     how, task = builder.methods[method], builder.config.tasks[name]
     what = realignment(builder, LORA, [name], [path], [])
-    step = builder.train(what.run(f"{name}-{method}", seed, [how.train], (step, builder.aligned_step)))
+    step = train(builder, what.run(f"{name}-{method}", seed, [how.train], (step, builder.aligned_step)))
     place, label = builder.place(builder.path("models", step)), f"realigned ({how.label or method})"
     facts: Arguments = {"tasks": task.evaluate, "method": method, "seed": seed}
     return builder.model(step, label, name, "realigned", step, place, **facts)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import merges
-from realign_plugin.lab.study.builder import Run
 from realign_plugin.lab.study.catalogue import LORA, MASKED, MERGES, Recipe
 from realign_plugin.lab.study.masking import Masks, distilled_lora, masked
 from realign_plugin.lab.study.models_config import Method, Task
 from realign_plugin.lab.study.sections import Names
+from realign_plugin.lab.study.trainings import Run, train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -48,7 +48,7 @@ def align(builder: Builder) -> None:
             name, "align", part.stage.upper(), part.stage, part.dataset, arguments, [part.train], needs,
             threads=part.threads,
         )  # fmt: skip
-        builder.aligned_step = builder.train(run)
+        builder.aligned_step = train(builder, run)
         builder.aligned_path = builder.path("models", name)
     if section.steps and builder.config.template is not None:
         # Saved with the template of the training; the base's own may lack one, or have another.
@@ -98,7 +98,7 @@ def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suff
     if task.dataset is not None:
         arguments, needs = builder.stage("sft", builder.aligned_path), (builder.aligned_step,)
         run = Run(own, "finetune", "fine-tuning", "sft", [*task.dataset, *more], arguments, [task.train], needs)
-        step = builder.train(run)
+        step = train(builder, run)
         path = builder.path("models", own)
     else:
         builder.check_folder(Path(path), f"tasks.{name}.{kind}")
@@ -156,7 +156,7 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
         run = Run(
             stem, "rival", stage.upper(), recipe, asked, arguments, [how.train], (step,), seed=seed, suffix=suffix
         )
-        step, path = builder.train(run), builder.path("models", run.id)
+        step, path = train(builder, run), builder.path("models", run.id)
     label, place = how.label or method, builder.place(path)
     builder.model(f"{stem}-{seed}", label, name, "rival", step, place, tasks=task.evaluate, method=method, seed=seed)
 

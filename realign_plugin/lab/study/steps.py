@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -93,3 +94,8 @@ class TableSpec:
     results: str = "results"
     tasks: tuple[str, ...] = ()
     detail: bool = False
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Names, each once; empty ones are left out."""
+    return tuple(dict.fromkeys(name for name in names if name))
