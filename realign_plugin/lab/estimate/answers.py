@@ -26,10 +26,6 @@ class Answers:
 def answers(command: OnPolicy, cwd: Path) -> Answers | None:
     """What ``realign data on-policy`` asks both models; None where prompts are in no file that is there.
 
-    Args:
-        command: The command.
-        cwd: Folder that its paths count from.
-
     Raises:
         UserError: If a file holds no prompts.
     """

@@ -50,9 +50,6 @@ class Calls:
 def judge_calls(command: Measure) -> Calls:
     """What a judge is asked in one run of lm-eval.
 
-    Args:
-        command: The run.
-
     Raises:
         UserError: If a setting of the judge means nothing.
     """

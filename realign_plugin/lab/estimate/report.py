@@ -30,12 +30,7 @@ def size(count: float) -> str:
 
 
 def training_values(training: Training, processes: int) -> Values:
-    """All numbers of one training, ready for JSON; bytes unless said otherwise.
-
-    Args:
-        training: The training.
-        processes: Over how many processes it would be spread.
-    """
+    """All numbers of one training, ready for JSON; bytes unless said otherwise."""
     model, rival = training.model, lora_rival(training)
     ways = {way: _memory(per_process(training, way, processes)) for way in WAYS}
     exports = {name: export_bytes(training, dtype) for name, dtype in _exports()}

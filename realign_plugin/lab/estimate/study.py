@@ -57,10 +57,6 @@ class StudyCost:
 def study_cost(plan: Plan, targets: Sequence[str]) -> StudyCost:
     """Add up a study.
 
-    Args:
-        plan: Its plan.
-        targets: Which of its targets.
-
     Raises:
         UserError: If a target is unknown, or a model's configuration is not there.
     """

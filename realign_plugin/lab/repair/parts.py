@@ -56,9 +56,6 @@ class Parts:
 def split(inputs: Inputs) -> Parts:
     """Read all sources and share them out.
 
-    Args:
-        inputs: What the user gave.
-
     Raises:
         UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
     """
@@ -154,10 +151,6 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
 
 def write(folder: Path, part: Part) -> dict[str, Path]:
     """Write a part as files that the commands read.
-
-    Args:
-        folder: Where to.
-        part: The part.
 
     Returns:
         The file of each kind that has rows.

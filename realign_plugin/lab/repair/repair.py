@@ -50,11 +50,7 @@ class Repair:
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
-        """Do all that is left to do.
-
-        Args:
-            say: What a line of progress goes to.
-        """
+        """Do all that is left to do."""
         with running.only_one(self.folders.work) as lock:
             self._same_inputs()
             if self.session is not None:

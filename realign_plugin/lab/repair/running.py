@@ -28,9 +28,6 @@ LOOK: Final = 0.5
 def only_one(folder: Path) -> Iterator[int]:
     """Hold a folder, so that no second repair works in it; what this one started holds it too.
 
-    Args:
-        folder: The folder.
-
     Yields:
         The lock's file descriptor, for the processes that are started.
 

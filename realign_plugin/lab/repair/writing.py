@@ -75,14 +75,7 @@ def write_table(
 
 
 def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: Mapping[Method, Path]) -> None:
-    """Write what ``realign report`` reads: ``study.json``, the tables and the commands.
-
-    Args:
-        folders: Where things are.
-        study: What the report is about.
-        tables: Its tables.
-        trained: Marker of each training.
-    """
+    """Write what ``realign report`` reads: ``study.json``, the tables and the commands."""
     write_json(folders.work / "study.json", study.model_dump())
     for table in tables:
         write_json(folders.work / "tables" / f"{table.name}.json", table.model_dump())
@@ -99,13 +92,7 @@ def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: 
 
 
 def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate) -> Study:
-    """What the report is about.
-
-    Args:
-        inputs: What the user gave.
-        rows: Aligned, fine-tuned and repaired.
-        kept: What was kept.
-    """
+    """What the report is about."""
     made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
     models = [
         Model(id=row.model, label=row.model, group=GROUP, role=ROLES[row.model], **(made if row is rows[-1] else {}))

@@ -73,10 +73,6 @@ class Curves:
 def read_log(run: Run, training: Training) -> Log | None:
     """What a training logged, from ``trainer_log.jsonl`` and ``trainer_state.json``; None if neither is there.
 
-    Args:
-        run: The run.
-        training: The training.
-
     Raises:
         UserError: If one of the files is broken.
     """
@@ -108,9 +104,6 @@ def _series(lines: Iterable[Mapping[str, Any]], step: str, key: str) -> Series:
 
 def draw_curves(run: Run) -> tuple[list[Curves], list[str]]:
     """A picture for each training; seeds of the same share one.
-
-    Args:
-        run: The run.
 
     Returns:
         The pictures, and why trainings have none, a line each.

@@ -90,11 +90,7 @@ class Grid:
 
 
 def grid(table: Table) -> Grid:
-    """Lay out a table.
-
-    Args:
-        table: The table.
-    """
+    """Lay out a table."""
     result = Grid(table)
     shares = {column.key: is_share(column, table.rows) for column in table.columns}
     last = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from realign_plugin.lab.records import OUR_ROLES, Cell, Row, Table
@@ -85,47 +85,32 @@ def comparisons(table: Table) -> list[Comparison]:
 
     Best is the row with the smallest sum of harmful rate, over-refusal and missing skill, each counted where the
     group's rows have it; the first of equals.
-
-    Args:
-        table: The main table.
     """
     unsafe, refusing, skills = safety_axis(table), over_refusal_axis(table), skill_axes(table)
     found = []
     for group, rows in table.groups.items():
-        start = before(rows)
-        axes = [
-            (name, axis, better)
-            for name, axis, better in (
-                ("harmful", unsafe, "lower"),
-                ("over-refusal", refusing, "lower"),
-                ("skill", skills.get(group), "higher"),
-            )
-            if axis is not None
-        ]
-        ours = _ranked([row for row in rows if row.role in OUR_ROLES], axes)
+        named = (
+            ("harmful", unsafe, "lower"),
+            ("over-refusal", refusing, "lower"),
+            ("skill", skills.get(group), "higher"),
+        )
+        axes = [(name, axis, better) for name, axis, better in named if axis is not None]
+        start, ours = before(rows), _ranked([row for row in rows if row.role in OUR_ROLES], axes)
         if start is None or not ours or not axes:
             continue
         cost, best = ours[0]
         start = _same_fusion(start, best, rows)
-        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
-        rival = rivals[0] if rivals else None
         measures = [
             Measure(name, axis.short, better, (old := axis.cell(start)), (new := axis.cell(best)), change(new, old))
             for name, axis, better in axes
         ]
-        found.append(
-            Comparison(
-                group,
-                start,
-                best,
-                measures,
-                len(ours),
-                rival[1] if rival else None,
-                [axis.cell(rival[1]) for _, axis, _ in axes] if rival else [],
-                _standing(rival[0] - cost) if rival else "",
-                trouble(table, best),
-            )
-        )
+        one = Comparison(group, start, best, measures, len(ours), None, [], "", trouble(table, best))
+        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
+        if rivals:
+            total, rival = rivals[0]
+            cells = [axis.cell(rival) for _, axis, _ in axes]
+            one = replace(one, rival=rival, rival_measures=cells, rival_does=_standing(total - cost))
+        found.append(one)
     return found
 
 
@@ -167,11 +152,7 @@ def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row:
 
 
 def sentence(found: Sequence[Comparison]) -> str:
-    """The headline in one plain sentence.
-
-    Args:
-        found: What ``comparisons`` returns; at least one.
-    """
+    """The headline in one plain sentence."""
     names = {"harmful": "the share of harmful answers", "over-refusal": "over-refusal", "skill": "the skill"}
     if any(m.label == "not refused" for c in found for m in c.measures if m.name == "harmful"):
         names["harmful"] = "the share of harmful prompts that are not refused"

@@ -75,11 +75,7 @@ class HeatMaps:
 
 
 def draw_heat_maps(run: Run) -> HeatMaps:
-    """Read each subspace that a model of the study names, once, and draw what its mask keeps.
-
-    Args:
-        run: The run.
-    """
+    """Read each subspace that a model of the study names, once, and draw what its mask keeps."""
     trainings = {training.folder: training for training in run.study.trainings}
     folders, stems = {}, {}
     for model in run.study.models:

@@ -86,9 +86,6 @@ def _environment() -> Environment:
 def contents(run: Run) -> Mapping[str, Any]:
     """What the template shows.
 
-    Args:
-        run: The run.
-
     Raises:
         UserError: If a log is broken, or matplotlib is missing.
     """

@@ -52,9 +52,6 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read a run folder; subspaces and trainings are read later, one at a time.
 
-    Args:
-        folder: What ``realign study`` wrote to.
-
     Raises:
         UserError: If it is no run folder, or a file in it is broken; what is merely missing is left out.
     """
@@ -95,9 +92,6 @@ def _newest_results(folder: Path) -> Iterable[Path]:
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Objects of a JSON-lines file.
 
-    Args:
-        path: The file.
-
     Returns:
         The objects, and whether the last line was cut off, as a killed run leaves it; that line is left out.
 
@@ -120,9 +114,6 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
-    Args:
-        path: The file.
-
     Raises:
         UserError: If it cannot be read, or holds something else.
     """
@@ -131,10 +122,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_record(kind: type[R], path: Path) -> R:
     """A JSON file that holds a record.
-
-    Args:
-        kind: The record.
-        path: The file.
 
     Raises:
         UserError: If it cannot be read, or holds something else.

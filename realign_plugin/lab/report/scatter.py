@@ -85,21 +85,13 @@ class Scatter:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Which points no other one dominates: none is at least as good on both axes and better on one.
-
-    Args:
-        points: Points that have both values.
-    """
+    """Which points no other one dominates: none is at least as good on both axes and better on one."""
     spots = [(point.x.value or 0.0, point.y.value or 0.0) for point in points]
     return [not any(a <= x and b >= y and (a < x or b > y) for a, b in spots) for x, y in spots]
 
 
 def draw_scatter(table: Table) -> Scatter:
-    """Draw a panel for each group that was repaired; the base and the aligned model are in each.
-
-    Args:
-        table: The main table.
-    """
+    """Draw a panel for each group that was repaired; the base and the aligned model are in each."""
     x, skills, result = safety_axis(table), skill_axes(table), Scatter()
     if x is None:
         return result

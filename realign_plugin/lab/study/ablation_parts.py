@@ -28,16 +28,7 @@ def new_models(builder: Builder) -> Iterator[list[Model]]:
 def table(
     builder: Builder, name: str, title: str, description: str, tasks: Sequence[str], models: Sequence[Model]
 ) -> None:
-    """A table of the tasks' own rows and the new ones; a target of its own.
-
-    Args:
-        builder: The builder.
-        name: Of the ablation.
-        title: Heading.
-        description: What is shown.
-        tasks: Tasks whose rows stand above.
-        models: The new models.
-    """
+    """A table of the tasks' own rows and the new ones; a target of its own."""
     new = {model.id for model in models}
     known = [
         model

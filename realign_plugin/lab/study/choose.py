@@ -20,12 +20,7 @@ from realign_plugin.lab.study.tables import columns_asked, columns_of, results_o
 
 
 def score(cells: Mapping[str, float], columns: Sequence[Column]) -> tuple[float, float]:
-    """How good a model is on all axes at once: its worst rate first, then the mean of all. Higher is better.
-
-    Args:
-        cells: Rates in [0, 1], by column.
-        columns: Columns that say which way is good.
-    """
+    """How good a model is on all axes at once: its worst rate first, then the mean of all. Higher is better."""
     good = [
         cells[c.key] if c.better == "higher" else 1.0 - cells[c.key]
         for c in columns
@@ -51,10 +46,6 @@ def _columns(plan: Plan, row: str, found: Mapping[str, Results]) -> list[Column]
 
 def choose(plan: Plan, row: str) -> Choice:
     """The best strength of a row.
-
-    Args:
-        plan: The plan.
-        row: Id of the row.
 
     Raises:
         UserError: If a strength has no results, none has a rate that says which way is good, or one lacks a rate that

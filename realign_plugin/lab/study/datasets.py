@@ -50,10 +50,6 @@ class Datasets:
     def add_on_policy(self, name: str, dataset: DataSet) -> str:
         """A step in which the aligned model and a fine-tuned one answer prompts.
 
-        Args:
-            name: Of the data set.
-            dataset: Its section.
-
         Raises:
             UserError: If a source is missing, or models are whole checkpoints.
         """
@@ -138,12 +134,7 @@ class Datasets:
         return [name + behind for lesson, behind in MADE.items() if asked or lesson != "skill"]
 
     def learnt(self, task: str, lesson: Lesson) -> Names:
-        """The data sets that a task's realignment learns from: the task's, the study's, or its own on-policy ones.
-
-        Args:
-            task: The task.
-            lesson: What they teach.
-        """
+        """The data sets that a task's realignment learns from: the task's, the study's, or its own on-policy ones."""
         given = getattr(self.config.tasks[task], lesson) or getattr(self.config.realign, lesson)
         mine = [name for name in self.on_policy() if self.task_of(name) == task]
         made = [name + MADE[lesson] for name in mine if name + MADE[lesson] in self._made(name)]
@@ -151,10 +142,6 @@ class Datasets:
 
     def needs(self, names: Iterable[str], what: str) -> tuple[str, ...]:
         """Steps that make data sets.
-
-        Args:
-            names: LLaMA-Factory's names.
-            what: The option that names them.
 
         Raises:
             UserError: If a data set is neither made by the study nor in ``dataset_info.json``.

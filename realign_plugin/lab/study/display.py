@@ -17,13 +17,7 @@ TROUBLE: Final = 0.1
 
 
 def show_plan(plan: Plan, targets: Sequence[str], again: Sequence[str] = ()) -> None:
-    """Print what would run, and what is done.
-
-    Args:
-        plan: The plan.
-        targets: What is wanted.
-        again: Steps that would be run once more.
-    """
+    """Print what would run, and what is done."""
     from rich.table import Table
     from rich.text import Text
 

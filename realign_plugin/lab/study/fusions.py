@@ -25,10 +25,6 @@ GROUP: Final = "fused"
 def fusions(builder: Builder, section: Fusion) -> None:
     """All fusions of a study.
 
-    Args:
-        builder: The builder.
-        section: The configuration's section.
-
     Raises:
         UserError: If a task, fusion or method is unknown, or there are fewer than two tasks.
     """

@@ -38,11 +38,6 @@ PROFILES: Final = Path(__file__).with_name("profiles")
 def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALONE) -> Plan:
     """Read and check a configuration, and plan the study.
 
-    Args:
-        path: The configuration file.
-        overrides: ``key=value``, on top of it.
-        processors: What there is for its steps.
-
     Raises:
         UserError: For the first mistake.
     """
@@ -54,11 +49,6 @@ def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALO
 
 def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Plan:
     """The plan of a study.
-
-    Args:
-        config: The configuration.
-        cwd: Folder that its relative paths count from.
-        processors: What there is for its steps.
 
     Raises:
         UserError: If the configuration contradicts itself, or a method lacks what it needs.
@@ -164,12 +154,6 @@ def alone(plan: Plan) -> Iterator[None]:
 
 def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Sequence[str] = ()) -> None:
     """Bring targets up to date.
-
-    Args:
-        plan: The plan.
-        targets: What is wanted.
-        options: Words for snakemake: cores, profile.
-        again: Steps to run once more though nothing they depend on has changed.
 
     Raises:
         UserError: If a step fails: with its log and how that ends.

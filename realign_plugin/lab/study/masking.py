@@ -50,13 +50,6 @@ class Realignment:
 def realignment(builder: Builder, kind: str, tasks: Sequence[str], paths: list[str], pairs: Names) -> Realignment:
     """What a kind of method learns from, and how.
 
-    Args:
-        builder: The builder.
-        kind: ``mask_dpo``, ``safety_distill`` or ``safety_distill_lora``.
-        tasks: Tasks of the fine-tuned models.
-        paths: Their models.
-        pairs: Preference pairs in place of the tasks'.
-
     Raises:
         UserError: If nothing is named to learn from, or LoRA adapters are asked for where models are whole.
     """
@@ -156,12 +149,6 @@ def masked(builder: Builder, masks: Masks) -> list[Model]:
 
 def distilled_lora(builder: Builder, name: str, method: str, seed: int) -> Model:
     """A LoRA adapter under the loss of self-distillation, from the fine-tuned one.
-
-    Args:
-        builder: The builder.
-        name: The task.
-        method: The method's name.
-        seed: Of the training.
 
     Raises:
         UserError: If there is nothing to learn from, or models are whole.

@@ -254,12 +254,7 @@ class Measuring:
             self.plan.targets["main"].append(self.table(sets, needs))
 
     def table(self, spec: TableSpec, needs: tuple[str, ...]) -> str:
-        """A step that makes a table.
-
-        Args:
-            spec: The table.
-            needs: Steps that measure its rows.
-        """
+        """A step that makes a table."""
         self.plan.tables[spec.name] = spec
         models = [self.plan.models[name] for name in spec.models]
         rows = {m.id: [m.label, m.role, self.plan.groups.get(m.group, m.group)] for m in models}

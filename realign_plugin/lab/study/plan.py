@@ -140,12 +140,7 @@ class Plan:
         return self.folder / "steps" / f"{name}.failed.json"
 
     def stale(self, targets: Iterable[str], again: Iterable[str] = ()) -> list[tuple[Step, str]]:
-        """Steps of the targets that have to run, in order, and why.
-
-        Args:
-            targets: What is wanted.
-            again: Steps that are to run though nothing has changed.
-        """
+        """Steps of the targets that have to run, in order, and why."""
         wanted = self.wanted(targets)
         reasons: dict[str, str] = dict.fromkeys(again, "asked for")
         while True:
@@ -171,11 +166,7 @@ class Plan:
         return any(path.stat().st_mtime > than.stat().st_mtime for path in given if path.exists())
 
     def done(self, name: str) -> Marker | None:
-        """What was noted of a step when it ended; None if it has not, or its marker cannot be read.
-
-        Args:
-            name: Of the step.
-        """
+        """What was noted of a step when it ended; None if it has not, or its marker cannot be read."""
         marker = self.marker(name)
         try:
             return checked(Marker, read_json(marker, "", "a marker"), str(marker), "run the study again")
@@ -183,12 +174,7 @@ class Plan:
             return None
 
     def why(self, step: Step, again: set[str]) -> str:
-        """Why a step has to run; empty: it has not.
-
-        Args:
-            step: The step.
-            again: Steps that run before it.
-        """
+        """Why a step has to run; empty: it has not."""
         marker = self.marker(step.name)
         known = self.done(step.name)
         if known is None:

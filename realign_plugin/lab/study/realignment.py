@@ -74,13 +74,6 @@ def tasks(builder: Builder) -> None:
 def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suffix: str = "") -> str:
     """Fine-tune the model of a task, unless it is given.
 
-    Args:
-        builder: The builder.
-        name: The task.
-        task: Its section.
-        more: Further data sets that it learns from.
-        suffix: Of the model's id.
-
     Returns:
         Its id.
 

@@ -22,10 +22,6 @@ def go_on(folder: Path, stage: str) -> None:
     Final weights without a marker were cut off while they were saved, and the training would refuse the folder. A
     checkpoint without its last file is half of one. From a checkpoint of the last step transformers' trainer would
     train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again.
-
-    Args:
-        folder: Of the training.
-        stage: LLaMA-Factory's stage.
     """
     for name in WEIGHTS:
         (folder / name).unlink(missing_ok=True)

@@ -45,13 +45,7 @@ def results_of(folder: Path) -> Results | None:
 
 
 def columns_of(found: Iterable[Results], asked: Iterable[str], detail: bool = False) -> list[Column]:
-    """The columns that results give.
-
-    Args:
-        found: Results of all models.
-        asked: lm-eval tasks and groups that were asked for.
-        detail: Whether groups are shown set by set.
-    """
+    """The columns that results give."""
     everything = list(found)
     columns: dict[tuple[str, str], Column] = {}
     for name in dict.fromkeys(asked):
@@ -95,10 +89,6 @@ def columns_asked(plan: Plan) -> list[Column]:
 
 def make(plan: Plan, spec: TableSpec) -> Table:
     """A table.
-
-    Args:
-        plan: The plan.
-        spec: What it shows.
 
     Raises:
         UserError: If no row has a result.

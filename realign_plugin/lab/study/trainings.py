@@ -101,12 +101,6 @@ def add(
 def own_steps(builder: Builder, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
     """The user's own steps, one after the other.
 
-    Args:
-        builder: The builder.
-        entries: Their sections.
-        kind: ``prepare`` or ``finish``.
-        needs: Steps that come before.
-
     Returns:
         Their names.
 
