@@ -47,6 +47,19 @@ def test_a_study_of_an_earlier_version_is_shown_as_it_is(tmp_path: Path) -> None
     assert "t-paper-1: masked DPO: no log in models/t-paper-1." in page
 
 
+def test_a_table_of_an_earlier_version_has_what_the_study_knows_now(tmp_path: Path) -> None:
+    """A study that is started again writes study.json, but makes no table again that is done."""
+    folder = earlier_study(tmp_path)
+    study = json.loads((folder / "study.json").read_text())
+    study["models"][0] |= {"name": "realigned (soft)", "fusion": "ties"}
+    (folder / "study.json").write_text(json.dumps(study))
+    main = read_run(folder).main
+    assert main is not None
+    assert [(row.title, row.fusion) for row in main.rows] == [
+        ("fine-tuned", None), ("realigned (soft), seed 0", "ties"), ("realigned (soft), seed 1", None),
+    ]  # fmt: skip
+
+
 def test_records_come_back_as_they_were() -> None:
     column = Column.of("task", "acc", "skill", "skill", "higher")
     cells = {column.key: Cell(0.5, 0.4, 0.6, 5, 10), "other": Cell(reason="off")}

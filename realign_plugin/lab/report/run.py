@@ -67,7 +67,7 @@ def read_run(folder: Path) -> Run:
     for name in study.tables:
         path = folder / "tables" / f"{name}.json"
         if path.is_file():
-            run.tables.append(read_record(Table, path))
+            run.tables.append(_with_facts(read_record(Table, path), study))
         else:
             run.missing_tables.append(name)
     commands = folder / "commands.jsonl"
@@ -79,6 +79,16 @@ def read_run(folder: Path) -> Run:
         if judge := Results.read(path).judge:
             run.judges[path.relative_to(folder).as_posix()] = judge
     return run
+
+
+def _with_facts(table: Table, study: Study) -> Table:
+    """A table with what the study knows of its models, though an earlier version wrote it."""
+    models = {model.id: model for model in study.models}
+    rows = [
+        row.model_copy(update={"name": model.name, "fusion": model.fusion}) if model is not None else row
+        for row, model in ((row, models.get(row.model)) for row in table.rows)
+    ]
+    return table.model_copy(update={"rows": rows})
 
 
 def _newest_results(folder: Path) -> Iterable[Path]:

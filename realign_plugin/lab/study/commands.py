@@ -1,4 +1,4 @@
-"""The commands of a study as typed objects; their command lines are rendered when they are needed."""
+"""The commands of a study as typed objects; ``words`` renders their command lines."""
 
 from __future__ import annotations
 
@@ -14,87 +14,34 @@ from realign_plugin.lab.study.sections import Arguments
 Words = tuple[str, ...]
 
 
-class _Rendered:
-    """What all commands have in common."""
-
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        raise NotImplementedError
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Files that are written before it runs: text by path."""
-        return {}
-
-    def __str__(self) -> str:
-        """As it is typed into a shell."""
-        return shlex.join(self.words)
-
-
 @dataclass(frozen=True)
-class Line(_Rendered):
+class Line:
     """A command of which nothing but its line is of interest."""
 
     line: Words
     does: Literal["line"] = "line"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        return self.line
-
 
 @dataclass(frozen=True)
-class Shell(_Rendered):
+class Shell:
     """The user's own text for a shell."""
 
     text: str
     does: Literal["shell"] = "shell"
 
-    @property
-    def words(self) -> Words:
-        """The text, as one word."""
-        return (self.text,)
-
-    def __str__(self) -> str:
-        return self.text
-
 
 @dataclass(frozen=True)
-class Train(_Rendered):
-    """``llamafactory-cli train``.
-
-    Attributes:
-        file: Where its arguments are written to.
-        arguments: LLaMA-Factory's and ours.
-    """
+class Train:
+    """``llamafactory-cli train``; its arguments are written to the file, those that are None left out."""
 
     file: str
     arguments: Arguments
     does: Literal["train"] = "train"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        return ("llamafactory-cli", "train", self.file)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """The arguments."""
-        return {self.file: _yaml(self.arguments)}
-
 
 @dataclass(frozen=True)
-class Merge(_Rendered):
-    """``mergekit-yaml``.
-
-    Attributes:
-        file: Where its document is written to.
-        document: The document.
-        out: Folder of the merged model.
-        cache: Folder of the models that it merges adapters into first.
-    """
+class Merge:
+    """``mergekit-yaml``; its document is written to the file, and models are merged with adapters in the cache."""
 
     file: str
     document: Arguments
@@ -102,20 +49,9 @@ class Merge(_Rendered):
     cache: str
     does: Literal["merge"] = "merge"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        options = ("--lora-merge-cache", self.cache, "--random-seed", "0", "--quiet")
-        return ("mergekit-yaml", self.file, self.out, *options)
-
-    @property
-    def files(self) -> dict[str, str]:
-        """The document."""
-        return {self.file: _yaml(self.document)}
-
 
 @dataclass(frozen=True)
-class Export(_Rendered):
+class Export:
     """``realign export``: a trained subspace as a LoRA adapter."""
 
     subspace: str
@@ -123,14 +59,9 @@ class Export(_Rendered):
     mask: str
     does: Literal["export"] = "export"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        return ("realign", "export", self.subspace, self.out, "--mask", self.mask)
-
 
 @dataclass(frozen=True)
-class Transfer(_Rendered):
+class Transfer:
     """``realign transfer``: the mask of one adapter on another."""
 
     subspace: str
@@ -138,14 +69,9 @@ class Transfer(_Rendered):
     adapter: str
     does: Literal["transfer"] = "transfer"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        return ("realign", "transfer", self.subspace, self.out, "--task-adapter", self.adapter)
-
 
 @dataclass(frozen=True)
-class Fuse(_Rendered):
+class Fuse:
     """``realign fuse``: several adapters in one."""
 
     out: str
@@ -155,31 +81,10 @@ class Fuse(_Rendered):
     options: Arguments
     does: Literal["fuse"] = "fuse"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        words = ["realign", "fuse", self.out, *self.adapters, "--method", self.method]
-        words += ["--aligned", self.aligned] if self.aligned else []
-        for option, value in self.options.items():
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + option.replace("_", "-"), ",".join(repr(number) for number in values)]
-        return tuple(words)
-
 
 @dataclass(frozen=True)
-class OnPolicy(_Rendered):
-    """``realign data on-policy``: what the aligned and a fine-tuned model answer.
-
-    Attributes:
-        folder: LLaMA-Factory's data folder.
-        name: Of the data set.
-        overwrite: Whether an earlier one is replaced.
-        model: The base model.
-        adapter: The fine-tuned adapter.
-        aligned: The aligned one.
-        sources: Where prompts come from, by option.
-        options: The command's other options.
-    """
+class OnPolicy:
+    """``realign data on-policy``: what the aligned and a fine-tuned model answer to prompts from some sources."""
 
     folder: str
     name: str
@@ -191,31 +96,10 @@ class OnPolicy(_Rendered):
     options: Arguments
     does: Literal["on_policy"] = "on_policy"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        words = ["realign", "data", "on-policy", self.folder, "--name", self.name]
-        words += ["--overwrite"] if self.overwrite else []
-        words += ["--model", self.model, "--adapter", self.adapter]
-        words += ["--aligned", self.aligned] if self.aligned else []
-        words += [word for option, given in self.sources.items() for one in given for word in (f"--{option}", one)]
-        for key, value in self.options.items():
-            words += [f"--{key.replace('_', '-')}", str(value)]
-        return tuple(words)
-
 
 @dataclass(frozen=True)
-class Measure(_Rendered):
-    """``lm_eval`` on one model.
-
-    Attributes:
-        model_args: The model.
-        tasks: lm-eval's tasks and groups.
-        out: Folder of the results.
-        chat_template: Whether prompts go through the chat template.
-        options: Further options; None and False leave one out.
-        metadata: Of our tasks.
-    """
+class Measure:
+    """``lm_eval`` on one model; options that are None or False are left out."""
 
     model_args: Arguments
     tasks: tuple[str, ...]
@@ -225,28 +109,77 @@ class Measure(_Rendered):
     metadata: Arguments
     does: Literal["measure"] = "measure"
 
-    @property
-    def words(self) -> Words:
-        """The command line."""
-        arguments = ",".join(f"{key}={value}" for key, value in self.model_args.items() if value is not None)
-        words = ["lm_eval", "--model", "hf", "--model_args", arguments]
-        words += ["--tasks", ",".join(self.tasks), "--output_path", self.out, "--log_samples"]
-        words += ["--apply_chat_template"] if self.chat_template else []
-        for key, value in self.options.items():
-            if value is not False and value is not None:
-                words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
-        if self.metadata:
-            words += ["--metadata", json.dumps(self.metadata, ensure_ascii=False)]
-        return tuple(words)
-
 
 Command = Annotated[
     Line | Shell | Train | Merge | Export | Transfer | Fuse | OnPolicy | Measure, Field(discriminator="does")
 ]
 
 
-def _yaml(values: Arguments) -> str:
-    """Options as a file; None leaves one out."""
+def words(command: Command) -> Words:
+    """The command line; the text for a shell is one word."""
+    match command:
+        case Line(line):
+            return line
+        case Shell(text):
+            return (text,)
+        case Train(file):
+            return ("llamafactory-cli", "train", file)
+        case Merge(file, _, out, cache):
+            return ("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet")
+        case Export(subspace, out, mask):
+            return ("realign", "export", subspace, out, "--mask", mask)
+        case Transfer(subspace, out, adapter):
+            return ("realign", "transfer", subspace, out, "--task-adapter", adapter)
+        case Fuse(out, adapters, method, aligned, options):
+            found = ["realign", "fuse", out, *adapters, "--method", method, *_aligned(aligned)]
+            for option, value in options.items():
+                values = value if isinstance(value, list) else [value]
+                found += ["--" + option.replace("_", "-"), ",".join(repr(number) for number in values)]
+            return tuple(found)
+        case OnPolicy():
+            return _on_policy(command)
+        case Measure():
+            return _measure(command)
+
+
+def _aligned(path: str | None) -> list[str]:
+    return ["--aligned", path] if path else []
+
+
+def _on_policy(command: OnPolicy) -> Words:
+    found = ["realign", "data", "on-policy", command.folder, "--name", command.name]
+    found += ["--overwrite"] if command.overwrite else []
+    found += ["--model", command.model, "--adapter", command.adapter, *_aligned(command.aligned)]
+    found += [word for option, given in command.sources.items() for one in given for word in (f"--{option}", one)]
+    for key, value in command.options.items():
+        found += [f"--{key.replace('_', '-')}", str(value)]
+    return tuple(found)
+
+
+def _measure(command: Measure) -> Words:
+    model = ",".join(f"{key}={value}" for key, value in command.model_args.items() if value is not None)
+    found = ["lm_eval", "--model", "hf", "--model_args", model]
+    found += ["--tasks", ",".join(command.tasks), "--output_path", command.out, "--log_samples"]
+    found += ["--apply_chat_template"] if command.chat_template else []
+    for key, value in command.options.items():
+        if value is not False and value is not None:
+            found += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+    if command.metadata:
+        found += ["--metadata", json.dumps(command.metadata, ensure_ascii=False)]
+    return tuple(found)
+
+
+def text(command: Command) -> str:
+    """The command as it is typed into a shell."""
+    return command.text if isinstance(command, Shell) else shlex.join(words(command))
+
+
+def file_of(command: Command) -> dict[str, str]:
+    """The file that is written before a command runs: its text by its path."""
     import yaml
 
-    return str(yaml.safe_dump({key: value for key, value in values.items() if value is not None}, sort_keys=False))
+    match command:
+        case Train(file, values) | Merge(file, values):
+            given = {key: value for key, value in values.items() if value is not None}
+            return {file: str(yaml.safe_dump(given, sort_keys=False))}
+    return {}

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json
 from realign_plugin.lab.records import Marker, Model
+from realign_plugin.lab.study.commands import text
 from realign_plugin.lab.study.steps import Step, TableSpec
 from realign_plugin.text_files import checked, read_json
 
@@ -119,7 +120,7 @@ class Plan:
         """Have a step run again from its start, and all that needs it."""
         self.forget(name)
         marker = self.marker(name)
-        for suffix in (".progress", ".commands.json", ".commands.json.done"):
+        for suffix in (".progress", ".commands.json"):
             marker.with_suffix(suffix).unlink(missing_ok=True)
 
     def count(self, steps: int) -> None:
@@ -191,7 +192,10 @@ class Plan:
         """Write the plan as JSON."""
         values = TypeAdapter(Plan).dump_python(self, mode="json")
         for name, step in self.steps.items():
-            values["steps"][name] |= {"fingerprint": step.fingerprint, "commands": [str(one) for one in step.does]}
+            values["steps"][name] |= {
+                "fingerprint": step.fingerprint,
+                "commands": [text(command) for command in step.does],
+            }
         write_json(path, values)
 
     @classmethod

@@ -24,7 +24,7 @@ from typing import IO, Final
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Failure, Marker
-from realign_plugin.lab.study.commands import Command, Line, Shell
+from realign_plugin.lab.study.commands import Command, Line, Shell, text, words
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.resuming import go_on
@@ -85,7 +85,7 @@ def run(plan: Plan, step: Step) -> None:
         name=step.name,
         kind=step.kind,
         fingerprint=step.fingerprint,
-        commands=[str(command) for command in step.does],
+        commands=[text(command) for command in step.does],
         files=step.files,
         seconds=round(time.monotonic() - start, 2),
         log=str(log.relative_to(plan.folder)),
@@ -109,7 +109,6 @@ class Progress:
         self.path = plan.marker(step.name).with_suffix(".progress")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.commands = self.path.with_suffix(".commands.json")
-        self.finished = Path(f"{self.commands}.done")
         self.done: set[int] = set()
         needs = [plan.marker(name) for name in step.needs]
         self.fresh = not (
@@ -119,14 +118,7 @@ class Progress:
             and not plan.newer_inputs(step, self.path)
         )
         if not self.fresh:
-            self.collect()
-
-    def collect(self) -> None:
-        """Read what is done."""
-        for file in (self.path, self.finished):
-            if file.exists():
-                words = file.read_text(encoding="utf-8").split()
-                self.done |= {int(word) for word in words if word.isdigit()}
+            self.done = {int(word) for word in self.path.read_text(encoding="utf-8").split()[1:] if word.isdigit()}
 
     def begin(self, step: Step) -> None:
         """Forget what was done and start anew."""
@@ -140,7 +132,7 @@ class Progress:
 
     def forget(self) -> None:
         """Remove the files."""
-        for file in (self.path, self.commands, self.finished):
+        for file in (self.path, self.commands):
             file.unlink(missing_ok=True)
 
 
@@ -156,8 +148,8 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
                 path.unlink()
             elif path.is_dir():
                 shutil.rmtree(path)
-    for name, text in step.files.items():
-        write_text(name, text)
+    for name, content in step.files.items():
+        write_text(name, content)
     if step.training is not None and _inside(plan, Path(step.training.folder)):
         go_on(Path(step.training.folder), step.training.stage)
 
@@ -201,33 +193,28 @@ def _environment(step: Step) -> dict[str, str]:
 
 
 def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], environment: dict[str, str]) -> None:
-    todo = [[number, words] for number, words in enumerate(step.commands) if number not in progress.done]
+    todo = [[number, line] for number, line in enumerate(step.commands) if number not in progress.done]
     if not todo:
         return
     if len(step.does) == 1:
         _execute(step.does[0], output, environment)
         return
     write_json(progress.commands, todo)
-    words = ("python", "-m", "realign_plugin.lab.study.together", str(progress.commands))
-    _execute(Line(words), output, environment)
-    progress.collect()
+    line = ("python", "-m", "realign_plugin.lab.study.together", str(progress.commands), str(progress.path))
+    _execute(Line(line), output, environment)
 
 
 def _execute(command: Command, output: IO[str], environment: dict[str, str]) -> None:
-    print(f"$ {command}", file=output, flush=True)
-    shell = isinstance(command, Shell)
-    words = [sys.executable if word == "python" else word for word in command.words[:1]]
+    typed = text(command)
+    print(f"$ {typed}", file=output, flush=True)
+    program, *others = words(command)
     found = subprocess.run(
-        str(command) if shell else [*words, *command.words[1:]],
-        shell=shell,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=environment,
-        check=False,
-    )
+        typed if isinstance(command, Shell) else [sys.executable if program == "python" else program, *others],
+        shell=isinstance(command, Shell), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        env=environment, check=False,
+    )  # fmt: skip
     if found.returncode:
-        raise StepError(f"{shlex.split(str(command))[0]} ended with {found.returncode}", found.returncode)
+        raise StepError(f"{shlex.split(typed)[0]} ended with {found.returncode}", found.returncode)
 
 
 def numbered(plan: Plan, name: str) -> str:

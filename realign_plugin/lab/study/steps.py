@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from realign_plugin.lab.records import Training
-from realign_plugin.lab.study.commands import Command
+from realign_plugin.lab.study.commands import Command, file_of, words
 
 Kind = Literal[
     "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
@@ -59,12 +59,12 @@ class Step:
     @property
     def commands(self) -> list[tuple[str, ...]]:
         """The command lines."""
-        return [command.words for command in self.does]
+        return [words(command) for command in self.does]
 
     @property
     def files(self) -> dict[str, str]:
         """All files that are written before the commands run: text by path."""
-        return {path: text for command in self.does for path, text in command.files.items()} | self.texts
+        return {path: text for command in self.does for path, text in file_of(command).items()} | self.texts
 
     @property
     def fingerprint(self) -> str:

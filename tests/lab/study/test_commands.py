@@ -20,6 +20,9 @@ from realign_plugin.lab.study.commands import (
     Shell,
     Train,
     Transfer,
+    file_of,
+    text,
+    words,
 )  # fmt: skip
 
 COMMANDS: list[tuple[Command, str]] = [
@@ -50,18 +53,18 @@ COMMANDS: list[tuple[Command, str]] = [
 
 @pytest.mark.parametrize(("command", "line"), COMMANDS, ids=[command.does for command, _ in COMMANDS])
 def test_each_command_is_one_line_and_comes_back_from_json(command: Command, line: str) -> None:
-    assert str(command) == line
+    assert text(command) == line
     if not isinstance(command, Shell):
-        assert shlex.split(line) == list(command.words)
+        assert shlex.split(line) == list(words(command))
     adapter: TypeAdapter[Command] = TypeAdapter(Command)
     assert adapter.validate_json(adapter.dump_json(command)) == command
 
 
 def test_options_that_are_none_are_not_in_the_file() -> None:
-    (text,) = Train("t.yaml", {"stage": "dpo", "template": None, "learning_rate": 1e-05}).files.values()
-    assert yaml.safe_load(text) == {"stage": "dpo", "learning_rate": 1e-05}
+    command = Train("t.yaml", {"stage": "dpo", "template": None, "learning_rate": 1e-05})
+    assert yaml.safe_load(file_of(command)["t.yaml"]) == {"stage": "dpo", "learning_rate": 1e-05}
 
 
 def test_metadata_are_json() -> None:
-    words = Measure({}, ("a",), "out", False, {}, {"judge": "off", "safety_data": "文"}).words
-    assert json.loads(words[words.index("--metadata") + 1]) == {"judge": "off", "safety_data": "文"}
+    line = words(Measure({}, ("a",), "out", False, {}, {"judge": "off", "safety_data": "文"}))
+    assert json.loads(line[line.index("--metadata") + 1]) == {"judge": "off", "safety_data": "文"}

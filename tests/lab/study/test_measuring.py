@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.lab.records import Model
-from realign_plugin.lab.study.commands import Measure
+from realign_plugin.lab.study.commands import Measure, text
 from realign_plugin.lab.study.loading import parse
 from realign_plugin.lab.study.measuring import Measuring
 from realign_plugin.lab.study.plan import Plan
@@ -40,7 +40,7 @@ def test_a_model_is_measured_by_a_typed_command(measuring: Measuring) -> None:
         {"pretrained": "org/base", "peft": None, "tokenizer": "org/base", "dtype": "float32"}, ("safety",),
         "runs/it/results/one", True, {}, {"judge": "off", "more": 1},
     )  # fmt: skip
-    assert "peft" not in " ".join(command.words)
+    assert "peft" not in text(command)
 
 
 def test_models_share_jobs(measuring: Measuring) -> None:

@@ -224,7 +224,7 @@ def test_commands_share_a_process_and_remember_what_is_done(tmp_path: Path) -> N
 def test_an_unknown_command_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps([[0, ["no-such-command"]]]))
     found = subprocess.run(
-        [sys.executable, "-m", "realign_plugin.lab.study.together", str(tmp_path / "c.json")],
+        [sys.executable, "-m", "realign_plugin.lab.study.together", str(tmp_path / "c.json"), str(tmp_path / "d")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode != 0
