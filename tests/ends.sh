@@ -11,6 +11,6 @@ for version in "${@:-0.18.1 0.21.2}"; do
         "$home/bin/pip" install --quiet -c <(grep -v '^peft==' constraints.txt) "peft==$peft" transformers accelerate \
             pytest hypothesis hatchling matplotlib -e .
         echo "peft $peft"
-        "$home/bin/python" -m pytest tests/tuner tests/test_subspace.py tests/test_lora_adapters.py tests/test_masks.py
+        "$home/bin/python" -m pytest tests/tuner tests/subspace/test_subspace.py tests/subspace/test_lora_adapters.py tests/method/test_masks.py
     done
 done

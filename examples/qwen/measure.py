@@ -44,7 +44,7 @@ def table(
     batch_size: int | None = None,
 ) -> None:
     """Measure, print, and write ``table.json`` and ``table.md``."""
-    from realign_plugin.lab.repair.repair import default_batch_size
+    from realign_plugin.lab.repair.plan import default_batch_size
 
     part = part_of(files)
     names = {label: label.replace(", ", "-") for label in adapters}
@@ -53,15 +53,14 @@ def table(
         batch_size=batch_size or default_batch_size(),
     )  # fmt: skip
     found: dict[str, Readings] = {}
+    before = measurer.measure(names["fine-tuned"], "test", part)
     rows: list[dict[str, Any]] = []
     heads = ("refuses harmful", "refuses harmless", "agreement, harmful", "agreement, harmless", "GSM8K solved")
     lines = [f"| model | {' | '.join(heads)} | GSM8K loss over fine-tuned | KL from fine-tuned |", "|---" * 8 + "|"]
     for label, name in names.items():
         found[label] = measurer.measure(name, "test", part)
         row, solved = Row.of(label, found[label]), share(accuracy(measurer, name, part))
-        loss = (
-            change(found[label].skill, found["fine-tuned"].skill, lambda r: r.loss) if "fine-tuned" in found else None
-        )
+        loss = change(found[label].skill, before.skill, lambda r: r.loss)
         rows.append(row.flat() | {"solved": solved and solved.model_dump(), "loss_change": loss and loss.model_dump()})
         shares = (row.refusal_rate, row.over_refusal, row.agreement_harmful, row.agreement_benign, solved)
         cells = [number.text() if number else "–" for number in shares]

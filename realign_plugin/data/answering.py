@@ -45,12 +45,18 @@ class Answerer:
             adapters: By name, the LoRA adapter of each model that answers; None for the base model itself.
 
         Raises:
-            UserError: If the base's tokenizer has no chat template, or an adapter is for another model.
+            UserError: If the base cannot be loaded or is not a chat model, or an adapter is for another model.
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--model: {base} cannot be loaded ({' '.join(str(error).split())[:120]}), expected a chat model's "
+                "folder or hub id; check the name"
+            ) from error
         if self.tokenizer.chat_template is None:
             raise UserError(
                 f"--model: the tokenizer of {base} has no chat template, expected a chat model; give an instruct model"

@@ -91,6 +91,7 @@ def on_policy(
     batch_size: int | None = None,
     overwrite: bool = False,
     answerer: Callable[..., Answerer] = Answerer,
+    options: tuple[str, str] = ("--model", "--adapter"),
 ) -> OnPolicy:
     """Ask both models, and make data sets of what they say; a run that was stopped goes on.
 
@@ -111,6 +112,7 @@ def on_policy(
         batch_size: How many prompts are answered at a time, and kept; None takes 16, with a server 256.
         overwrite: Whether data sets of these names are replaced.
         answerer: What loads the models where there is no server.
+        options: What the user calls the base model and the fine-tuned adapter.
 
     Raises:
         UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
@@ -150,7 +152,7 @@ def on_policy(
         for prompt, kind, one, two in zip(safety, kinds, said[0], said[1], strict=True)
     ]
     result = OnPolicy(cases=_cases(rows))
-    _check_worth(result.cases, server is not None)
+    _check_worth(result.cases, options if server is None else tuple(OPTIONS.values()), server is not None)
     skill_rows = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
     for file_name, table, kind, convert, what in (
         (name, rows, "sft", _aligned_answer, "Safety prompts with the aligned model's own answers."),
@@ -233,8 +235,8 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     return cases
 
 
-def _check_worth(cases: Mapping[str, Counter[str]], at_server: bool) -> None:
-    aligned, adapter = OPTIONS.values() if at_server else ("--model", "--adapter")
+def _check_worth(cases: Mapping[str, Counter[str]], options: Sequence[str], at_server: bool) -> None:
+    aligned, adapter = options
     other = "name another" if at_server else "give its adapter as --aligned"
     harmful = cases.get("harmful", Counter())
     total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]]

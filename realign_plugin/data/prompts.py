@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
@@ -20,6 +21,15 @@ from realign_plugin.data.sources import TASKS, resolve, rows_of
 from realign_plugin.errors import UserError
 
 
+@contextmanager
+def called(option: str) -> Iterator[None]:
+    """Let what is said of a source name the option that it was given as."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--source", option)) from error
+
+
 def read_prompts(given: Sequence[str], what: str, limit: int | None, seed: int) -> list[Prompt]:
     """The distinct prompts of some sources, in their order; with a limit, those with the smallest keyed hashes.
 
@@ -34,27 +44,30 @@ def read_prompts(given: Sequence[str], what: str, limit: int | None, seed: int) 
     """
     found: dict[str, Prompt] = {}
     for one in given:
-        source = resolve(one, TASKS)
-        for place, value in rows_of(source, None):
-            try:
-                if not isinstance(value, dict):
-                    raise BadRowError("not an object")
-                row = Row(value)
-                column = row.first(PROMPT_COLUMNS)
-                prompt = fine_tuning_example(row).prompt if column is None else request(row, column)
-            except (BadRowError, DroppedError, MissingColumnsError) as error:
-                raise UserError(
-                    f"{what}: {one}, row {place}: {error}, expected a prompt ({', '.join(PROMPT_COLUMNS)}, or "
-                    "messages); correct the row"
-                ) from error
-            if prompt.text.strip():
-                found.setdefault(folded(prompt.text), prompt)
+        with called(what):
+            for place, value in rows_of(resolve(one, TASKS), None):
+                prompt = _prompt_in(value, f"{what}: {one}, row {place}")
+                if prompt.text.strip():
+                    found.setdefault(folded(prompt.text), prompt)
     if given and not found:
         raise UserError(f"{what}: {', '.join(given)} holds no prompt, expected at least one; check the file")
     if limit is None or len(found) <= limit:
         return list(found.values())
     chosen = set(sorted(found, key=lambda text: keyed_hash(seed, "limit", text))[:limit])
     return [prompt for text, prompt in found.items() if text in chosen]
+
+
+def _prompt_in(value: Any, where: str) -> Prompt:
+    try:
+        if not isinstance(value, dict):
+            raise BadRowError("not an object")
+        row = Row(value)
+        column = row.first(PROMPT_COLUMNS)
+        return fine_tuning_example(row).prompt if column is None else request(row, column)
+    except (BadRowError, DroppedError, MissingColumnsError) as error:
+        raise UserError(
+            f"{where}: {error}, expected a prompt ({', '.join(PROMPT_COLUMNS)}, or messages); correct the row"
+        ) from error
 
 
 def check_overlap(prompts: Sequence[Prompt], evaluation: Sequence[str]) -> None:
@@ -90,8 +103,9 @@ def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[l
     """
     if not given:
         return [], None
-    source = resolve(given[0], TASKS)
-    first = next((value for _, value in rows_of(source, None)), None)
+    with called("--skill"):
+        source = resolve(given[0], TASKS)
+        first = next((value for _, value in rows_of(source, None)), None)
     row = Row(first) if isinstance(first, Mapping) else None
     if row is not None and (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
         if len(given) > 1:

@@ -95,7 +95,7 @@ def uniform_noise(shape: tuple[int, ...] | torch.Size, seed: int, device: torch.
 
 def logistic_noise(u: Tensor) -> Tensor:
     """Logistic noise ``log u - log(1 - u)`` from uniform noise ``u`` in (0, 1)."""
-    return torch.log(u) - torch.log1p(-u)
+    return torch.logit(u)
 
 
 def relaxed_mask(logits: Tensor, seed: int, *, temperature: float = 0.5, noise: float = 1.0) -> Tensor:

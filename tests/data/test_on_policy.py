@@ -220,7 +220,7 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
         ({"--adapter": tmp_path / "nowhere"}, "--adapter: "),
         ({"--model": tmp_path / "other"}, "is not an adapter of"),
         ({"--prompts": tmp_path / "odd.json"}, "--prompts: .*odd.json, row 1: .*expected a prompt"),
-        ({"--prompts": "nowhere.json"}, "--source: nowhere.json does not exist"),
+        ({"--prompts": "nowhere.json"}, "--prompts: nowhere.json does not exist"),
         ({"--name": "a/b"}, "--name: 'a/b' cannot name a data set"),
     ):
         words = [word for pair in (usual_words | change).items() for word in pair]

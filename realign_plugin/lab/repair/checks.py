@@ -9,6 +9,26 @@ from realign_plugin.subspace.checkpoints import Checkpoint
 from realign_plugin.subspace.lora_adapters import read_lora
 
 
+def check_model(base: str) -> None:
+    """Refuse a base model that is not there; of a hub's model, its small configuration is fetched.
+
+    Args:
+        base: The base model: a folder or a hub id.
+
+    Raises:
+        UserError: If it cannot be found.
+    """
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"BASE: {base} cannot be loaded ({' '.join(str(error).split())[:120]}), expected a chat model's folder or "
+            "hub id; check the name"
+        ) from error
+
+
 def check_base(adapter: Path, option: str, base: str) -> None:
     """Refuse an adapter whose factors do not fit a base model's weights; a base that is not a folder is not looked at.
 

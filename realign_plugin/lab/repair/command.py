@@ -11,7 +11,7 @@ from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_base
+from realign_plugin.lab.repair.checks import check_base, check_model
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
@@ -70,6 +70,7 @@ class Request:
 
             check_template(self.template, Path(self.base))
         given: list[str | Path | None] = [self.base, self.adapter, self.aligned]
+        check_model(self.base)
         check_base(self.adapter, "ADAPTER", self.base)
         if self.aligned is not None:
             check_base(self.aligned, "--aligned", self.base)

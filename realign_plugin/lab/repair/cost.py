@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin.lab.repair.parts import Part, Parts
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, CUTOFF, ROWS, Inputs
+from realign_plugin.lab.repair.plan import ANSWER_TOKENS, CUTOFF, ROWS, Inputs, default_batch_size
 
 SIDE: Final = 2048
 """Side of the matrices whose product tells how fast the machine is."""
@@ -16,6 +16,12 @@ USED: Final = {"cuda": 0.15, "cpu": 0.4}
 """Share of that speed that a small training or generation reaches."""
 CHARACTERS: Final = 4
 """Characters of a token."""
+START: Final = 20.0
+"""Seconds until a process has imported its libraries and loaded the model."""
+TOKEN: Final = 0.03
+"""Seconds that a batch waits for its next token at least, however fast the device: launches, Python."""
+TRAINING_STEP: Final = 0.5
+"""The same of a training step."""
 STEP: Final = 8
 """Floating-point operations of a training step, for each weight and token: the student forwards and backwards, and the
 teacher."""
@@ -39,7 +45,9 @@ def lines(inputs: Inputs, parts: Parts) -> list[str]:
         tokens = 2.0 * answers * (row + ANSWER_TOKENS)
         tokens += STEP * len(inputs.methods) * spent.steps * ROWS * row
         tokens += sum(4.0 * times * len(part.skill) * row for part, times in rounds)
-        minutes = max(1, math.ceil(weights * tokens / _speed() / 60))
+        waits = START * (len(inputs.methods) + 3) + TRAINING_STEP * len(inputs.methods) * spent.steps
+        waits += TOKEN * ANSWER_TOKENS * answers / default_batch_size()
+        minutes = math.ceil((weights * tokens / _speed() + waits) / 60)
         found.append(f"About {minutes} minute{'s' if minutes > 1 else ''} on this machine, {_device()}.")
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from typing import Any, Final
 from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.conversations import ANSWER_COLUMNS, CONVERSATION_COLUMNS, fine_tuning_example
 from realign_plugin.data.examples import Example, Prompt
-from realign_plugin.data.prompts import read_prompts
+from realign_plugin.data.prompts import called, read_prompts
 from realign_plugin.data.selection import folded, keyed_hash
 from realign_plugin.data.sources import TASKS, resolve, rows_of
 from realign_plugin.errors import UserError
@@ -121,25 +121,9 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
     """
     found: dict[str, Example] = {}
     for one in given:
-        source = resolve(one, TASKS)
-        first = next((value for _, value in rows_of(source, None)), None)
-        row = Row(first) if isinstance(first, Mapping) else None
-        if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
-            for prompt in read_prompts([one], option, None, 0):
-                found.setdefault(folded(prompt.text), Example(prompt, ""))
-            continue
-        for place, value in rows_of(source, None):
-            try:
-                if not isinstance(value, dict):
-                    raise BadRowError("not an object")
-                example = fine_tuning_example(Row(value)).checked()
-            except DroppedError:
-                continue
-            except (BadRowError, MissingColumnsError) as error:
-                raise UserError(
-                    f"{option}: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
-                ) from error
-            found.setdefault(folded(example.prompt.text), example)
+        with called(option):
+            for example in _skill_of(one, option):
+                found.setdefault(folded(example.prompt.text), example)
     answered = sum(bool(example.answer) for example in found.values())
     if 0 < answered < len(found):
         raise UserError(
@@ -147,6 +131,27 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
             "of one kind"
         )
     return list(found.values())
+
+
+def _skill_of(one: str, option: str) -> Iterator[Example]:
+    """The rows of one source."""
+    source = resolve(one, TASKS)
+    first = next((value for _, value in rows_of(source, None)), None)
+    row = Row(first) if isinstance(first, Mapping) else None
+    if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
+        yield from (Example(prompt, "") for prompt in read_prompts([one], option, None, 0))
+        return
+    for place, value in rows_of(source, None):
+        try:
+            if not isinstance(value, dict):
+                raise BadRowError("not an object")
+            yield fine_tuning_example(Row(value)).checked()
+        except DroppedError:
+            continue
+        except (BadRowError, MissingColumnsError) as error:
+            raise UserError(
+                f"{option}: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
+            ) from error
 
 
 def write(folder: Path, part: Part) -> dict[str, Path]:

@@ -50,6 +50,17 @@ ANSWER_TOKENS: Final = 64
 SKILL_TOKENS: Final = 256
 """Tokens of an answer to a prompt of the skill, at most, where the skill's data has none."""
 
+CPU_BATCH: Final = 16
+GPU_BATCH: Final = 128
+"""Prompts answered at a time; halved where they do not fit."""
+
+
+def default_batch_size() -> int:
+    """Prompts answered at a time on this machine."""
+    import torch
+
+    return GPU_BATCH if torch.cuda.is_available() else CPU_BATCH
+
 
 class Inputs(BaseModel):
     """What the user gave.

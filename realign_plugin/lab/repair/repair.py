@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
@@ -13,21 +13,16 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
+from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method
+from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.session import Session
-
-OPTIONS: Final = {"--model: the aligned model": "BASE: the aligned model", "--adapter: it": "ADAPTER: it"}
-"""How the messages of ``realign data on-policy`` are put here."""
-CPU_BATCH: Final = 16
-GPU_BATCH: Final = 128
-"""Prompts answered at a time; halved where they do not fit."""
 
 
 class Repair:
@@ -95,16 +90,13 @@ class Repair:
         files = parts.write(self.folders.data / "prompts", self.parts.train)
         if not done.exists():
             spent = self.inputs.spent
-            try:
-                made = data.on_policy(
-                    self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
-                    aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
-                    sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
-                    skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
-                    batch_size=self._batch_size, overwrite=True, answerer=self._answerer,
-                )  # fmt: skip
-            except UserError as error:
-                raise UserError(_reworded(str(error))) from error
+            made = data.on_policy(
+                self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
+                aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
+                sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
+                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, options=("BASE", "ADAPTER"),
+            )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
         return "skill" in files
@@ -173,6 +165,7 @@ class Repair:
         rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
+        write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
         study = writing.study_of(self.inputs, rows, kept)
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
         writing.write_run(self.folders, study, tables, trained)
@@ -208,13 +201,6 @@ def _session(judge: str | None) -> Session | None:
     return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
 
 
-def default_batch_size() -> int:
-    """Prompts answered at a time on this machine."""
-    import torch
-
-    return GPU_BATCH if torch.cuda.is_available() else CPU_BATCH
-
-
 def _free() -> None:
     """Give the models' memory back before a training needs it."""
     import torch
@@ -222,9 +208,3 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _reworded(message: str) -> Any:
-    for theirs, ours in OPTIONS.items():
-        message = message.replace(theirs, ours)
-    return message

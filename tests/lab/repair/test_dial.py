@@ -58,3 +58,17 @@ def test_cost_is_disagreement_and_the_share_of_the_skill_lost() -> None:
 
 def test_names_have_no_points() -> None:
     assert Candidate("masks", 0.75).name == "masks-75"
+
+
+def test_refusing_less_harm_or_more_that_is_harmless_costs_extra() -> None:
+    def made(harmful: int, benign: int) -> Readings:
+        def some(count: int, right: int) -> list[Reading]:
+            return [Reading(refuses=n < count, incoherent=False, agrees=(n < count) == (n < right)) for n in range(10)]
+
+        return Readings(harmful=some(harmful, 6), benign=some(benign, 4), skill=[])
+
+    aligned = made(6, 4)
+    assert cost(made(4, 4), aligned, aligned).harmful == pytest.approx(0.4)
+    assert cost(made(8, 4), aligned, aligned).harmful == pytest.approx(0.2)
+    assert cost(made(6, 6), aligned, aligned).benign == pytest.approx(0.4)
+    assert cost(made(6, 2), aligned, aligned).benign == pytest.approx(0.2)

@@ -102,6 +102,10 @@ def test_prompts_in_an_adapter_out(given: dict[str, Any], capsys: pytest.Capture
     recipe = yaml.safe_load((given["out"] / "work" / "masks.yaml").read_text())
     assert recipe["stage"] == "safety_distill"
     assert "<html" in (given["out"] / "report.html").read_text()
+    text = (given["out"] / "README.md").read_text()
+    assert text.startswith('---\nbase_model: "base"\nlibrary_name: peft')
+    assert found["verdict"]["sentence"] in text
+    assert given["base"] not in text
     said = capsys.readouterr().out
     assert found["verdict"]["sentence"][:60] in " ".join(said.split())
     assert "To do: " in said
@@ -199,7 +203,11 @@ def wrong_base(given: dict[str, Any]) -> dict[str, Any]:
         (lambda given: {"test": given["prompts"]}, "--test: 40 of its 40 prompts"),
         (lambda given: {"out": given["adapter"]}, "is an input"),
         (lambda given: {"adapter": given["adapter"] / "missing"}, "ADAPTER: "),
-        (lambda given: {"prompts": ["nowhere.json"]}, "nowhere.json does not exist"),
+        (lambda given: {"prompts": ["nowhere.json"]}, "--prompts: nowhere.json does not exist"),
+        (lambda given: {"skill": ["gsm8kk"]}, "--skill: 'gsm8kk' is unknown"),
+        (lambda given: {"benign": ["nobody/nothing"]}, "--benign: nobody/nothing, split 'train', cannot be fetched"),
+        (lambda given: {"base": "no/such-model"}, "BASE: no/such-model cannot be loaded"),
+        (lambda given: {"base": given["out"].with_name("nothing")}, "BASE: "),
     ],
 )
 def test_bad_inputs_before_a_model_is_loaded(given: dict[str, Any], change: Any, told: str) -> None:
