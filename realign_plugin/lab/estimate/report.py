@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.lab.estimate.disk import (
-    checkpoint_bytes,
-    export_bytes,
-    final_bytes,
-    folder_bytes,
-    model_bytes,
-)
+from realign_plugin.lab.estimate.disk import checkpoint_bytes, export_bytes, final_bytes, folder_bytes, model_bytes
 from realign_plugin.lab.estimate.memory import CARDS, WAYS, Memory, alone, per_process
 from realign_plugin.lab.estimate.parameters import by_module, lora_rival
 from realign_plugin.lab.estimate.study import StudyCost
@@ -111,7 +105,7 @@ def print_training(values: Values, config: Path) -> None:
     console.print(
         f"{config}: {model['architecture']}, {model['parameters']:,} parameters in {model['dtype']}; "
         f"{batch['rows']} rows of {batch['tokens']} tokens at a time, gradient checkpointing "
-        f"{'on' if batch['checkpointing'] else 'off'}",
+        f"{'on' if batch['checkpointing'] else 'off'}"
     )
     numbers = values["parameters"]
     if numbers["modules"]:
@@ -219,7 +213,7 @@ def _print_judge(console: Any, values: Values) -> None:
     console.print(
         f"{values['evaluations']} evaluations, {judge['answers']:,} answers of ours to judge. {asked} "
         f"{judge['calls']:,} times at most: {judge['prompt_tokens']:,} tokens sent, {judge['completion_tokens']:,} "
-        f"back{price}.",
+        f"back{price}."
     )
 
 

@@ -98,11 +98,7 @@ def _share(
     ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", folded(_text(one))))
     many = min(test, int(TEST * len(ordered))) if not tests else 0
     some = min(validation, int(VALIDATION * len(ordered)))
-    return (
-        ordered[many + some :][:train],
-        ordered[many : many + some],
-        list(tests) or ordered[:many],
-    )
+    return (ordered[many + some :][:train], ordered[many : many + some], list(tests) or ordered[:many])
 
 
 def _text(one: Any) -> str:

@@ -174,10 +174,9 @@ def sentence(found: Sequence[Comparison]) -> str:
         risen = f", and harm rose beyond chance on {verdicts.count('worse')}" if "worse" in verdicts else ""
         certain = f"; the fall in harm is clear of chance on {clear} of {len(verdicts)}{risen}"
     elif verdicts:
-        certain = {
-            "better": "; the fall in harm is clear of chance",
-            "worse": "; harm rose beyond chance",
-        }.get(verdicts[0], "; the change in harm is not clear of chance")
+        certain = {"better": "; the fall in harm is clear of chance", "worse": "; harm rose beyond chance"}.get(
+            verdicts[0], "; the change in harm is not clear of chance"
+        )
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
     where = f"Across {len(found)} groups of models, realignment" if len(found) > 1 else "Realignment"
     return f"{where} took {listed}{certain}."

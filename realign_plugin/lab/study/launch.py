@@ -219,7 +219,9 @@ def plan_only(plan: Plan) -> None:
 def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int:
     """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``.
 
-    It gets a process group of its own, and is told when this process is: no step goes on alone.
+    It gets a process group of its own, and is told when this process is: no step goes on alone. It does not lock the
+    folder, as its locks outlive a process that was killed; ``alone`` and ``run.held`` do. Only times make a step
+    run again here: ``Plan.stale`` has found out what changed, which snakemake does not know of earlier studies.
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
