@@ -15,7 +15,7 @@ from realign_plugin.lab.study.data_config import DataSet
 from realign_plugin.lab.study.masking import Masks, Trained
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning, Topics
 from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import TableSpec
+from realign_plugin.lab.study.steps import TableSpec, distinct
 from realign_plugin.lab.study.strengths import strength
 
 if TYPE_CHECKING:
@@ -95,11 +95,9 @@ def topics(builder: Builder, section: Topics) -> None:
         m for m in builder.plan.models.values() if m.id in builder.measuring.main and m.group in ("start", *tasks)
     ]
     steps = builder.measuring.evaluations(models, "results-topics", section.evaluate)
-    spec = TableSpec(
-        "topics", "Topic by topic", f"{', '.join(section.evaluate)}, one topic a column.",
-        tuple(model.id for model in models), "results-topics", tuple(section.evaluate), detail=True,
-    )  # fmt: skip
-    builder.plan.targets["topics"] = [builder.measuring.table(spec, tuple(dict.fromkeys(steps.values())))]
+    text, ids = f"{', '.join(section.evaluate)}, one topic a column.", tuple(model.id for model in models)
+    spec = TableSpec("topics", "Topic by topic", text, ids, "results-topics", tuple(section.evaluate), detail=True)
+    builder.plan.targets["topics"] = [builder.measuring.table(spec, distinct(steps.values()))]
 
 
 def data_efficiency(builder: Builder, section: Pick) -> None:

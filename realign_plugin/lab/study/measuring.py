@@ -19,7 +19,7 @@ from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.references import Reference
 from realign_plugin.lab.study.sections import Arguments
-from realign_plugin.lab.study.steps import Step, TableSpec
+from realign_plugin.lab.study.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
@@ -110,19 +110,17 @@ class Measuring:
         self, part: Sequence[Model], results: str, tasks: Sequence[str], metadata: Arguments, known: Reference | None
     ) -> dict[str, str]:
         """A step that measures models in one process."""
-        name = f"{'evaluate' + results.removeprefix('results')}-{part[0].id}"
-        several = f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
+        first, name = part[0].id, f"evaluate{results.removeprefix(RESULTS)}-{part[0].id}"
+        says = f"{first} … {part[-1].id}: measuring {len(part)}" if len(part) > 1 else f"{first}: measuring"
         with_it = {model.id: known for model in part if known and self._compared(tasks or model.tasks, known, tasks)}
+        does = tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part)
+        needs = (*self._makers(part), *distinct(one.step for one in with_it.values()))
+        creates, gpus = tuple(command.out for command in does), self.config.machine.gpus_per_evaluation
+        inputs = self._given(part)
+        kind: Kind = "validate" if results == CHOOSING else "evaluate"
         step = Step(
-            name, "validate" if results == CHOOSING else "evaluate",
-            several if len(part) > 1 else f"{part[0].id}: measuring",
-            tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part),
-            (*self._makers(part), *dict.fromkeys(one.step for one in with_it.values())),
-            self._given(part),
-            creates=tuple(self.path(results, model.id) for model in part),
-            threads=self.threads, gpus=self.config.machine.gpus_per_evaluation,
-            together=True,
-        )  # fmt: skip
+            name, kind, says, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
+        )
         return dict.fromkeys((model.id for model in part), self.plan.add(step))
 
     def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
@@ -154,7 +152,7 @@ class Measuring:
     def _makers(self, models: Sequence[Model]) -> tuple[str, ...]:
         """Steps that make models and the tokenizer, or those that come before all others."""
         names = [*(model.step for model in models), self.tokenizer[1]]
-        return tuple(dict.fromkeys(name for name in names if name)) or self._before()
+        return distinct(names) or tuple(entry.name for entry in self.config.prepare)
 
     def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
         """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
@@ -176,9 +174,6 @@ class Measuring:
             found = sorted((Path(self.plan.cwd) / str(folder)).rglob("*"))
             files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
         return tuple(files)
-
-    def _before(self) -> tuple[str, ...]:
-        return tuple(entry.name for entry in self.config.prepare)
 
     def choice(self, group: str, method: str, label: str, step: str, tried: Mapping[float, str]) -> None:
         """A row whose strength is chosen on the validation prompts.
@@ -227,13 +222,10 @@ class Measuring:
         for row, tried in self.plan.choices.items():
             model = self.plan.models[row]
             command = Line(("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row))
-            step = Step(
-                f"choose-{row}", "choose", f"{row}: choosing among {len(tried)} strengths", (command,),
-                tuple(dict.fromkeys(steps[name] for name in tried)),
-                texts={self.path("choices", f"{row}.rule.json"): self._rule()},
-                creates=(str(model.choice), model.pretrained),
-            )  # fmt: skip
-            self.plan.add(step)
+            says, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
+            texts = {self.path("choices", f"{row}.rule.json"): self._rule()}
+            creates = (str(model.choice), model.pretrained)
+            self.plan.add(Step(f"choose-{row}", "choose", says, (command,), needs, texts=texts, creates=creates))
 
     def _rule(self) -> str:
         """What a choice goes by, so that it is made again when that changes."""
@@ -245,7 +237,7 @@ class Measuring:
         self.choices()
         models = list(self.plan.models.values())
         self.main = self.evaluations(models)
-        needs = tuple(dict.fromkeys(self.main.values()))
+        needs = distinct(self.main.values())
         ids = tuple(model.id for model in models)
         main = TableSpec("main", "Before and after", "Each model on both axes, safety and skill.", ids)
         self.plan.targets["main"] = [self.table(main, needs)]
@@ -260,13 +252,11 @@ class Measuring:
         rows = {m.id: [m.label, m.role, self.plan.groups.get(m.group, m.group)] for m in models}
         columns = [column.model_dump() for column in self.config.evaluate.columns]
         what = {"rows": rows, "columns": columns, "title": spec.title, "description": spec.description}
-        step = Step(
-            f"table-{spec.name}", "table", f"{spec.name}: table of {len(spec.models)} models",
-            (Line(("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name)),), needs,
-            texts={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
-            creates=(self.path("tables", f"{spec.name}.json"), self.path("tables", f"{spec.name}.md")),
-        )  # fmt: skip
-        return self.plan.add(step)
+        line = Line(("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name))
+        texts = {self.path("tables", f"{spec.name}.rows.json"): _json(what)}
+        creates = tuple(self.path("tables", f"{spec.name}.{suffix}") for suffix in ("json", "md"))
+        says = f"{spec.name}: table of {len(spec.models)} models"
+        return self.plan.add(Step(f"table-{spec.name}", "table", says, (line,), needs, texts=texts, creates=creates))
 
 
 def _json(value: Any) -> str:
