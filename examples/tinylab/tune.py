@@ -20,7 +20,6 @@ from realign_plugin.lab.study import launch
 from realign_plugin.lab.study.choose import score
 from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.loading import load, parse
-from realign_plugin.lab.study.tables import key
 
 HERE = Path(__file__).parent
 SEED = 10
@@ -107,8 +106,9 @@ def fusion_score(row: dict[str, float]) -> tuple[float, float]:
 
 def training_score(config: StudyConfig, row: dict[str, float], fused: bool) -> tuple[float, float]:
     """The study's own rule; the second skill counts only where it was to be learnt."""
-    columns = [column for column in config.evaluate.columns if fused or column.label != "second skill"]
-    return score({key(column): row[column.label] for column in columns}, columns)
+    asked = [section.column() for section in config.evaluate.columns]
+    columns = [column for column in asked if fused or column.label != "second skill"]
+    return score({column.key: row[column.label] for column in columns}, columns)
 
 
 def table(head: str, rows: list[tuple[str, dict[str, float], bool]]) -> Iterator[str]:

@@ -57,11 +57,12 @@ def repair(
     """Repair a fine-tuned adapter: prompts in, a plain LoRA adapter out, measured before and after. Resumes."""
     from realign_plugin.lab.repair import command
 
-    command.repair(
+    request = command.Request(
         base, adapter, out, aligned=aligned, prompts=prompts, benign=benign, skill=skill, test=test,
         test_benign=test_benign, test_skill=test_skill, budget=budget, method=method,
         template=template, judge=judge, seed=seed, write_study=write_study, overwrite=overwrite,
     )  # fmt: skip
+    command.repair(request)
 
 
 def study(

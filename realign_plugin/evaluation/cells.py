@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator
 
 from realign_plugin.evaluation.metrics import Z95, difference, wilson
 
@@ -15,6 +17,14 @@ SHARES: Final = (*RIGHT_OR_WRONG, "f1", "prompt_level_strict_acc", "inst_level_s
 """Metrics that lie between 0 and 1."""
 NO_METRICS: Final = ("alias", "name", "sample_len", "sample_count")
 """Keys of a task's row that are not metrics of it."""
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Finite = Annotated[float | None, BeforeValidator(_finite)]
+"""A number; NaN and infinity, which Python's JSON allows, are read as None."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +37,19 @@ class Cell:
         high: High end.
         hits: What a rate was counted from.
         count: Of how many.
+        reason: Why there is no number.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    hits: float | None = None
-    count: int | None = None
+    value: Finite = None
+    low: Finite = None
+    high: Finite = None
+    hits: Finite = None
+    count: Annotated[int | None, BeforeValidator(_finite)] = None
+    reason: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """As JSON: without a reason where there is none."""
+        return {name: value for name, value in asdict(self).items() if name != "reason" or value}
 
     def text(self) -> str:
         """As a table shows it."""

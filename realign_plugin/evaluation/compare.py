@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
                     "metric": label,
                     "higher_is_better": better,
                     "part": any(label in model.members for model in models),
-                    "cells": [asdict(cell) for cell in cells],
+                    "cells": [cell.values() for cell in cells],
                     "differences": [difference_of(cell, cells[0]) for cell in cells[1:]],
                 }
             )

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
 from realign_plugin.evaluation.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
-from realign_plugin.evaluation.result_files import read_results
+from realign_plugin.evaluation.result_files import OURS, Results, newest
 
-SAFETY: Final = tuple(HIGHER_IS_BETTER["harmful"])
 TEXTS: Final = "prompts (sha256) of"
 
 
@@ -54,31 +52,30 @@ def read_model(entry: str) -> Model:
     given_name, separator, given = entry.partition("=")
     if not separator or os.path.exists(entry):  # which, unlike pathlib, takes a name that is too long
         given_name, given = "", entry
-    path = _newest(Path(given))
-    data = read_results(path)
-    model = Model(given_name or _name(data, path), str(path), conditions=conditions_of(data))
-    intervals = data.get("realign", {}).get("intervals", {})
-    for task, row in data["results"].items():
-        better = data.get("higher_is_better", {}).get(task, {})
-        ours = [key for key in row if key.partition(",")[0] in SAFETY]
+    path = _file(Path(given))
+    results = Results.read(path)
+    model = Model(given_name or _name(results.data, path), str(path), conditions=conditions_of(results))
+    for task, row in results.tasks.items():
+        better = results.higher.get(task, {})
+        ours = [key for key in row if key.partition(",")[0] in OURS]
         for key in ours:
             metric = key.partition(",")[0]
             label = f"{task}: {metric}"
-            model.safety[label] = safety_cell(row[key], intervals.get(task, {}).get(metric) or {})
+            model.safety[label] = safety_cell(row[key], results.interval(task, metric))
             model.higher_is_better[label] = better.get(metric) is not False
         if not ours:
-            _add_skill(model, task, row, better, task in data.get("group_subtasks", {}))
-    model.members = _members(model, data.get("group_subtasks", {}))
+            _add_skill(model, task, row, better, task in results.members)
+    model.members = _members(model, results.members)
     return model
 
 
-def _newest(path: Path) -> Path:
+def _file(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
-    found = sorted(path.rglob("results_*.json"), key=lambda p: p.name)
-    if not found:
+    found = newest(path)
+    if found is None:
         raise UserError(f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)")
-    return found[-1]
+    return found
 
 
 def _name(data: Mapping[str, Any], path: Path) -> str:
@@ -123,15 +120,14 @@ def _members(model: Model, subtasks: Mapping[str, Any]) -> set[str]:
     return {label for label in model.skill if label.partition(": ")[0] in below}
 
 
-def conditions_of(data: Mapping[str, Any]) -> dict[str, str]:
+def conditions_of(results: Results) -> dict[str, str]:
     """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
-    found = {}
+    found, data, judge = {}, results.data, results.judge
     for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
         for task, value in data.get(key, {}).items():
             found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
     for task, value in data.get("task_hashes", {}).items():
         found[f"{TEXTS} {task}"] = str(value)[:8]
-    judge = data.get("realign", {}).get("judge", {})
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
         found |= {f"judge's {key}": str(judge[key]) for key in ("mode", "prompts", "order") if key in judge}

@@ -1,9 +1,10 @@
-"""lm-eval's results files, read: what is in them has the shape that is read on, or is refused in one line."""
+"""lm-eval's results files: what is in them has the expected shape, or is refused in one line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Required
 
@@ -11,11 +12,15 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
+from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell
 from realign_plugin.text_files import checked, read_json
 
 LARGEST: Final = 1e100
 """Of a metric; the square of a larger one is no longer a number."""
 EXPECTED: Final = "lm-eval's results_….json"
+OURS: Final = tuple(HIGHER_IS_BETTER["harmful"])
+"""The plugin's own metrics."""
 FIX: Final = "give the file as lm-eval wrote it (--output_path)"
 
 
@@ -116,3 +121,64 @@ def _check_group(name: str, groups: Mapping[str, Sequence[str]], above: tuple[st
         raise UserError(f"results: {path}: group_subtasks: {name} is in itself, expected a tree of groups; {FIX}")
     for child in groups.get(name, ()):
         _check_group(child, groups, (*above, name), path)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest results file below a folder; None if there is none."""
+    return max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
+
+
+@dataclass(frozen=True)
+class Results:
+    """One results file.
+
+    Attributes:
+        tasks: Metrics by task and group.
+        intervals: Of the plugin's metrics, by task and metric.
+        higher: By task and metric, whether more is better.
+        members: Tasks of each group.
+        judge: Who judged, and how.
+        data: The whole file.
+    """
+
+    tasks: Mapping[str, Mapping[str, Any]]
+    intervals: Mapping[str, Mapping[str, Mapping[str, Any] | None]]
+    higher: Mapping[str, Mapping[str, bool]]
+    members: Mapping[str, Sequence[str]]
+    judge: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read a file.
+
+        Raises:
+            UserError: If it is not lm-eval's.
+        """
+        data = read_results(path)
+        ours = data.get("realign", {})
+        higher, members = data.get("higher_is_better", {}), data.get("group_subtasks", {})
+        return cls(data["results"], ours.get("intervals", {}), higher, members, ours.get("judge", {}), data)
+
+    def leaves(self, name: str) -> list[str]:
+        """The tasks of a group, or the task itself."""
+        below = self.members.get(name) or []
+        return [leaf for child in below for leaf in self.leaves(child)] if below else [name]
+
+    def interval(self, task: str, metric: str) -> Mapping[str, Any]:
+        """What is noted of one of the plugin's metrics; empty where nothing is."""
+        return self.intervals.get(task, {}).get(metric) or {}
+
+    def cell(self, task: str, metric: str) -> Cell:
+        """A number with its interval, or why there is none."""
+        row = self.tasks.get(task)
+        if row is None:
+            return Cell(reason=f"not measured: {task} is not among this model's tasks")
+        key = next((k for k in row if k.partition(",")[0] == metric), None)
+        if key is None:
+            return Cell(reason=f"no {metric} in lm-eval's results of {task}")
+        known = self.interval(task, metric)
+        if known or metric in OURS:
+            cell = safety_cell(row[key], known)
+            return cell if cell.value is not None else Cell(reason=str(known.get("not_available", "no verdict")))
+        return skill_cell(row, key) if isinstance(row[key], (int, float)) else Cell(reason=f"{row[key]}")

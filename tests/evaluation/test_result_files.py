@@ -72,7 +72,7 @@ def read_all(sound: Path, file: Path) -> None:
     print_comparison(found)
     markdown(found).encode()
     json.dumps(found, allow_nan=False)
-    known = tables.read_results(file.parent)
+    known = tables.results_of(file.parent)
     assert known is not None
     known.leaves("all")
     for task, row in known.tasks.items():

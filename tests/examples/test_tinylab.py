@@ -20,11 +20,11 @@ import tune  # noqa: E402
 import world as tinylab  # noqa: E402
 
 from realign_plugin.evaluation.metrics import describe  # noqa: E402
+from realign_plugin.evaluation.result_files import Results  # noqa: E402
 from realign_plugin.lab.study.catalogue import METHODS  # noqa: E402
 from realign_plugin.lab.study.launch import build  # noqa: E402
 from realign_plugin.lab.study.loading import load  # noqa: E402
 from realign_plugin.lab.study.plan import Plan  # noqa: E402
-from realign_plugin.lab.study.tables import Results, key  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,7 @@ GROUPS = ("harmful", "benign", "instruction", "skill", "second_skill")
 
 
 CONFIG = load(HERE / "study.yaml")
+COLUMNS = [section.column() for section in CONFIG.evaluate.columns]
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +169,8 @@ def results_of(answers: list[str]) -> Results:
 
 def row_of(results: Results) -> dict[str, Any]:
     """The demo's row of a model: the study's table, flat."""
-    cells = {key(c): vars(results.cell(c.task, c.metric)[0]) for c in CONFIG.evaluate.columns}
-    columns = [{"key": key(c), "metric": c.metric} for c in CONFIG.evaluate.columns]
+    cells = {c.key: vars(results.cell(c.task, c.metric)) for c in COLUMNS}
+    columns = [{"key": c.key, "metric": c.metric} for c in COLUMNS]
     found: dict[str, Any] = table.flat({"columns": columns, "rows": [{"label": "it", "cells": cells}]})[0]
     return found
 
@@ -178,7 +179,7 @@ def test_gibberish_is_neither_harmful_nor_a_refusal() -> None:
     results = results_of(["red red", "red .", "red .", "blue .", "red ."])
     row = row_of(results)
     assert (row["harmful_rate"], row["over_refusal"]) == (0.0, 0.0)
-    assert results.cell("tinylab", "refusal_rate")[0].value == 0.0
+    assert results.cell("tinylab", "refusal_rate").value == 0.0
     assert (row["instruction_accuracy"], row["skill_accuracy"], row["gibberish_rate"]) == (1.0, 0.0, 0.2)
     assert row["second_skill_accuracy"] == 1.0
     assert row["gibberish_rate_count"] == 5
@@ -279,9 +280,9 @@ def test_the_table_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "RESTA (1)",
         "realigned (soft), seed 1",
     ]
-    columns = [{"key": key(c), "metric": c.metric} for c in CONFIG.evaluate.columns]
+    columns = [{"key": c.key, "metric": c.metric} for c in COLUMNS]
     results = results_of(["red ."] * 5)
-    cells = {key(c): vars(results.cell(c.task, c.metric)[0]) for c in CONFIG.evaluate.columns}
+    cells = {c.key: vars(results.cell(c.task, c.metric)) for c in COLUMNS}
     rows: list[dict[str, Any]] = [{"label": name, "cells": cells} for name in names]
     rows[names.index("RESTA (1)")]["choice"] = {"strength": 1.0, "tried": {"0.5": {}, "1": {}}}
     (tmp_path / "tables").mkdir()

@@ -70,11 +70,6 @@ class AdapterShapes:
 def adapter_shapes(path: str | Path, model: ModelShapes, what: str) -> AdapterShapes:
     """Shapes of an adapter on disk, from its configuration; the dtype from the header of its file, if it is there.
 
-    Args:
-        path: Its folder.
-        model: The model that it is for.
-        what: What the user calls it.
-
     Raises:
         UserError: If it is missing, no LoRA adapter, or names modules that the model lacks.
     """
@@ -125,11 +120,6 @@ def _lora_ranks(path: str, model: ModelShapes) -> dict[str, int]:
 
 def planned_adapter(options: Mapping[str, Any], model: ModelShapes, what: str) -> AdapterShapes:
     """Shapes of an adapter that LLaMA-Factory is yet to train.
-
-    Args:
-        options: Options of that training.
-        model: The model.
-        what: The option that modules are named by.
 
     Raises:
         UserError: If ``lora_target`` names modules that the model lacks.

@@ -36,11 +36,7 @@ SMALL: Final = 28 * 1024
 
 
 def safetensors_bytes(tensors: Tensors) -> int:
-    """Size of a safetensors file, header included.
-
-    Args:
-        tensors: What it holds.
-    """
+    """Size of a safetensors file, header included."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, (shape, dtype) in sorted(tensors.items(), key=lambda item: (-item[1][1].itemsize, item[0])):

@@ -17,11 +17,7 @@ TEACHERS: Final = ("aligned", "fine_tuned")
 
 
 def fake_model(training: Training) -> Any:
-    """The model with its masks or adapters, ready to train; call it where torch's fake mode is active.
-
-    Args:
-        training: The training.
-    """
+    """The model with its masks or adapters, ready to train; call it where torch's fake mode is active."""
     shapes = training.model
     with torch.device("meta"):
         model = _attached(meta_model(shapes.config, shapes.name, dtype=shapes.dtype), training)
@@ -36,12 +32,7 @@ def fake_model(training: Training) -> Any:
 
 
 def kept_bytes(model: Any, training: Training) -> tuple[dict[str, int], int, int]:
-    """Bytes that are there throughout, by kind; and those of the largest layer, and of all that is in no layer.
-
-    Args:
-        model: What ``fake_model`` made.
-        training: The training.
-    """
+    """Bytes that are there throughout, by kind; and those of the largest layer, and of all that is in no layer."""
     kept: dict[str, int] = {}
     stacks: dict[str, int] = {}
     for name, parameter in model.named_parameters():

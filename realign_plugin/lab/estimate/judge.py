@@ -1,9 +1,9 @@
-"""How often a judge is asked, and how many tokens that takes at most: from lm-eval's command lines."""
+"""How often a judge is asked, and how many tokens that takes at most."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.prompt_sets import number_of_prompts, prompt_sets
 from realign_plugin.evaluation.settings import EvaluationSettings
-from realign_plugin.text_files import json_option
+from realign_plugin.lab.study.commands import Measure
 
 ANSWER: Final = 512
 """Tokens of an answer at most, unless ``--gen_kwargs`` says otherwise: ``evaluation.task.MAX_TOKENS``."""
@@ -47,27 +47,21 @@ class Calls:
     local: bool = True
 
 
-def judge_calls(command: Sequence[str]) -> Calls:
+def judge_calls(command: Measure) -> Calls:
     """What a judge is asked in one run of lm-eval.
-
-    Args:
-        command: Its command line.
 
     Raises:
         UserError: If a setting of the judge means nothing.
     """
-    flags = _flags(command)
-    metadata = json_option(flags.get("metadata") or "{}", "--metadata")
     # Whether there is a judge is told apart from what it would be asked: a key may be set later.
-    settings = EvaluationSettings.load(metadata | {"judge": "off"})
-    asked = _asked(metadata)
-    include = Path(flags["include_path"]) if flags.get("include_path") else None
-    calls = Calls(judging=asked, model=settings.judge_model)
-    answer = _answer_tokens(flags.get("gen_kwargs"))
-    for part in prompt_sets([name.strip() for name in flags.get("tasks", "").split(",")], include):
+    settings = EvaluationSettings.load(command.metadata | {"judge": "off"})
+    include = command.options.get("include_path")
+    calls = Calls(judging=_asked(command.metadata), model=settings.judge_model)
+    answer = _answer_tokens(command.options.get("gen_kwargs"))
+    for part in prompt_sets(command.tasks, Path(str(include)) if include else None):
         count, local = number_of_prompts(part, settings.safety_data)
         calls.local &= local
-        count = _limited(count, flags.get("limit"))
+        count = _limited(count, command.options.get("limit"))
         mode = "refusal" if part.kind == "benign" else settings.judge_mode
         calls.answers += count
         _add(calls, count, _question(mode, answer), 0 if mode == "moderation" else settings.judge_max_tokens)
@@ -102,24 +96,16 @@ def _question(mode: str, answer: int) -> int:
     return around + PROMPT + answer * (2 if mode == "preference" else 1)
 
 
-def _limited(count: int, limit: str | None) -> int:
+def _limited(count: int, limit: Any) -> int:
     if not limit:
         return count
     number = float(limit)
     return min(count, math.ceil(count * number) if number < 1 else int(number))
 
 
-def _answer_tokens(given: str | None) -> int:
-    for part in (given or "").split(","):
+def _answer_tokens(given: Any) -> int:
+    for part in str(given or "").split(","):
         key, _, value = part.partition("=")
         if key.strip() in ("max_gen_toks", "max_new_tokens", "max_tokens") and value.strip().isdigit():
             return int(value)
     return ANSWER
-
-
-def _flags(command: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for word, value in zip(command, [*command[1:], ""], strict=True):
-        if word.startswith("--"):
-            found[word.removeprefix("--")] = "" if value.startswith("--") else value
-    return found

@@ -64,13 +64,7 @@ def alone(training: Training) -> Memory:
 
 
 def per_process(training: Training, way: Way, processes: int) -> Memory:
-    """Peak of one of several processes that train together; each has a batch of its own.
-
-    Args:
-        training: The training.
-        way: How they share it.
-        processes: How many they are.
-    """
+    """Peak of one of several processes that train together; each has a batch of its own."""
     step = step_of(training)
     kept, shared = _kept(training, step), dict[str, int]()
     half = training.precision in ("bf16", "fp16")

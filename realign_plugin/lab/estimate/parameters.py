@@ -17,9 +17,6 @@ from realign_plugin.training.preflight import DISTILL
 def by_module(training: Training) -> list[dict[str, Any]]:
     """Rows for modules that are alike: the last part of their name, shape and rank.
 
-    Args:
-        training: The training.
-
     Returns:
         ``{"target", "modules", "weight", "rank", "elements", "logits"}`` each, the last two over all its modules.
     """

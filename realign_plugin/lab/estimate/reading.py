@@ -43,10 +43,6 @@ ALIKE: Final = 0.86
 def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """A YAML file's own keys with overrides on top.
 
-    Args:
-        path: The file.
-        overrides: ``key=value``.
-
     Raises:
         UserError: If it cannot be read, or an override is none.
     """

@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.lab.estimate.disk import (
-    checkpoint_bytes,
-    export_bytes,
-    final_bytes,
-    folder_bytes,
-    model_bytes,
-)
+from realign_plugin.lab.estimate.disk import checkpoint_bytes, export_bytes, final_bytes, folder_bytes, model_bytes
 from realign_plugin.lab.estimate.memory import CARDS, WAYS, Memory, alone, per_process
 from realign_plugin.lab.estimate.parameters import by_module, lora_rival
 from realign_plugin.lab.estimate.study import StudyCost
@@ -30,12 +24,7 @@ def size(count: float) -> str:
 
 
 def training_values(training: Training, processes: int) -> Values:
-    """All numbers of one training, ready for JSON; bytes unless said otherwise.
-
-    Args:
-        training: The training.
-        processes: Over how many processes it would be spread.
-    """
+    """All numbers of one training, ready for JSON; bytes unless said otherwise."""
     model, rival = training.model, lora_rival(training)
     ways = {way: _memory(per_process(training, way, processes)) for way in WAYS}
     exports = {name: export_bytes(training, dtype) for name, dtype in _exports()}
@@ -116,7 +105,7 @@ def print_training(values: Values, config: Path) -> None:
     console.print(
         f"{config}: {model['architecture']}, {model['parameters']:,} parameters in {model['dtype']}; "
         f"{batch['rows']} rows of {batch['tokens']} tokens at a time, gradient checkpointing "
-        f"{'on' if batch['checkpointing'] else 'off'}",
+        f"{'on' if batch['checkpointing'] else 'off'}"
     )
     numbers = values["parameters"]
     if numbers["modules"]:
@@ -224,7 +213,7 @@ def _print_judge(console: Any, values: Values) -> None:
     console.print(
         f"{values['evaluations']} evaluations, {judge['answers']:,} answers of ours to judge. {asked} "
         f"{judge['calls']:,} times at most: {judge['prompt_tokens']:,} tokens sent, {judge['completion_tokens']:,} "
-        f"back{price}.",
+        f"back{price}."
     )
 
 

@@ -74,9 +74,6 @@ class _NoAddresses(TorchFunctionMode):
 def step_memory(training: Training) -> StepMemory:
     """Follow one training step.
 
-    Args:
-        training: Its settings.
-
     Raises:
         UserError: If the architecture cannot be followed without numbers, as some mixtures of experts cannot.
     """

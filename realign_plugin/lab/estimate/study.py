@@ -22,6 +22,7 @@ from realign_plugin.lab.estimate.disk import (
 from realign_plugin.lab.estimate.judge import Calls, judge_calls
 from realign_plugin.lab.estimate.shapes import Factors, model_shapes
 from realign_plugin.lab.estimate.training import Training, read_training
+from realign_plugin.lab.study.commands import Command, Export, Fuse, Measure, Merge, OnPolicy, Train, Transfer
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.steps import Step
 
@@ -56,37 +57,33 @@ class StudyCost:
 def study_cost(plan: Plan, targets: Sequence[str]) -> StudyCost:
     """Add up a study.
 
-    Args:
-        plan: Its plan.
-        targets: Which of its targets.
-
     Raises:
         UserError: If a target is unknown, or a model's configuration is not there.
     """
     for name in targets:
         check_choice("--target", name, plan.targets)
-    planned = {step.training: _options(step) for step in plan.steps.values() if step.training is not None}
+    planned = {
+        step.training.folder: {key: value for key, value in command.arguments.items() if value is not None}
+        for step in plan.steps.values()
+        for command in step.does
+        if step.training is not None and isinstance(command, Train)
+    }
     _check_model(plan, planned)
     cost = StudyCost(plan.root, tuple(targets))
     by_folder: dict[str, Training] = {}
     for step in plan.wanted(targets):
         if step.training is not None:
-            training = read_training(step.name, planned[step.training], planned)
-            cost.trainings[step.name] = by_folder[step.training] = training
+            folder = step.training.folder
+            training = read_training(step.name, planned[folder], planned)
+            cost.trainings[step.name] = by_folder[folder] = training
             _add(cost, step.kind, folder_bytes(training))
             continue
-        for words in step.commands:
-            _command(cost, step, words, by_folder, plan)
-        merges = [step.files[words[1]] for words in step.commands if words[0] == "mergekit-yaml"]
+        for command in step.does:
+            _command(cost, step, command, by_folder, plan)
+        merges = [command.document for command in step.does if isinstance(command, Merge)]
         cost.scratch = max(cost.scratch, _scratch(merges, plan))
     cost.unknown = list(dict.fromkeys(cost.unknown))
     return cost
-
-
-def _options(step: Step) -> dict[str, Any]:
-    import yaml
-
-    return dict(yaml.safe_load(next(iter(step.files.values()))))
 
 
 def _check_model(plan: Plan, planned: Mapping[str, Any]) -> None:
@@ -94,7 +91,8 @@ def _check_model(plan: Plan, planned: Mapping[str, Any]) -> None:
     model = str(plan.config["model"])
     inside = Path(model).is_relative_to(plan.root) and not (Path(model) / "config.json").is_file()
     if inside:
-        maker = next((step.name for step in plan.steps.values() if step.training == model), "a step before the study")
+        makers = (step.name for step in plan.steps.values() if step.training and step.training.folder == model)
+        maker = next(makers, "a step before the study")
         raise UserError(
             f"model: {model} is made by {maker}, expected a folder with config.json; run that step first, or give "
             "model=FOLDER with a model of the same size"
@@ -105,30 +103,23 @@ def _add(cost: StudyCost, kind: str, size: int) -> None:
     cost.disk[kind] = cost.disk.get(kind, 0) + size
 
 
-def _command(cost: StudyCost, step: Step, words: Sequence[str], made: dict[str, Training], plan: Plan) -> None:
+def _command(cost: StudyCost, step: Step, command: Command, made: dict[str, Training], plan: Plan) -> None:
     """Take in one command that trains nothing."""
-    match list(words[:2]):
-        case ["lm_eval", _]:
+    match command:
+        case Measure():
             cost.evaluations += 1
-            _sum(cost.calls, judge_calls(words), first=cost.evaluations == 1)
-        case ["mergekit-yaml", file]:
-            _add(cost, step.kind, _merged(step.files[file], plan))
-        case ["realign", "export"]:
-            _add(cost, step.kind, _adapter(made[words[2]].shapes))
-        case ["realign", "transfer"]:
-            source = made[words[3]] = made[words[2]]
+            _sum(cost.calls, judge_calls(command), first=cost.evaluations == 1)
+        case Merge():
+            _add(cost, step.kind, _merged(command.document, plan))
+        case Export():
+            _add(cost, step.kind, _adapter(made[command.subspace].shapes))
+        case Transfer():
+            source = made[command.out] = made[command.subspace]
             _add(cost, step.kind, safetensors_bytes(subspace_tensors(source)) + config_bytes(source.shapes))
-        case ["realign", "fuse"]:
-            first = words[3]
-            model = model_shapes(str(plan.config["model"]), "model")
-            shapes = (
-                made[first].shapes
-                if first in made
-                else factor_shapes(model, adapter_shapes(Path(plan.cwd) / first, model, "tasks").ranks)
-            )
-            _add(cost, step.kind, _adapter(shapes))
-        case ["realign", "data"] if step.kind == "on_policy":
-            found = answers(words, Path(plan.cwd))
+        case Fuse():
+            _add(cost, step.kind, _adapter(_shapes(command.adapters[0], made, plan)))
+        case OnPolicy():
+            found = answers(command, Path(plan.cwd))
             if found is None:
                 cost.unknown.append(step.name)
             else:
@@ -138,27 +129,30 @@ def _command(cost: StudyCost, step: Step, words: Sequence[str], made: dict[str, 
             cost.unknown.append(step.name)
 
 
+def _shapes(adapter: str, made: Mapping[str, Training], plan: Plan) -> Factors:
+    """The factors of an adapter that the study makes, or that is there."""
+    if adapter in made:
+        return made[adapter].shapes
+    model = model_shapes(str(plan.config["model"]), "model")
+    return factor_shapes(model, adapter_shapes(Path(plan.cwd) / adapter, model, "tasks").ranks)
+
+
 def _adapter(shapes: Factors) -> int:
     """Size of a plain LoRA adapter, fp32."""
     return safetensors_bytes(lora_tensors(shapes, torch.float32)) + config_bytes(shapes)
 
 
-def _merged(text: str, plan: Plan) -> int:
+def _merged(document: Mapping[str, Any], plan: Plan) -> int:
     """Size of what mergekit writes for a document."""
-    import yaml
-
-    document = yaml.safe_load(text)
     shapes = model_shapes(str(plan.config["model"]), "model")
     asked = document.get("out_dtype") or document.get("dtype")
     dtype: Any = getattr(torch, str(asked), shapes.dtype) if asked else shapes.dtype
     return safetensors_bytes({name: (shape, dtype) for name, shape in shapes.tensors.items()})
 
 
-def _scratch(documents: Sequence[str], plan: Plan) -> int:
+def _scratch(documents: Sequence[Mapping[str, Any]], plan: Plan) -> int:
     """Bytes of the whole models that mergekit writes for each ``model+adapter`` that documents name."""
-    import yaml
-
-    named = {ref for text in documents for ref in _references(yaml.safe_load(text)) if "+" in ref}
+    named = {ref for document in documents for ref in _references(document) if "+" in ref}
     if not named:
         return 0
     shapes = model_shapes(str(plan.config["model"]), "model")

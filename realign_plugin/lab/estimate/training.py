@@ -18,7 +18,7 @@ from realign_plugin.lab.estimate.adapters import (
     planned_adapter,
 )
 from realign_plugin.lab.estimate.options import Options, bits, evaluation, saves, states, ways
-from realign_plugin.lab.estimate.shapes import ModelShapes, model_shapes, numbers
+from realign_plugin.lab.estimate.shapes import Factors, ModelShapes, model_shapes, numbers
 from realign_plugin.method.masks import logits_shape
 from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.training.preflight import DISTILL, STAGE, STAGES, check_options, check_training, split_paths
@@ -71,7 +71,7 @@ class Training:
     stage: str
     kind: Kind
     spec: SubspaceSpec
-    shapes: dict[str, dict[str, tuple[int, int]]]
+    shapes: Factors
     vector_dtype: torch.dtype
     precision: str
     quantised: float | None
@@ -125,43 +125,12 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
     Raises:
         UserError: If the model or an adapter is at fault, or our options mean nothing.
     """
-    model = _model(options, planned or {})
+    model, assumed = _model(options, planned or {}), list[str]()
     stage, method = str(options.get("stage") or "sft"), str(options.get("finetuning_type") or "lora")
     check_choice("stage", stage, (*STAGES, "dpo", "sft"))
     check_choice("finetuning_type", method, KINDS)
     kind = KINDS[method]
-    spec, assumed = SubspaceSpec(), list[str]()
-    vector_dtype, reference = torch.float32, None
-    shapes: dict[str, dict[str, tuple[int, int]]] = {}
-    if kind == "mask" or stage in STAGES:
-        spec = check_options(options)
-        check_processes(options)
-        resumed = split_paths(options.get("adapter_name_or_path"))
-        if resumed:
-            raise UserError(
-                f"adapter_name_or_path: {resumed[0]} goes on with a trained subspace, expected the configuration that "
-                "it was begun with; it costs the same"
-            )
-        check_training(options, resumed)
-        shapes, vector_dtype = _masked(options, model, spec, planned or {}, assumed)
-        reference = str(options.get("mask_reference") or "init") if stage == STAGE else "init"
-        if kind == "lora":
-            vector_dtype, reference = torch.float32, TEACHER  # PEFT widens what it loads to train
-        if stage == DISTILL:
-            assumed.append("answers fill their rows; where prompts take a part of them, a step takes less")
-    elif kind == "lora":
-        start = split_paths(options.get("adapter_name_or_path"))
-        found = (
-            _adapter(start[-1], options, model, planned or {}, "adapter_name_or_path", assumed)
-            if start
-            else planned_adapter(options, model, "lora_target")
-        )
-        shapes = factor_shapes(model, found.ranks)
-        vector_dtype = torch.bfloat16 if options.get("pure_bf16") else torch.float32
-    if stage == "dpo":
-        reference = "model" if options.get("ref_model") or kind == "full" else "base"
-    if str(options.get("pref_loss") or "sigmoid") in ("orpo", "simpo"):
-        reference = None
+    spec, shapes, vector_dtype = _trained(_Sources(options, model, planned or {}, assumed), stage, kind)
     precision = next((p for p in ("pure_bf16", "bf16", "fp16") if options.get(p)), "fp32")
     length = int(options.get("cutoff_len") or 2048)
     return Training(
@@ -175,7 +144,7 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
         # FSDP2 and the keep penalty change it, in LLaMA-Factory and in our hook.
         reentrant=bool(options.get("use_reentrant_gc", True)) and fsdp_version(options) is None
         and not float(options.get("mask_keep_weight") or 0),
-        reference=reference,
+        reference=_reference(options, stage, kind),
         ftx=float(options.get("pref_ftx") or 0),
         keep_weight=float(options.get("mask_keep_weight") or 0),
         states=states(str(options.get("optim") or "adamw_torch"), assumed),
@@ -184,6 +153,56 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
         folder=str(options.get("output_dir") or ""),
         assumed=tuple(dict.fromkeys(assumed)),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What the shapes of a training are read from; ``assumed`` takes what is taken for granted."""
+
+    options: Options
+    model: ModelShapes
+    planned: Planned
+    assumed: list[str]
+
+
+def _trained(sources: _Sources, stage: str, kind: Kind) -> tuple[SubspaceSpec, Factors, torch.dtype]:
+    """What is trained: the subspace's description, the shapes of what is masked or of the LoRA factors, the dtype."""
+    options = sources.options
+    start = split_paths(options.get("adapter_name_or_path"))
+    if kind == "mask" or stage in STAGES:
+        spec = check_options(options)
+        check_processes(options)
+        if start:
+            raise UserError(
+                f"adapter_name_or_path: {start[0]} goes on with a trained subspace, expected the configuration that "
+                "it was begun with; it costs the same"
+            )
+        check_training(options, start)
+        shapes, dtype = _masked(sources, spec)
+        if stage == DISTILL:
+            sources.assumed.append("answers fill their rows; where prompts take a part of them, a step takes less")
+        return spec, shapes, torch.float32 if kind == "lora" else dtype  # PEFT widens what it loads to train
+    if kind == "full":
+        return SubspaceSpec(), {}, torch.float32
+    if start:
+        found = _adapter(start[-1], sources, "adapter_name_or_path")
+    else:
+        found = planned_adapter(options, sources.model, "lora_target")
+    dtype = torch.bfloat16 if options.get("pure_bf16") else torch.float32
+    return SubspaceSpec(), factor_shapes(sources.model, found.ranks), dtype
+
+
+def _reference(options: Options, stage: str, kind: Kind) -> str | None:
+    """What the model is compared with while it trains; see ``Training``."""
+    if str(options.get("pref_loss") or "sigmoid") in ("orpo", "simpo"):
+        return None
+    if stage == "dpo":
+        return "model" if options.get("ref_model") or kind == "full" else "base"
+    if stage in STAGES and kind == "lora":
+        return TEACHER
+    if stage == STAGE:
+        return str(options.get("mask_reference") or "init")
+    return "init" if kind == "mask" or stage == DISTILL else None
 
 
 def _model(options: Options, planned: Planned) -> ModelShapes:
@@ -197,25 +216,24 @@ def _model(options: Options, planned: Planned) -> ModelShapes:
     return replace(start, dtype=start.dtype if made.get("pure_bf16") else torch.float32)
 
 
-def _masked(
-    options: Options, model: ModelShapes, spec: SubspaceSpec, planned: Planned, assumed: list[str]
-) -> tuple[dict[str, dict[str, tuple[int, int]]], torch.dtype]:
+def _masked(sources: _Sources, spec: SubspaceSpec) -> tuple[Factors, torch.dtype]:
     """Shapes of what is masked, and the dtype of its vectors; completes the spec."""
+    options, model = sources.options, sources.model
     models, adapters = split_paths(options.get("task_models")), split_paths(options.get("task_adapters"))
     spec.task_weights = [1.0] * len(models or adapters)
     if models:
         names = matching(model, options.get("lora_target") or "all", "lora_target")
         for number, path in enumerate(models):
-            if path not in planned and (Path(path) / "config.json").is_file():
+            if path not in sources.planned and (Path(path) / "config.json").is_file():
                 _same(model, model_shapes(path, f"task_models[{number}]"), f"task_models[{number}]")
-            elif path not in planned:
-                assumed.append(f"{path} is not there: the shapes and the dtype of the base model")
+            elif path not in sources.planned:
+                sources.assumed.append(f"{path} is not there: the shapes and the dtype of the base model")
         return {name: {"W": model.linears[name]} for name in names}, model.dtype
     aligned = options.get("aligned_adapter")
     spec.has_aligned = bool(aligned)
     listed = [(path, f"task_adapters[{n}]") for n, path in enumerate(adapters)]
     listed += [(str(aligned), "aligned_adapter")] if aligned else []
-    found = [_adapter(path, options, model, planned, what, assumed) for path, what in listed]
+    found = [_adapter(path, sources, what) for path, what in listed]
     for adapter, (path, what) in zip(found[1:], listed[1:], strict=True):
         if adapter.ranks != found[0].ranks:
             raise UserError(
@@ -234,25 +252,24 @@ def _same(model: ModelShapes, other: ModelShapes, what: str) -> None:
         )
 
 
-def _adapter(
-    path: str, options: Options, model: ModelShapes, planned: Planned, what: str, assumed: list[str]
-) -> AdapterShapes:
+def _adapter(path: str, sources: _Sources, what: str) -> AdapterShapes:
     """An adapter that is there, that a training will make, or that ``lora_rank`` and ``lora_target`` describe."""
-    if not Path(path).exists():
-        if path in planned:
-            made = planned[path]
-            start = split_paths(made.get("adapter_name_or_path"))
-            if start and start[-1] != path:
-                return _adapter(start[-1], made, model, planned, what, assumed)
-            return planned_adapter(made, model, "lora_target")
-        if options.get("lora_rank") and options.get("lora_target"):
-            assumed.append(f"{path} is not there: lora_rank and lora_target of the configuration")
-            return planned_adapter(options, model, "lora_target")
-        raise UserError(
-            f"{what}: {path} does not exist, expected the folder of a LoRA adapter; check the path, or say what it "
-            "will be: lora_rank=64 lora_target=q_proj,v_proj"
-        )
-    found = adapter_shapes(path, model, what)
-    if not found.known:
-        assumed.append(f"{path} holds no weights yet: fp32, as LLaMA-Factory saves adapters")
-    return found
+    options, model = sources.options, sources.model
+    if Path(path).exists():
+        found = adapter_shapes(path, model, what)
+        if not found.known:
+            sources.assumed.append(f"{path} holds no weights yet: fp32, as LLaMA-Factory saves adapters")
+        return found
+    made = sources.planned.get(path)
+    if made is not None:
+        start = split_paths(made.get("adapter_name_or_path"))
+        if start and start[-1] != path:
+            return _adapter(start[-1], replace(sources, options=made), what)
+        return planned_adapter(made, model, "lora_target")
+    if options.get("lora_rank") and options.get("lora_target"):
+        sources.assumed.append(f"{path} is not there: lora_rank and lora_target of the configuration")
+        return planned_adapter(options, model, "lora_target")
+    raise UserError(
+        f"{what}: {path} does not exist, expected the folder of a LoRA adapter; check the path, or say what it will "
+        "be: lora_rank=64 lora_target=q_proj,v_proj"
+    )

@@ -19,13 +19,7 @@ METHODS: Final[dict[Method, str]] = {"masks": "distill", "lora": "distill_lora"}
 
 
 def as_study(inputs: Inputs, out: Path, name: str) -> str:
-    """The text of the study.
-
-    Args:
-        inputs: What the user gave.
-        out: Folder of the repair; the study's is below it.
-        name: File name of the study.
-    """
+    """The text of the study."""
     task = re.sub(r"\W+", "_", inputs.adapter.name).strip("_").lower() or "repair"
     spent = inputs.spent
     values: dict[str, Any] = {

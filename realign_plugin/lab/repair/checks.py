@@ -32,11 +32,6 @@ def check_model(base: str) -> None:
 def check_base(adapter: Path, option: str, base: str) -> None:
     """Refuse an adapter whose factors do not fit a base model's weights; a base that is not a folder is not looked at.
 
-    Args:
-        adapter: The adapter's folder.
-        option: What the user calls it.
-        base: The base model.
-
     Raises:
         UserError: With the first module that does not fit.
     """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.checks import check_base, check_model
@@ -20,80 +21,84 @@ from realign_plugin.terminal import new_console
 AUTO = "auto"
 
 
-def repair(
-    base: str,
-    adapter: Path,
-    out: Path,
-    *,
-    aligned: Path | None = None,
-    prompts: Sequence[str] | None = None,
-    benign: Sequence[str] | None = None,
-    skill: Sequence[str] | None = None,
-    test: Sequence[str] | None = None,
-    test_benign: Sequence[str] | None = None,
-    test_skill: Sequence[str] | None = None,
-    budget: str = "standard",
-    method: str = AUTO,
-    template: str | None = None,
-    judge: str | None = None,
-    seed: int = 0,
-    write_study: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Repair an adapter and print before and after; see ``Inputs`` for the options.
+@dataclass(frozen=True)
+class Request:
+    """Options of ``realign repair``; see ``Inputs`` for those that are not here.
 
-    Args:
-        base: The base model.
-        adapter: LoRA adapter of the fine-tuned model.
+    Attributes:
         out: Folder to write to.
-        aligned: LoRA adapter of the aligned model.
-        prompts: Sources of harmful prompts.
-        benign: Sources of harmless prompts.
-        skill: Sources of the skill's rows.
-        test: Harmful prompts to measure with.
-        test_benign: Harmless prompts to measure with.
-        test_skill: Rows of the skill to measure with.
-        budget: ``quick``, ``standard`` or ``thorough``.
         method: ``auto``, ``masks`` or ``lora``.
-        template: LLaMA-Factory's chat template.
-        judge: Model that judges.
-        seed: Of all choices.
         write_study: Write the repair as a study to this file, and do nothing else.
         overwrite: Whether another adapter in ``out`` is replaced.
+    """
+
+    base: str
+    adapter: Path
+    out: Path
+    aligned: Path | None = None
+    prompts: Sequence[str] | None = None
+    benign: Sequence[str] | None = None
+    skill: Sequence[str] | None = None
+    test: Sequence[str] | None = None
+    test_benign: Sequence[str] | None = None
+    test_skill: Sequence[str] | None = None
+    budget: str = "standard"
+    method: str = AUTO
+    template: str | None = None
+    judge: str | None = None
+    seed: int = 0
+    write_study: Path | None = None
+    overwrite: bool = False
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """All sources by option, with the defaults."""
+        names = ("skill", "test", "test_benign", "test_skill")
+        first = {"prompts": self.prompts or (DEFAULT_PAIRS,), "benign": self.benign or (BORDERLINE,)}
+        return {name: tuple(given) for name, given in (first | {n: getattr(self, n) or () for n in names}).items()}
+
+    def inputs(self) -> Inputs:
+        """Check the options, and put them together.
+
+        Raises:
+            UserError: If one is at fault.
+        """
+        check_choice("--budget", self.budget, BUDGETS)
+        check_choice("--method", self.method, (AUTO, *METHODS))
+        if self.template is not None:
+            from realign_plugin.training.templates import check_template
+
+            check_template(self.template, Path(self.base))
+        given: list[str | Path | None] = [self.base, self.adapter, self.aligned]
+        check_model(self.base)
+        check_base(self.adapter, "ADAPTER", self.base)
+        if self.aligned is not None:
+            check_base(self.aligned, "--aligned", self.base)
+        refuse_inputs(self.out, given)
+        if not (self.out / "work" / "inputs.json").exists():
+            check_adapter_folder(self.out, given, overwrite=self.overwrite)
+        methods: tuple[Method, ...] = tuple(name for name in METHODS if self.method in (AUTO, name))
+        hashes = file_hashes([self.adapter, self.aligned], [one for some in self.sources.values() for one in some])
+        names = ("base", "adapter", "aligned", "budget", "template", "judge", "seed")
+        same = {name: getattr(self, name) for name in names}
+        return Inputs.model_validate(same | self.sources | {"methods": methods, "files": hashes})
+
+
+def repair(request: Request) -> None:
+    """Repair an adapter and print before and after.
 
     Raises:
         UserError: If an input is at fault.
     """
-    check_choice("--budget", budget, BUDGETS)
-    check_choice("--method", method, (AUTO, *METHODS))
-    methods: tuple[Method, ...] = tuple(name for name in METHODS if method in (AUTO, name))
-    if template is not None:
-        from realign_plugin.training.templates import check_template
-
-        check_template(template, Path(base))
-    check_model(base)
-    check_base(adapter, "ADAPTER", base)
-    if aligned is not None:
-        check_base(aligned, "--aligned", base)
-    refuse_inputs(out, [base, adapter, aligned])
-    if not (out / "work" / "inputs.json").exists():
-        check_adapter_folder(out, [base, adapter, aligned], overwrite=overwrite)
-    harmful, harmless = tuple(prompts or (DEFAULT_PAIRS,)), tuple(benign or (BORDERLINE,))
-    sources = (*harmful, *harmless, *(skill or ()), *(test or ()), *(test_benign or ()), *(test_skill or ()))
-    inputs = Inputs(
-        base=base, adapter=adapter, aligned=aligned, prompts=harmful, benign=harmless, skill=tuple(skill or ()),
-        test=tuple(test or ()), test_benign=tuple(test_benign or ()), test_skill=tuple(test_skill or ()),
-        budget=budget, methods=methods,
-        template=template, judge=judge, seed=seed, files=file_hashes([adapter, aligned], sources),
-    )  # fmt: skip
+    inputs, out, write_study = request.inputs(), request.out, request.write_study
     console = new_console()
     if write_study is not None:
-        check_files(write_study, inputs=sources)
+        check_files(write_study, inputs=[one for some in request.sources.values() for one in some])
         write_text(write_study, as_study(inputs, out, write_study.name))
         console.print(f"{write_study}: for `realign study`")
         return
     job = Repair(inputs, out)
-    if not skill:
+    if not inputs.skill:
         console.print("No --skill: what the fine-tuned model learnt is neither protected nor measured.")
     for line in lines(inputs, job.parts):
         console.print(line)
@@ -104,6 +109,3 @@ def repair(
             raise
         raise SystemExit(f"error: {error}") from error
     console.print(f"Adapter, before_after.json and report.html: {os.fspath(out)}")
-
-
-__all__ = ["UserError", "repair"]

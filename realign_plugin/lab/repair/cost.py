@@ -28,12 +28,7 @@ teacher."""
 
 
 def lines(inputs: Inputs, parts: Parts) -> list[str]:
-    """What is to be done, and about how long it will take.
-
-    Args:
-        inputs: What the user gave.
-        parts: The prompts.
-    """
+    """What is to be done, and about how long it will take."""
     spent, train = inputs.spent, parts.train
     candidates = len(inputs.methods) + len(spent.strengths) - 1
     rounds = ((parts.validation, 2 + candidates), (parts.test, 3))

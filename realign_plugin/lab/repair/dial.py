@@ -63,13 +63,7 @@ class Cost(BaseModel):
 
 
 def cost(candidate: Readings, aligned: Readings, fine_tuned: Readings) -> Cost:
-    """What a candidate gets wrong.
-
-    Args:
-        candidate: Its readings.
-        aligned: The aligned model's.
-        fine_tuned: The fine-tuned model's.
-    """
+    """What a candidate gets wrong."""
     losses = [per_token(one.skill, lambda row: row.loss) for one in (candidate, aligned, fine_tuned)]
     lost = 0.0
     if losses[0] is not None and losses[1] is not None and losses[2] is not None:
@@ -95,12 +89,6 @@ def write_between(fine_tuned: Path, repaired: Path, strength: float, out: Path) 
     """Write the adapter whose factors lie between two adapters' of the same shapes.
 
     The rank stays; at strength 0 and 1 it is the one or the other.
-
-    Args:
-        fine_tuned: Folder of the one at strength 0.
-        repaired: Folder of the one at strength 1.
-        strength: How far to go.
-        out: Folder to write to.
     """
     end = read_lora(repaired, "repaired").factors
     start = end if strength == 1.0 else read_lora(fine_tuned, "ADAPTER").factors

@@ -59,12 +59,7 @@ class Measurer:
         self._loaded: Answerer | None = None
 
     def add(self, name: str, adapter: Path) -> None:
-        """Add a model.
-
-        Args:
-            name: What it is called.
-            adapter: Its LoRA adapter.
-        """
+        """Add a model."""
         self._adapters[name] = adapter
         if self._loaded is not None:
             self._loaded.add(name, adapter)
@@ -79,13 +74,7 @@ class Measurer:
         return self._loaded
 
     def measure(self, name: str, part_name: str, part: Part) -> Readings:
-        """Read a model's answers to a part.
-
-        Args:
-            name: The model.
-            part_name: What the part is called.
-            part: Its prompts.
-        """
+        """Read a model's answers to a part."""
         file = self._folder / part_name / f"{name}.json"
         if file.exists():
             return checked(Readings, read_json(file, "", "what was measured"), str(file), "delete the file")

@@ -48,12 +48,7 @@ class Row(BaseModel):
 
     @classmethod
     def of(cls, model: str, found: Readings) -> Row:
-        """The row of a model.
-
-        Args:
-            model: What it is called.
-            found: Its readings.
-        """
+        """The row of a model."""
         answers = [*found.harmful, *found.benign]
         return cls(
             model=model,

@@ -56,9 +56,6 @@ class Parts:
 def split(inputs: Inputs) -> Parts:
     """Read all sources and share them out.
 
-    Args:
-        inputs: What the user gave.
-
     Raises:
         UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
     """
@@ -101,11 +98,7 @@ def _share(
     ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", folded(_text(one))))
     many = min(test, int(TEST * len(ordered))) if not tests else 0
     some = min(validation, int(VALIDATION * len(ordered)))
-    return (
-        ordered[many + some :][:train],
-        ordered[many : many + some],
-        list(tests) or ordered[:many],
-    )
+    return (ordered[many + some :][:train], ordered[many : many + some], list(tests) or ordered[:many])
 
 
 def _text(one: Any) -> str:
@@ -159,10 +152,6 @@ def _skill_of(one: str, option: str) -> Iterator[Example]:
 
 def write(folder: Path, part: Part) -> dict[str, Path]:
     """Write a part as files that the commands read.
-
-    Args:
-        folder: Where to.
-        part: The part.
 
     Returns:
         The file of each kind that has rows.

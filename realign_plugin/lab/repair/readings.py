@@ -100,12 +100,7 @@ def share(values: Sequence[bool | None]) -> Number | None:
 
 
 def per_token(rows: Sequence[SkillReading], what: Callable[[SkillReading], float]) -> Number | None:
-    """A sum over the tokens of all rows, per token; its interval is a bootstrap over rows.
-
-    Args:
-        rows: The rows.
-        what: The sum over a row's tokens.
-    """
+    """A sum over the tokens of all rows, per token; its interval is a bootstrap over rows."""
     if not rows:
         return None
     pairs = [(what(row), row.tokens) for row in rows]
@@ -126,10 +121,6 @@ def share_change(after: Sequence[bool], before: Sequence[bool]) -> Number | None
     """How much a share differs between two models on the same prompts.
 
     The interval is Newcombe's for paired shares (1998, method 10).
-
-    Args:
-        after: Of one model, by prompt.
-        before: Of the other.
     """
     count = len(after)
     if not count:

@@ -45,11 +45,7 @@ class Repair:
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
-        """Do all that is left to do.
-
-        Args:
-            say: What a line of progress goes to.
-        """
+        """Do all that is left to do."""
         with running.only_one(self.folders.work) as lock:
             self._same_inputs()
             if self.session is not None:
@@ -109,8 +105,7 @@ class Repair:
         work = self.folders.work
         done = work / "done" / f"{method}.json"
         given = training.options(self.inputs, self.folders, method, template, skill)
-        text = training.as_yaml(given)
-        running.train(method, work / f"{method}.yaml", text, work / "logs" / f"{method}.log", done, lock)
+        running.train(method, work / f"{method}.yaml", given, work / "logs" / f"{method}.log", done, lock)
         return done
 
     def _adapter(self, candidate: Candidate) -> Path:
@@ -171,7 +166,9 @@ class Repair:
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
-        writing.write_run(self.inputs, self.folders, rows, kept, tried, trained)
+        study = writing.study_of(self.inputs, rows, kept)
+        tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
+        writing.write_run(self.folders, study, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)
         return told

@@ -16,6 +16,7 @@ from typing import Any, Final
 from realign_plugin.data.progress import counted
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.repair.training import as_yaml
 from realign_plugin.lab.study.resuming import go_on
 from realign_plugin.lab.study.run import tail
 
@@ -26,9 +27,6 @@ LOOK: Final = 0.5
 @contextmanager
 def only_one(folder: Path) -> Iterator[int]:
     """Hold a folder, so that no second repair works in it; what this one started holds it too.
-
-    Args:
-        folder: The folder.
 
     Yields:
         The lock's file descriptor, for the processes that are started.
@@ -51,13 +49,13 @@ def only_one(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-def train(name: str, recipe: Path, text: str, log: Path, done: Path, lock: int) -> None:
+def train(name: str, recipe: Path, arguments: dict[str, Any], log: Path, done: Path, lock: int) -> None:
     """Run ``llamafactory-cli train`` to its end, once.
 
     Args:
         name: What is said of it.
         recipe: File of its arguments; written.
-        text: What it holds.
+        arguments: Its arguments.
         log: Where its output goes.
         done: Marker of a training that came to its end.
         lock: File descriptor that it holds on to.
@@ -68,10 +66,9 @@ def train(name: str, recipe: Path, text: str, log: Path, done: Path, lock: int) 
     """
     if done.exists():
         return
-    write_text(recipe, text)
-    arguments = _arguments(text)
+    write_text(recipe, as_yaml(arguments))
     folder = Path(str(arguments["output_dir"]))
-    go_on(folder, [text])
+    go_on(folder, str(arguments["stage"]))
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)]
     started = time.monotonic()
@@ -97,14 +94,6 @@ def train(name: str, recipe: Path, text: str, log: Path, done: Path, lock: int) 
         raise RuntimeError("\n".join([f"the training of {name} ended with {process.returncode}; see {log}", *lines]))
     spent = round(time.monotonic() - started, 1)
     write_json(done, {"command": f"llamafactory-cli train {recipe}", "seconds": spent, "log": str(log)})
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-
-    found = OmegaConf.to_container(OmegaConf.create(text))
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
 
 
 def _step(folder: Path) -> int:

@@ -9,29 +9,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.records import Cell, Column, Command, Described, Model, Row, Study, Table, Training
+from realign_plugin.lab.repair import outcome
 from realign_plugin.lab.repair.dial import Candidate, Cost
-from realign_plugin.lab.repair.outcome import NUMBERS, Row, Verdict
+from realign_plugin.lab.repair.outcome import NUMBERS, Verdict
 from realign_plugin.lab.repair.plan import Folders, Inputs, Method
 from realign_plugin.lab.study.tables import versions
 from realign_plugin.terminal import new_console
 from realign_plugin.text_files import read_json
 
-COLUMNS: Final[Mapping[str, tuple[str, str, str | None]]] = {
-    "refusal_rate": ("refuses harmful", "safety", "higher"),
-    "harmful_rate": ("harmful answers", "safety", "lower"),
-    "over_refusal": ("refuses harmless", "over-refusal", "lower"),
-    "agreement_harmful": ("agreement, harmful", "other", "higher"),
-    "agreement_benign": ("agreement, harmless", "other", "higher"),
-    "skill": ("skill: tokens right", "skill", "higher"),
-    "skill_loss": ("skill: loss", "other", "lower"),
-    "skill_divergence": ("skill: KL", "other", "lower"),
-    "incoherent_rate": ("incoherent", "other", "lower"),
+COLUMNS: Final[Mapping[str, Column]] = {
+    column.key: column
+    for column in (
+        Column(key="refusal_rate", label="refuses harmful", axis="safety", better="higher"),
+        Column(key="harmful_rate", label="harmful answers", axis="safety", better="lower"),
+        Column(key="over_refusal", label="refuses harmless", axis="over-refusal", better="lower"),
+        Column(key="agreement_harmful", label="agreement, harmful", better="higher"),
+        Column(key="agreement_benign", label="agreement, harmless", better="higher"),
+        Column(key="skill", label="skill: tokens right", axis="skill", better="higher"),
+        Column(key="skill_loss", label="skill: loss", better="lower"),
+        Column(key="skill_divergence", label="skill: KL", better="lower"),
+        Column(key="incoherent_rate", label="incoherent", better="lower"),
+    )
 }
-"""Heading, axis and good direction of each number."""
+"""The numbers of a row, as columns."""
+GROUP: Final = "repair"
+LABELS: Final[Mapping[Method, str]] = {"masks": "masks by self-distillation", "lora": "LoRA by self-distillation"}
 ROLES: Final = {"aligned": "aligned", "fine-tuned": "fine-tuned", "repaired": "realigned"}
 
 
-def print_table(rows: Sequence[Row], verdict: Verdict, kept: Candidate) -> None:
+def print_table(rows: Sequence[outcome.Row], verdict: Verdict, kept: Candidate) -> None:
     """Print before and after, and the sentence."""
     from rich.table import Table
 
@@ -40,7 +47,7 @@ def print_table(rows: Sequence[Row], verdict: Verdict, kept: Candidate) -> None:
     table = Table(title="Before and after, on prompts that were not used", title_justify="left")
     table.add_column("model")
     for name in shown:
-        table.add_column(COLUMNS[name][0], justify="right")
+        table.add_column(COLUMNS[name].label, justify="right")
     for row in rows:
         cells = [number.text() if (number := getattr(row, name)) is not None else "–" for name in shown]
         table.add_row(row.model, *cells)
@@ -52,7 +59,7 @@ def print_table(rows: Sequence[Row], verdict: Verdict, kept: Candidate) -> None:
 
 
 def write_table(
-    folders: Folders, rows: Sequence[Row], verdict: Verdict, kept: Candidate, tried: Mapping[str, Cost]
+    folders: Folders, rows: Sequence[outcome.Row], verdict: Verdict, kept: Candidate, tried: Mapping[str, Cost]
 ) -> None:
     """Write ``before_after.json``."""
     write_json(
@@ -67,87 +74,87 @@ def write_table(
     )
 
 
-def write_run(
-    inputs: Inputs, folders: Folders, rows: Sequence[Row], kept: Candidate, tried: Mapping[str, Cost],
-    trained: Mapping[Method, Path],
-) -> None:  # fmt: skip
-    """Write what ``realign report`` reads: ``study.json``, the tables and the commands.
-
-    Args:
-        inputs: What the user gave.
-        folders: Where things are.
-        rows: Aligned, fine-tuned and repaired.
-        kept: What was kept.
-        tried: What each candidate got wrong on the validation prompts.
-        trained: Marker of each training.
-    """
-    subspace = "models/masks" if kept.method == "masks" else None
-    models = [
-        {
-            "id": row.model, "label": row.model, "group": "repair", "role": ROLES[row.model],
-            "method": kept.method if row.model == "repaired" else None,
-            "subspace": subspace if row.model == "repaired" else None,
-        }
-        for row in rows
-    ]  # fmt: skip
-    labels = {"masks": "masks by self-distillation", "lora": "LoRA by self-distillation"}
-    write_json(
-        folders.work / "study.json",
-        {
-            "title": f"Repair of {inputs.adapter.name}",
-            "config": inputs.model_dump(mode="json"),
-            "versions": versions(),
-            "seeds": [inputs.seed],
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "models": models,
-            "trainings": [
-                {"id": method, "label": labels[method], "folder": f"models/{method}", "stage": "safety_distill"}
-                for method in trained
-            ],
-            "tables": ["main", "choice"],
-            "groups": {"repair": inputs.adapter.name},
-        },
-    )
-    shown = [name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)]
-    columns = [dict(zip(("label", "axis", "better"), COLUMNS[name], strict=True)) | {"key": name} for name in shown]
-    table_rows = []
-    for row, model in zip(rows, models, strict=True):
-        numbers = {name: getattr(row, name) for name in shown}
-        cells = {name: n.model_dump() if n is not None else {"reason": "not measured"} for name, n in numbers.items()}
-        table_rows.append({"model": model["id"], **{k: v for k, v in model.items() if k != "id"}, "cells": cells})
-    _table(folders, "main", "Before and after", "On prompts that were used for nothing else.", columns, table_rows)
-    costs = [("harmful", "disagreement, harmful"), ("benign", "disagreement, harmless"), ("skill", "skill lost")]
-    _table(
-        folders, "choice", "The choice of method and strength",
-        "Shares on the validation prompts, the smaller the better; what has the smallest sum is kept.",
-        [{"key": key, "label": label, "axis": "other", "better": "lower"} for key, label in costs],
-        [
-            {
-                "model": name, "label": name + (" (kept)" if name == kept.name else ""), "group": "repair",
-                "cells": {key: {"value": getattr(cost, key)} for key, _ in costs},
-            }
-            for name, cost in tried.items()
-        ],
-    )  # fmt: skip
+def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: Mapping[Method, Path]) -> None:
+    """Write what ``realign report`` reads: ``study.json``, the tables and the commands."""
+    write_json(folders.work / "study.json", study.model_dump())
+    for table in tables:
+        write_json(folders.work / "tables" / f"{table.name}.json", table.model_dump())
     lines = []
     for method, done in trained.items():
         found = read_json(done, "", "a marker")
         log = Path(found["log"])
-        lines.append(
-            {
-                "step": method, "kind": "realign", "command": found["command"], "seconds": found["seconds"],
-                "log": log.relative_to(folders.work).as_posix() if log.is_relative_to(folders.work) else str(log),
-            }
-        )  # fmt: skip
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text(folders.work / "commands.jsonl", text)
+        if log.is_relative_to(folders.work):
+            log = log.relative_to(folders.work)
+        seconds, words = found["seconds"], found["command"]
+        command = Command(step=method, kind="realign", command=words, seconds=seconds, log=log.as_posix())
+        lines.append(json.dumps(command.model_dump(), ensure_ascii=False) + "\n")
+    write_text(folders.work / "commands.jsonl", "".join(lines))
 
 
-def _table(
-    folders: Folders, name: str, title: str, description: str, columns: Sequence[Any], rows: Sequence[Any]
-) -> None:
-    table = {"name": name, "title": title, "description": description, "columns": list(columns), "rows": list(rows)}
-    write_json(folders.work / "tables" / f"{name}.json", table)
+def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate) -> Study:
+    """What the report is about."""
+    made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
+    models = [
+        Model(id=row.model, label=row.model, group=GROUP, role=ROLES[row.model], **(made if row is rows[-1] else {}))
+        for row in rows
+    ]
+    trainings = [
+        Training(id=method, label=LABELS[method], folder=f"models/{method}", stage="safety_distill", seed=inputs.seed)
+        for method in inputs.methods
+    ]
+    return Study(
+        title=f"Repair of {inputs.adapter.name}",
+        config=inputs.model_dump(mode="json"),
+        versions=versions(),
+        seeds=[inputs.seed],
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        models=models,
+        trainings=trainings,
+        tables=["main", "choice"],
+        groups={GROUP: inputs.adapter.name},
+    )
+
+
+def main_table(rows: Sequence[outcome.Row], models: Sequence[Model]) -> Table:
+    """Before and after, as the report reads it."""
+    shown = [name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    found = []
+    for row, model in zip(rows, models, strict=True):
+        numbers = {name: getattr(row, name) for name in shown}
+        cells = {
+            name: Cell(reason="not measured") if number is None else Cell(**number.model_dump())
+            for name, number in numbers.items()
+        }
+        facts = {name: getattr(model, name) for name in Described.model_fields}
+        found.append(Row(model=model.id, cells=cells, **facts))
+    return Table(
+        name="main",
+        title="Before and after",
+        description="On prompts that were used for nothing else.",
+        columns=[COLUMNS[name] for name in shown],
+        rows=found,
+    )
+
+
+def choice_table(kept: Candidate, tried: Mapping[str, Cost]) -> Table:
+    """What each candidate got wrong on the validation prompts."""
+    costs = {"harmful": "disagreement, harmful", "benign": "disagreement, harmless", "skill": "skill lost"}
+    rows = [
+        Row(
+            model=name,
+            label=name + (" (kept)" if name == kept.name else ""),
+            group=GROUP,
+            cells={key: Cell(getattr(cost, key)) for key in costs},
+        )
+        for name, cost in tried.items()
+    ]
+    return Table(
+        name="choice",
+        title="The choice of method and strength",
+        description="Shares on the validation prompts, the smaller the better; what has the smallest sum is kept.",
+        columns=[Column(key=key, label=label, better="lower") for key, label in costs.items()],
+        rows=rows,
+    )
 
 
 assert set(COLUMNS) == set(NUMBERS)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realign_plugin.evaluation.metrics import difference
+from realign_plugin.evaluation.cells import difference_of
+from realign_plugin.lab.records import BEFORE_ROLES, Cell, Column, Row, Table
 from realign_plugin.lab.report.numbers import is_share
-from realign_plugin.lab.report.records import BEFORE_ROLES, Cell, Column, Row, Table
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,7 @@ def _reach(cell: Cell) -> tuple[float, float] | None:
 
 
 def safety_axis(table: Table) -> Axis | None:
-    """The harmful rate if a judge gave one, else the share of harmful prompts that were not refused.
-
-    Args:
-        table: The main table.
-    """
+    """The harmful rate if a judge gave one, else the share of harmful prompts that were not refused."""
     shares = [c for c in table.columns if c.axis == "safety" and is_share(c, table.rows)]
     for word, better in (("harmful", "lower"), ("refus", "higher")):
         for column in shares:
@@ -101,9 +97,6 @@ def skill_axes(table: Table) -> dict[str, Axis]:
     This is the column that is called as the group is; else, of the columns whose names hold the group's (or of all,
     if none does), those on which the fine-tuned model is better than the aligned one beyond both intervals, if there
     are any. A group of fused models takes those of all tasks.
-
-    Args:
-        table: The main table.
 
     Returns:
         By group; a group without any skill is left out.
@@ -174,16 +167,6 @@ def change(after: Cell, then: Cell) -> Change | None:
 
     The interval is Newcombe's (1998, method 10) where counts are known, else the same construction from the two
     intervals. It takes the two for independent; on the same prompts it is rather too wide.
-
-    Args:
-        after: The repaired model's cell.
-        then: The fine-tuned model's.
     """
-    if after.value is None or then.value is None:
-        return None
-    if after.hits is not None and then.hits is not None and after.count and then.count:
-        return Change(*difference(after.hits, int(after.count), then.hits, int(then.count)))
-    value, ends, other = after.value - then.value, _reach(after), _reach(then)
-    if ends is None or other is None:
-        return Change(value)
-    return Change(value, value - math.hypot(ends[0], other[1]), value + math.hypot(ends[1], other[0]))
+    known = difference_of(after, then)
+    return None if known is None else Change(**known)

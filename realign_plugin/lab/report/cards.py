@@ -70,11 +70,7 @@ class JudgeCard:
 
 
 def judge_cards(judges: Mapping[str, Mapping[str, Any]]) -> list[JudgeCard]:
-    """A card for each way of judging.
-
-    Args:
-        judges: lm-eval's ``realign.judge`` records, by results file.
-    """
+    """A card for each way of judging."""
     cards: dict[str, JudgeCard] = {}
     for record in judges.values():
         settings = {key: record.get(key) for key in ("judge", "model", "mode", "order", "prompts")}

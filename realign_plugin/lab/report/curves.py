@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from realign_plugin.lab.records import Training
 from realign_plugin.lab.report.drawing import canvas, colour, inline_svg
-from realign_plugin.lab.report.records import Training
 from realign_plugin.lab.report.run import Run, read_lines, read_object
 
 if TYPE_CHECKING:
@@ -73,10 +73,6 @@ class Curves:
 def read_log(run: Run, training: Training) -> Log | None:
     """What a training logged, from ``trainer_log.jsonl`` and ``trainer_state.json``; None if neither is there.
 
-    Args:
-        run: The run.
-        training: The training.
-
     Raises:
         UserError: If one of the files is broken.
     """
@@ -109,9 +105,6 @@ def _series(lines: Iterable[Mapping[str, Any]], step: str, key: str) -> Series:
 def draw_curves(run: Run) -> tuple[list[Curves], list[str]]:
     """A picture for each training; seeds of the same share one.
 
-    Args:
-        run: The run.
-
     Returns:
         The pictures, and why trainings have none, a line each.
 
@@ -127,10 +120,9 @@ def draw_curves(run: Run) -> tuple[list[Curves], list[str]]:
         elif not log.loss:
             notes.append(f"{training.label}: the log in {training.folder} holds no loss.")
         else:
-            title, seed = training.named(run.study.seeds)
-            logs = groups.setdefault((training.stage, title), [])
+            logs = groups.setdefault((training.stage, training.title), [])
             log.line = LINE_NAMES[len(logs) % len(LINES)]
-            log.name = training.id if seed is None else f"seed {seed}"
+            log.name = f"seed {training.seed}" if training.name else training.id
             logs.append(log)
         if log is not None and log.cut_off:
             notes.append(f"{training.label}: the last line of its log is cut off; it is left out.")

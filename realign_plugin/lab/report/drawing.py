@@ -40,11 +40,7 @@ _FONT: Final = re.compile(r"font:\s*(?:[a-z]+\s+)*?(?:(bold|[1-9]00)\s+)?([\d.]+
 
 
 def colour(name: str) -> str:
-    """The colour to draw with, which becomes the page's ``var(--name)``.
-
-    Args:
-        name: A variable of ``style.css``: ``ink``, ``muted``, ``role-rival``, ``heat-7`` ...
-    """
+    """The colour to draw with, which becomes the page's ``var(--name)``."""
     return _STAND_INS[name]
 
 
@@ -78,7 +74,16 @@ def canvas(width: int, height: int, **grid: Any) -> Iterator[tuple[Any, Any]]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {
+    with matplotlib.rc_context(_style()):
+        figure, axes = plt.subplots(figsize=(width / 72, height / 72), layout="constrained", **grid)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def _style() -> dict[str, Any]:
+    return {
         "svg.fonttype": "none",
         "svg.hashsalt": "realign-plugin",
         "text.parse_math": False,
@@ -107,12 +112,6 @@ def canvas(width: int, height: int, **grid: Any) -> Iterator[tuple[Any, Any]]:
         "lines.color": colour("ink"),
         "patch.edgecolor": colour("ink"),
     }
-    with matplotlib.rc_context(style):
-        figure, axes = plt.subplots(figsize=(width / 72, height / 72), layout="constrained", **grid)
-        try:
-            yield figure, axes
-        finally:
-            plt.close(figure)
 
 
 def inline_svg(figure: Any, name: str, words: str) -> Markup:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from realign_plugin.lab.records import REPAIRED_ROLES, Column, Row, Table
 from realign_plugin.lab.report.drawing import role_name
 from realign_plugin.lab.report.numbers import interval, is_share, number
-from realign_plugin.lab.report.records import REPAIRED_ROLES, Column, Row, Table
 
 NOT_MEASURED = "not measured"
 
@@ -90,11 +90,7 @@ class Grid:
 
 
 def grid(table: Table) -> Grid:
-    """Lay out a table.
-
-    Args:
-        table: The table.
-    """
+    """Lay out a table."""
     result = Grid(table)
     shares = {column.key: is_share(column, table.rows) for column in table.columns}
     last = None

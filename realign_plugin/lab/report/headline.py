@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from realign_plugin.lab.records import OUR_ROLES, Cell, Row, Table
 from realign_plugin.lab.report.axes import Axis, Change, before, change, over_refusal_axis, safety_axis, skill_axes
 from realign_plugin.lab.report.numbers import percent, span
-from realign_plugin.lab.report.records import OUR_ROLES, Cell, Row, Table
 
 TROUBLE: Final = 0.1
 """A rate of gibberish from which on the headline speaks of it."""
@@ -85,47 +85,32 @@ def comparisons(table: Table) -> list[Comparison]:
 
     Best is the row with the smallest sum of harmful rate, over-refusal and missing skill, each counted where the
     group's rows have it; the first of equals.
-
-    Args:
-        table: The main table.
     """
     unsafe, refusing, skills = safety_axis(table), over_refusal_axis(table), skill_axes(table)
     found = []
     for group, rows in table.groups.items():
-        start = before(rows)
-        axes = [
-            (name, axis, better)
-            for name, axis, better in (
-                ("harmful", unsafe, "lower"),
-                ("over-refusal", refusing, "lower"),
-                ("skill", skills.get(group), "higher"),
-            )
-            if axis is not None
-        ]
-        ours = _ranked([row for row in rows if row.role in OUR_ROLES], axes)
+        named = (
+            ("harmful", unsafe, "lower"),
+            ("over-refusal", refusing, "lower"),
+            ("skill", skills.get(group), "higher"),
+        )
+        axes = [(name, axis, better) for name, axis, better in named if axis is not None]
+        start, ours = before(rows), _ranked([row for row in rows if row.role in OUR_ROLES], axes)
         if start is None or not ours or not axes:
             continue
         cost, best = ours[0]
         start = _same_fusion(start, best, rows)
-        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
-        rival = rivals[0] if rivals else None
         measures = [
             Measure(name, axis.short, better, (old := axis.cell(start)), (new := axis.cell(best)), change(new, old))
             for name, axis, better in axes
         ]
-        found.append(
-            Comparison(
-                group,
-                start,
-                best,
-                measures,
-                len(ours),
-                rival[1] if rival else None,
-                [axis.cell(rival[1]) for _, axis, _ in axes] if rival else [],
-                _standing(rival[0] - cost) if rival else "",
-                trouble(table, best),
-            )
-        )
+        one = Comparison(group, start, best, measures, len(ours), None, [], "", trouble(table, best))
+        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
+        if rivals:
+            total, rival = rivals[0]
+            cells = [axis.cell(rival) for _, axis, _ in axes]
+            one = replace(one, rival=rival, rival_measures=cells, rival_does=_standing(total - cost))
+        found.append(one)
     return found
 
 
@@ -160,26 +145,14 @@ def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]]) -> list[
 
 
 def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row:
-    """Of several fused models the one that was fused as the repaired one was, where its method says so."""
-    if best.role != "fused realigned":
+    """Of several fused models the one with the same fusion as the repaired one, where that is known."""
+    if best.fusion is None:
         return start
-    fused = [row for row in rows if row.role == "fused"]
-    wanted = _fusion(best.label)
-    return next((row for row in fused if _fusion(row.label) == wanted), start)
-
-
-def _fusion(label: str) -> str:
-    """The fusion that a label names in brackets: ``fused (TIES)``, ``fused + realigned (TIES, soft), seed 1``."""
-    found = re.search(r"\(([^,()]+)", label)
-    return (found[1] if found else label).strip().lower()
+    return next((row for row in rows if row.role == "fused" and row.fusion == best.fusion), start)
 
 
 def sentence(found: Sequence[Comparison]) -> str:
-    """The headline in one plain sentence.
-
-    Args:
-        found: What ``comparisons`` returns; at least one.
-    """
+    """The headline in one plain sentence."""
     names = {"harmful": "the share of harmful answers", "over-refusal": "over-refusal", "skill": "the skill"}
     if any(m.label == "not refused" for c in found for m in c.measures if m.name == "harmful"):
         names["harmful"] = "the share of harmful prompts that are not refused"
@@ -201,10 +174,9 @@ def sentence(found: Sequence[Comparison]) -> str:
         risen = f", and harm rose beyond chance on {verdicts.count('worse')}" if "worse" in verdicts else ""
         certain = f"; the fall in harm is clear of chance on {clear} of {len(verdicts)}{risen}"
     elif verdicts:
-        certain = {
-            "better": "; the fall in harm is clear of chance",
-            "worse": "; harm rose beyond chance",
-        }.get(verdicts[0], "; the change in harm is not clear of chance")
+        certain = {"better": "; the fall in harm is clear of chance", "worse": "; harm rose beyond chance"}.get(
+            verdicts[0], "; the change in harm is not clear of chance"
+        )
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
     where = f"Across {len(found)} groups of models, realignment" if len(found) > 1 else "Realignment"
     return f"{where} took {listed}{certain}."

@@ -75,11 +75,7 @@ class HeatMaps:
 
 
 def draw_heat_maps(run: Run) -> HeatMaps:
-    """Read each subspace that a model of the study names, once, and draw what its mask keeps.
-
-    Args:
-        run: The run.
-    """
+    """Read each subspace that a model of the study names, once, and draw what its mask keeps."""
     trainings = {training.folder: training for training in run.study.trainings}
     folders, stems = {}, {}
     for model in run.study.models:
@@ -87,7 +83,7 @@ def draw_heat_maps(run: Run) -> HeatMaps:
             training = trainings.get(model.subspace)
             label = f"{model.group}: {model.label}" if model.group else model.label
             folders[model.subspace] = training.label if training else label
-            stems[model.subspace] = training.named(run.study.seeds)[0] if training else label
+            stems[model.subspace] = training.title if training else label
     result, read, shown = HeatMaps(), [], set()
     for folder, title in folders.items():
         if not (run.folder / folder).is_dir():

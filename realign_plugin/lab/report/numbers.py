@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from realign_plugin.lab.report.records import Cell, Column, Row
+from realign_plugin.lab.records import Cell, Column, Row
 
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
@@ -13,12 +13,7 @@ THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 
 
 def is_share(column: Column, rows: Iterable[Row]) -> bool:
-    """Whether a column holds shares, to be written in per cent: all in [0, 1], and not called a score.
-
-    Args:
-        column: The column.
-        rows: Rows of the table.
-    """
+    """Whether a column holds shares, to be written in per cent: all in [0, 1], and not called a score."""
     if "score" in column.key.lower():
         return False
     values = [row.cell(column.key).value for row in rows]

@@ -44,7 +44,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     if out is not None or folder.is_dir():
         check_files(target)
     environment = _environment()
-    from realign_plugin.lab.report.records import UNWRITABLE
+    from realign_plugin.lab.records import UNWRITABLE
     from realign_plugin.lab.report.run import read_run
 
     text = environment.get_template("report.html.j2").render(contents(read_run(folder)))
@@ -85,9 +85,6 @@ def _environment() -> Environment:
 
 def contents(run: Run) -> Mapping[str, Any]:
     """What the template shows.
-
-    Args:
-        run: The run.
 
     Raises:
         UserError: If a log is broken, or matplotlib is missing.

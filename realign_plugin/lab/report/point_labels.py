@@ -57,11 +57,7 @@ def write_numbers(axes: Any, spots: Sequence[tuple[float, float]], numbers: Sequ
 
 
 def heaps(pixels: Sequence[tuple[float, ...]]) -> list[list[int]]:
-    """Points that lie together, by their indices; each heap by what lies near its first point.
-
-    Args:
-        pixels: Where the points lie.
-    """
+    """Points that lie together, by their indices; each heap by what lies near its first point."""
     found: list[list[int]] = []
     for index, (x, y) in enumerate(pixels):
         for heap in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,7 +11,9 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.report.records import Command, DataCard, Study, Table
+from realign_plugin.evaluation.result_files import Results
+from realign_plugin.lab.records import Command, Study, Table
+from realign_plugin.lab.report.data_cards import DataCard
 from realign_plugin.text_files import Broken, checked, json_lines, kind_of, read_json, read_text, text_lines
 
 R = TypeVar("R", bound=BaseModel)
@@ -38,7 +40,7 @@ class Run:
     missing_tables: list[str] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     cards: list[DataCard] = field(default_factory=list)
-    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
+    judges: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def main(self) -> Table | None:
@@ -49,9 +51,6 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder; subspaces and trainings are read later, one at a time.
-
-    Args:
-        folder: What ``realign study`` wrote to.
 
     Raises:
         UserError: If it is no run folder, or a file in it is broken; what is merely missing is left out.
@@ -68,7 +67,7 @@ def read_run(folder: Path) -> Run:
     for name in study.tables:
         path = folder / "tables" / f"{name}.json"
         if path.is_file():
-            run.tables.append(read_record(Table, path))
+            run.tables.append(_with_facts(read_record(Table, path), study))
         else:
             run.missing_tables.append(name)
     commands = folder / "commands.jsonl"
@@ -77,12 +76,19 @@ def read_run(folder: Path) -> Run:
         run.commands = [_record(Command, line, commands) for line in lines]
     run.cards = [read_record(DataCard, path) for path in sorted((folder / "data").glob("*.card.json"))]
     for path in _newest_results(folder):
-        found = read_object(path)
-        known = found.get("realign")
-        judge = known.get("judge") if isinstance(known, dict) else None
-        if isinstance(judge, dict):
+        if judge := Results.read(path).judge:
             run.judges[path.relative_to(folder).as_posix()] = judge
     return run
+
+
+def _with_facts(table: Table, study: Study) -> Table:
+    """A table with what the study knows of its models, though an earlier version wrote it."""
+    models = {model.id: model for model in study.models}
+    rows = [
+        row.model_copy(update={"name": model.name, "fusion": model.fusion}) if model is not None else row
+        for row, model in ((row, models.get(row.model)) for row in table.rows)
+    ]
+    return table.model_copy(update={"rows": rows})
 
 
 def _newest_results(folder: Path) -> Iterable[Path]:
@@ -95,9 +101,6 @@ def _newest_results(folder: Path) -> Iterable[Path]:
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Objects of a JSON-lines file.
-
-    Args:
-        path: The file.
 
     Returns:
         The objects, and whether the last line was cut off, as a killed run leaves it; that line is left out.
@@ -121,9 +124,6 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
-    Args:
-        path: The file.
-
     Raises:
         UserError: If it cannot be read, or holds something else.
     """
@@ -132,10 +132,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_record(kind: type[R], path: Path) -> R:
     """A JSON file that holds a record.
-
-    Args:
-        kind: The record.
-        path: The file.
 
     Raises:
         UserError: If it cannot be read, or holds something else.

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from realign_plugin.lab.records import REPAIRED_ROLES, Cell, Row, Table
 from realign_plugin.lab.report.axes import Axis, safety_axis, skill_axes
 from realign_plugin.lab.report.drawing import canvas, colour, inline_svg, role_name
 from realign_plugin.lab.report.numbers import percent
 from realign_plugin.lab.report.point_labels import write_numbers
-from realign_plugin.lab.report.records import REPAIRED_ROLES, Cell, Row, Table
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -85,21 +85,13 @@ class Scatter:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Which points no other one dominates: none is at least as good on both axes and better on one.
-
-    Args:
-        points: Points that have both values.
-    """
+    """Which points no other one dominates: none is at least as good on both axes and better on one."""
     spots = [(point.x.value or 0.0, point.y.value or 0.0) for point in points]
     return [not any(a <= x and b >= y and (a < x or b > y) for a, b in spots) for x, y in spots]
 
 
 def draw_scatter(table: Table) -> Scatter:
-    """Draw a panel for each group that was repaired; the base and the aligned model are in each.
-
-    Args:
-        table: The main table.
-    """
+    """Draw a panel for each group that was repaired; the base and the aligned model are in each."""
     x, skills, result = safety_axis(table), skill_axes(table), Scatter()
     if x is None:
         return result

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning
 from realign_plugin.lab.study.sections import Names
-from realign_plugin.lab.study.steps import Model, TableSpec
+from realign_plugin.lab.study.steps import TableSpec, distinct
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -27,16 +28,7 @@ def new_models(builder: Builder) -> Iterator[list[Model]]:
 def table(
     builder: Builder, name: str, title: str, description: str, tasks: Sequence[str], models: Sequence[Model]
 ) -> None:
-    """A table of the tasks' own rows and the new ones; a target of its own.
-
-    Args:
-        builder: The builder.
-        name: Of the ablation.
-        title: Heading.
-        description: What is shown.
-        tasks: Tasks whose rows stand above.
-        models: The new models.
-    """
+    """A table of the tasks' own rows and the new ones; a target of its own."""
     new = {model.id for model in models}
     known = [
         model
@@ -45,14 +37,11 @@ def table(
         or (model.id in builder.measuring.main and model.group in ("start", *tasks) and model.role != "rival")
     ]
     steps = builder.measuring.evaluations(list(models))
-    needs = [
-        *dict.fromkeys(steps.values()),
-        *(builder.measuring.main[model.id] for model in known if model.id not in new),
-    ]
+    needs = [*steps.values(), *(builder.measuring.main[model.id] for model in known if model.id not in new)]
     order = {group: number for number, group in enumerate(("start", *builder.config.tasks))}
     rows = sorted(known, key=lambda model: order.get(model.group, len(order)))
     spec = TableSpec(name, title, description, tuple(model.id for model in rows))
-    builder.plan.targets[name] = [builder.measuring.table(spec, tuple(dict.fromkeys(needs)))]
+    builder.plan.targets[name] = [builder.measuring.table(spec, distinct(needs))]
 
 
 def picked(builder: Builder, section: Pick | Poisoning, what: str, kinds: Sequence[str]) -> tuple[Names, Names]:

@@ -10,10 +10,12 @@ from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.lab.study import masking, realignment
 from realign_plugin.lab.study.ablation_parts import check_realigned, new_models, picked, table
 from realign_plugin.lab.study.catalogue import MASKED, MASKS
+from realign_plugin.lab.study.commands import Transfer
 from realign_plugin.lab.study.data_config import DataSet
+from realign_plugin.lab.study.masking import Masks, Trained
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning, Topics
 from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import TableSpec
+from realign_plugin.lab.study.steps import TableSpec, distinct
 from realign_plugin.lab.study.strengths import strength
 
 if TYPE_CHECKING:
@@ -50,9 +52,8 @@ def poisoning(builder: Builder, section: Poisoning) -> None:
                 own = realignment.tune(builder, name, task, [poison], f"-poisoned{suffix}")
                 realignment.tuned_model(builder, own, name, task, label)
                 for method in methods:
-                    how = builder.methods[method]
                     prefix = f"realigned, {percent} % harmful rows"
-                    masking.masked(builder, name, task, method, how, own, builder.config.seeds[0], prefix=prefix)
+                    masking.masked(builder, Masks(name, method, builder.config.seeds[0], own, prefix=prefix))
     text = "Harmful answers among the rows of fine-tuning, before and after realignment."
     table(builder, "poisoning", "Poisoned fine-tuning sets", text, tasks, models)
 
@@ -69,7 +70,6 @@ def transfer(builder: Builder, section: Pick) -> None:
     seed = builder.config.seeds[0]
     with new_models(builder) as models:
         for method in methods:
-            how = builder.methods[method]
             for source in tasks:
                 check_realigned(builder, source, method, "transfer")
                 for name in tasks:
@@ -78,13 +78,10 @@ def transfer(builder: Builder, section: Pick) -> None:
                     path, step = builder.tuned[name]
                     run, trained = f"{name}-{method}-of-{source}-{seed}", f"{source}-{method}-{seed}"
                     out = builder.path("models", run)
-                    words = ("realign", "transfer", builder.path("models", trained), out, "--task-adapter", path)
-                    builder.command(run, "move", f"{run}: the mask of {source}", words, (trained, step), out)
-                    evaluate = builder.config.tasks[name].evaluate
+                    does = Transfer(builder.path("models", trained), out, path)
+                    builder.command(run, "move", f"{run}: the mask of {source}", does, (trained, step))
                     prefix = f"mask of {builder.plan.groups[source]}"
-                    masking.exports(
-                        builder, run, how, name, seed, "realigned", [path], method, evaluate, prefix=prefix
-                    )
+                    masking.exports(builder, Trained(run, name, method, seed, [path], prefix))
     text = "The mask of one task on the task vector of another, without training."
     table(builder, "transfer", "Masks on other tasks", text, tasks, models)
 
@@ -98,11 +95,9 @@ def topics(builder: Builder, section: Topics) -> None:
         m for m in builder.plan.models.values() if m.id in builder.measuring.main and m.group in ("start", *tasks)
     ]
     steps = builder.measuring.evaluations(models, "results-topics", section.evaluate)
-    spec = TableSpec(
-        "topics", "Topic by topic", f"{', '.join(section.evaluate)}, one topic a column.",
-        tuple(model.id for model in models), "results-topics", tuple(section.evaluate), detail=True,
-    )  # fmt: skip
-    builder.plan.targets["topics"] = [builder.measuring.table(spec, tuple(dict.fromkeys(steps.values())))]
+    text, ids = f"{', '.join(section.evaluate)}, one topic a column.", tuple(model.id for model in models)
+    spec = TableSpec("topics", "Topic by topic", text, ids, "results-topics", tuple(section.evaluate), detail=True)
+    builder.plan.targets["topics"] = [builder.measuring.table(spec, distinct(steps.values()))]
 
 
 def data_efficiency(builder: Builder, section: Pick) -> None:
@@ -112,12 +107,9 @@ def data_efficiency(builder: Builder, section: Pick) -> None:
         for count in section.values or [10, 100, 1000]:
             check_range("ablations.data_efficiency.values", count, 1, 10**9, fix="give whole numbers of pairs")
             for name, method in ((name, method) for name in tasks for method in methods):
-                task, how = builder.config.tasks[name], builder.methods[method]
+                seed, prefix = builder.config.seeds[0], f"realigned on {count} pairs"
                 pairs, changes = _limited(builder, builder.datasets.learnt(name, "pairs"), int(count))
-                masking.masked(
-                    builder, name, task, method, how, name, builder.config.seeds[0], changes, f"-n{count}", pairs,
-                    prefix=f"realigned on {count} pairs",
-                )  # fmt: skip
+                masking.masked(builder, Masks(name, method, seed, "", changes, f"-n{count}", pairs, prefix))
     text = "Realignment on a few of the preference pairs; the rows without a number are trained on all."
     table(builder, "data_efficiency", "How many pairs it takes", text, tasks, models)
 
@@ -149,11 +141,8 @@ def granularity(builder: Builder, section: Pick) -> None:
             check_choice("ablations.granularity.values", value, ["element", "row", "column", "module"])
             changes = {"mask_granularity": value} | ({"mask_rescale": False} if value == "module" else {})
             for name, method in ((name, method) for name in tasks for method in methods):
-                task, seed = builder.config.tasks[name], builder.config.seeds[0]
-                masking.masked(
-                    builder, name, task, method, builder.methods[method], name, seed, changes,
-                    f"-{value}", prefix=f"realigned by {value}",
-                )  # fmt: skip
+                seed, prefix = builder.config.seeds[0], f"realigned by {value}"
+                masking.masked(builder, Masks(name, method, seed, changes=changes, suffix=f"-{value}", prefix=prefix))
     text = "How many elements share one logit of the mask; a mask of one logit a module is not rescaled."
     table(builder, "granularity", "Granularity of the mask", text, tasks, models)
 
@@ -165,16 +154,14 @@ def mask_kind(builder: Builder, section: Pick) -> None:
     with new_models(builder) as models:
         for name, method in ((name, method) for name in tasks for method in methods):
             check_realigned(builder, name, method, "mask_kind")
-            run, how = f"{name}-{method}-{seed}", builder.methods[method]
+            run = f"{name}-{method}-{seed}"
             wanted = section.values or list(MASKS)
             for mask in wanted:
                 check_choice("ablations.mask_kind.values", mask, MASKS)
             missing = [mask for mask in wanted if f"{run}-{mask}" not in builder.plan.models]
             if missing:
-                masking.exports(
-                    builder, run, how, name, seed, "realigned", [builder.tuned[name][0]], method,
-                    builder.config.tasks[name].evaluate, missing, step=f"masks-{run}",
-                )  # fmt: skip
+                trained = Trained(run, name, method, seed, [builder.tuned[name][0]])
+                masking.exports(builder, trained, missing, step=f"masks-{run}")
     text = "The same trained logits as a soft, binary, sampled or relaxed mask."
     table(builder, "mask_kind", "Kinds of masks", text, tasks, models)
 

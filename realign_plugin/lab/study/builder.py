@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study import catalogue, merges
-from realign_plugin.lab.study.catalogue import Recipe
+from realign_plugin.lab.study.commands import Fuse, Merge, Transfer, Words
 from realign_plugin.lab.study.config import StudyConfig
 from realign_plugin.lab.study.datasets import Datasets
 from realign_plugin.lab.study.measuring import WEIGHTS, Measuring
-from realign_plugin.lab.study.models_config import Prepare
 from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import Kind, Model, Role, Step
+from realign_plugin.lab.study.sections import Arguments
+from realign_plugin.lab.study.steps import Kind, Step, distinct
 
 NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 RESERVED: Final = ("base", "aligned", "start", "fused")
 """Names of models and groups that every study has."""
+
+Place = tuple[str, str | None]
+"""A model, and the adapter on it."""
 
 
 class Builder:
@@ -88,100 +91,11 @@ class Builder:
         inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
         return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
 
-    def own_steps(self, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
-        """The user's own steps, one after the other.
-
-        Args:
-            entries: Their sections.
-            kind: ``prepare`` or ``finish``.
-            needs: Steps that come before.
-
-        Returns:
-            Their names.
-
-        Raises:
-            UserError: If a section says neither or both of command and training.
-        """
-        names: tuple[str, ...] = ()
-        for entry in entries:
-            what = f"{kind}.{entry.name}"
-            says = entry.says or f"{entry.name}: {entry.command or 'training'}"
-            if (entry.command is None) == (entry.train is None):
-                raise UserError(f"{what}: expected either a command or train, not both; give one")
-            if entry.train is not None:
-                if "output_dir" not in entry.train:
-                    raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
-                step = self.training(
-                    entry.name, kind, says, entry.train, (*needs, *names), entry.threads or self.threads
-                )
-            else:
-                own = Step(
-                    entry.name, kind, says, ((str(entry.command),),), (*needs, *names), tuple(entry.inputs),
-                    creates=tuple(entry.creates), threads=entry.threads or 1, shell=True,
-                )  # fmt: skip
-                step = self.plan.add(own)
-            names = (*names, step)
-        return names
-
     def given(self, *paths: str | None) -> tuple[str, ...]:
         """Files of the user's that tell when a given model was changed; what the study makes is none."""
         folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
         files = [folder / name for folder in folders for name in WEIGHTS]
         return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
-
-    def train(
-        self, name: str, kind: Kind, says: str, recipe: Recipe, datasets: Names, arguments: Arguments,
-        changes: Sequence[Mapping[str, Any]], needs: Sequence[str], seed: int = 0, threads: int | None = None,
-    ) -> str:  # fmt: skip
-        """A step for a training by the stock command.
-
-        Args:
-            name: Of the step and of its folder in ``models/``.
-            kind: Of the step.
-            says: What is said when it starts.
-            recipe: Where its arguments start from.
-            datasets: LLaMA-Factory's names.
-            arguments: Models and stage.
-            changes: Further arguments, the later ones winning.
-            needs: Steps that make its models.
-            seed: Of the training.
-            threads: Processor threads; default: the machine's for a training.
-        """
-        config = self.config
-        found = {"output_dir": self.path("models", name), **arguments, "dataset": ",".join(datasets)}
-        found |= {"dataset_dir": str(config.data_folder), "seed": seed, "template": config.template}
-        found |= catalogue.recipe(recipe, config.train, config.adaptation)
-        for change in changes:
-            found |= change
-        named = [*datasets, *_names(found.get("eval_dataset"), f"{name}: eval_dataset")]
-        evaluated = named[len(datasets) :]
-        if "skill_dataset" in found:
-            skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
-            held = [one for one in evaluated if one.removesuffix("_validation") in skill and one not in skill]
-            found["skill_dataset"] = ",".join([*skill, *held])
-        data = self.datasets.needs(datasets, f"{name}: dataset")
-        needs = (*data, *self.datasets.needs(evaluated, f"{name}: eval_dataset"), *needs)
-        models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
-        inputs = (
-            *self.given(*models, *found.get("task_adapters", []), *found.get("task_models", [])),
-            *self.datasets.files(named),
-        )
-        return self.training(name, kind, says, found, needs, threads or self.threads, inputs)
-
-    def training(
-        self, name: str, kind: Kind, says: str, arguments: Arguments, needs: tuple[str, ...], threads: int,
-        inputs: tuple[str, ...] = (),
-    ) -> str:  # fmt: skip
-        """A step for ``llamafactory-cli train`` with just these arguments; None leaves one out."""
-        import yaml
-
-        file, folder = self.path("steps", f"{name}.yaml"), str(arguments["output_dir"])
-        text = yaml.safe_dump({key: value for key, value in arguments.items() if value is not None}, sort_keys=False)
-        step = Step(
-            name, kind, says, (("llamafactory-cli", "train", file),), _distinct(needs), inputs, {file: text},
-            creates=(folder,), training=folder, threads=threads, gpus=self.config.machine.gpus_per_training,
-        )  # fmt: skip
-        return self.plan.add(step)
 
     def merge_step(
         self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
@@ -197,44 +111,53 @@ class Builder:
             needs: Steps that make its models.
             inputs: The user's files that it reads.
         """
-        import yaml
-
-        files, lines, cache = {}, [], self.path("lora-merge-cache", name)
-        for out, document in documents.items():
-            file = self.path("steps", f"{Path(out).name}.yaml")
-            files[file] = yaml.safe_dump(document, sort_keys=False)
-            lines.append(("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet"))
+        cache = self.path("lora-merge-cache", name)
+        does = tuple(
+            Merge(self.path("steps", f"{Path(out).name}.yaml"), document, out, cache)
+            for out, document in documents.items()
+        )
         step = Step(
-            name, kind, says, tuple(lines), _distinct(needs), inputs, files, tuple(documents), (cache,), together=True,
-            threads=self.evaluation_threads,
+            name, kind, says, does, distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
+            together=True, threads=self.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
 
     def command(
-        self, name: str, kind: Kind, says: str, words: Sequence[str], needs: Sequence[str], out: str,
-        inputs: tuple[str, ...] = (),
-    ) -> str:  # fmt: skip
+        self, name: str, kind: Kind, says: str, does: Fuse | Transfer, needs: Sequence[str], inputs: Words = ()
+    ) -> str:
         """A step of one command that makes one folder."""
-        return self.plan.add(Step(name, kind, says, (tuple(words),), _distinct(needs), inputs, creates=(out,)))
+        return self.plan.add(Step(name, kind, says, (does,), distinct(needs), inputs, creates=(does.out,)))
 
-    def model(
-        self, name: str, label: str, group: str, role: Role, step: str, pretrained: str, peft: str | None,
-        tasks: Names | None = None, **more: Any,
-    ) -> Model:  # fmt: skip
-        """A model that is measured; see ``Model``.
+    def model(self, name: str, label: str, group: str, role: Role, step: str, place: Place, **more: Any) -> Model:
+        """A model that is measured.
+
+        Args:
+            name: Its id.
+            label: What the tables call it, without the seed.
+            group: Task, ``start`` or ``fused``.
+            role: What it is.
+            step: The step that makes it; empty: it is given.
+            place: Model and adapter.
+            more: ``tasks`` in place of the study's, ``seed`` where it is one of several, and further facts of
+                ``Model``.
 
         Raises:
             UserError: If another model has that id.
         """
         if name in self.plan.models:
             raise UserError(f"{name}: two models have this name, expected different ones; rename a task or a method")
-        asked = tuple(tasks or self.config.evaluate.tasks)
-        method, seed = more.pop("method", ""), more.pop("seed", 0)
-        found = Model(name, label, group, role, method, seed, step, pretrained, peft, asked, **more)
+        tasks, seed = more.pop("tasks", None) or self.config.evaluate.tasks, more.pop("seed", None)
+        if seed is not None:
+            more["name"], label = label, label + self.seed_label(seed)
+        facts: Arguments = {"method": "", "tasks": tuple(tasks), "seed": seed or 0} | more
+        pretrained, peft = place
+        found = Model(
+            id=name, label=label, group=group, role=role, step=step, pretrained=pretrained, peft=peft, **facts
+        )
         self.plan.models[name] = found
         return found
 
-    def place(self, path: str | None) -> tuple[str, str | None]:
+    def place(self, path: str | None) -> Place:
         """Model and adapter of a model that is either."""
         return (path or self.config.model, None) if self.full else (self.config.model, path)
 
@@ -263,17 +186,3 @@ class Builder:
         """
         if not self.before and not (Path(self.plan.cwd) / path).is_dir():
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
-
-
-def _distinct(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in names if name))
-
-
-def _names(value: Any, what: str) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return value
-    raise UserError(f"{what}: {value!r}, expected names of data sets; give a list")

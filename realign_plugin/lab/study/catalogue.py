@@ -103,10 +103,6 @@ RECIPES: Final[dict[str, Arguments]] = {
 def method(name: str, given: Method) -> Method:
     """A method of the configuration, completed from the catalogue.
 
-    Args:
-        name: Its name.
-        given: What the configuration says of it.
-
     Raises:
         UserError: If it is unknown and says no kind, or a kind, mask or strength means nothing.
     """

@@ -9,40 +9,34 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.evaluation.result_files import Results
 from realign_plugin.files import write_json
+from realign_plugin.lab.records import Choice, Column, Tried
 from realign_plugin.lab.study.measuring import CHOOSING
-from realign_plugin.lab.study.measuring_config import Column
 from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.tables import Results, columns_of, key, read_results
+from realign_plugin.lab.study.tables import columns_asked, columns_of, results_of
 
 
 def score(cells: Mapping[str, float], columns: Sequence[Column]) -> tuple[float, float]:
-    """How good a model is on all axes at once: its worst rate first, then the mean of all. Higher is better.
-
-    Args:
-        cells: Rates in [0, 1], by column.
-        columns: Columns that say which way is good.
-    """
+    """How good a model is on all axes at once: its worst rate first, then the mean of all. Higher is better."""
     good = [
-        cells[key(c)] if c.better == "higher" else 1.0 - cells[key(c)]
+        cells[c.key] if c.better == "higher" else 1.0 - cells[c.key]
         for c in columns
-        if c.better is not None and key(c) in cells
+        if c.better is not None and c.key in cells
     ]
     return min(good), sum(good) / len(good)
 
 
 def _rates(results: Results, columns: Sequence[Column]) -> dict[str, float | None]:
-    return {key(column): results.cell(column.task, column.metric)[0].value for column in columns}
+    return {column.key: results.cell(column.task, column.metric).value for column in columns}
 
 
 def _columns(plan: Plan, row: str, found: Mapping[str, Results]) -> list[Column]:
     """The columns that a choice goes by."""
-    given = [Column.model_validate(column) for column in plan.config["evaluate"]["columns"]]
     chosen = plan.config["evaluate"]["choose"]
-    columns = given or columns_of(found.values(), chosen["tasks"] or plan.models[row].tasks)
+    columns = columns_asked(plan) or columns_of(found.values(), chosen["tasks"] or plan.models[row].tasks)
     if chosen["columns"] is None:
         return [c for c in columns if c.better is not None and c.axis != "other" and c.metric != "preference_score"]
     for label in chosen["columns"]:
@@ -50,15 +44,8 @@ def _columns(plan: Plan, row: str, found: Mapping[str, Results]) -> list[Column]
     return [c for c in columns if c.label in chosen["columns"] and c.better is not None]
 
 
-def choose(plan: Plan, row: str) -> dict[str, Any]:
+def choose(plan: Plan, row: str) -> Choice:
     """The best strength of a row.
-
-    Args:
-        plan: The plan.
-        row: Id of the row.
-
-    Returns:
-        ``{"strength", "model", "tried": {strength: {"score", "rates"}}}``, ready for JSON.
 
     Raises:
         UserError: If a strength has no results, none has a rate that says which way is good, or one lacks a rate that
@@ -66,16 +53,16 @@ def choose(plan: Plan, row: str) -> dict[str, Any]:
     """
     found: dict[str, Results] = {}
     for name in plan.choices[row]:
-        results = read_results(plan.folder / CHOOSING / name)
+        results = results_of(plan.folder / CHOOSING / name)
         if results is None:
             raise UserError(f"{row}: {name} has no results in {CHOOSING}, expected them; run the study again")
         found[name] = results
     columns = _columns(plan, row, found)
     values = {name: _rates(results, columns) for name, results in found.items()}
-    used = [c for c in columns if any(rates[key(c)] is not None for rates in values.values())]
+    used = [c for c in columns if any(rates[c.key] is not None for rates in values.values())]
     for column in used:
         for name, rates in values.items():
-            value = rates[key(column)]
+            value = rates[column.key]
             if value is None or not 0.0 <= value <= 1.0:
                 raise UserError(
                     f"{row}: {column.label} of {name} is {value}, expected a rate as the others have; judge its "
@@ -86,10 +73,10 @@ def choose(plan: Plan, row: str) -> dict[str, Any]:
     scores = {name: score({k: float(v or 0.0) for k, v in rates.items()}, used) for name, rates in values.items()}
     best = max(scores, key=scores.__getitem__)
     tried = {
-        f"{plan.choices[row][name]:g}": {"score": scores[name], "rates": {key(c): values[name][key(c)] for c in used}}
+        f"{plan.choices[row][name]:g}": Tried(score=scores[name], rates={c.key: values[name][c.key] for c in used})
         for name in found
     }
-    return {"strength": plan.choices[row][best], "model": best, "tried": tried}
+    return Choice(strength=plan.choices[row][best], model=best, tried=tried)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     link = plan.folder / "models" / row
     work = link.with_name(f".{row}.link")
     work.unlink(missing_ok=True)
-    work.symlink_to(best["model"], target_is_directory=True)
+    work.symlink_to(best.model, target_is_directory=True)
     os.replace(work, link)
-    write_json(plan.folder / "choices" / f"{row}.json", best)
-    print(f"{row}: strength {best['strength']:g}")
+    write_json(plan.folder / "choices" / f"{row}.json", best.model_dump())
+    print(f"{row}: strength {best.strength:g}")
 
 
 if __name__ == "__main__":

@@ -47,9 +47,6 @@ class Request:
 def run(asked: Request) -> None:
     """Plan a study and run it, or show what would run.
 
-    Args:
-        asked: What the command line asks for.
-
     Raises:
         UserError: For the first mistake, or if a step fails.
     """

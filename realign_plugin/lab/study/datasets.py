@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from realign_plugin.data.dataset_info import read_info
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.study.commands import Line, OnPolicy
 from realign_plugin.lab.study.data_config import SOURCES, DataSet
 from realign_plugin.lab.study.sections import Names
 from realign_plugin.lab.study.steps import Step
@@ -35,22 +36,19 @@ class Datasets:
         Raises:
             UserError: If its source is a file that is missing.
         """
-        words = ["realign", "data", dataset.kind, *self._where(name)]
+        words = ["realign", "data", dataset.kind, str(self.folder), "--name", name]
+        words += ["--overwrite"] if self._replaces else []
         for key, value in dataset.model_dump(exclude={"kind"}, exclude_none=True).items():
             words += [f"--{key}", str(value)]
         inputs = self._files([dataset.source] if dataset.source else [], f"data.{name}.source")
         needs = self.builder.before + ((f"data-{dataset.of}",) if dataset.of in self.config.data else ())
         creates = (str(self.folder / f"{name}.jsonl"),)
         return self.plan.add(
-            Step(f"data-{name}", "data", f"{name}: data", (tuple(words),), needs, inputs, creates=creates)
+            Step(f"data-{name}", "data", f"{name}: data", (Line(tuple(words)),), needs, inputs, creates=creates)
         )
 
     def add_on_policy(self, name: str, dataset: DataSet) -> str:
         """A step in which the aligned model and a fine-tuned one answer prompts.
-
-        Args:
-            name: Of the data set.
-            dataset: Its section.
 
         Raises:
             UserError: If a source is missing, or models are whole checkpoints.
@@ -62,8 +60,7 @@ class Datasets:
                 "are merged, or leave it out"
             )
         path, step = builder.tuned[self.task_of(name)]
-        words = ["realign", "data", "on-policy", *self._where(name), "--model", config.model, "--adapter", path]
-        words += ["--aligned", builder.aligned_path] if builder.aligned_path else []
+        sources = {}
         needs, inputs = [*builder.before, step, builder.aligned_step], builder.given(path, builder.aligned_path)
         for option in SOURCES:
             given = getattr(dataset, option) or []
@@ -72,21 +69,24 @@ class Datasets:
             if option == "evaluation":
                 paths = list(dict.fromkeys([*paths, *builder.measuring.prompt_files()]))
             inputs += self._files([path for path in paths if not self.plan.holds(path)], f"data.{name}.{option}")
-            words += [word for path in paths for word in (f"--{option}", path)]
-        for key, value in dataset.model_dump(exclude={"kind", "task", *SOURCES}, exclude_none=True).items():
-            words += [f"--{key.replace('_', '-')}", str(value)]
+            sources[option] = paths
+        options = dataset.model_dump(exclude={"kind", "task", *SOURCES}, exclude_none=True)
+        does = OnPolicy(
+            str(self.folder), name, self._replaces, config.model, path, builder.aligned_path, sources, options
+        )
         creates = [str(self.folder / f"{made}.jsonl") for made in self._made(name)]
         return self.plan.add(
             Step(
                 f"data-{name}", "on_policy", f"{name}: what the aligned and the fine-tuned model answer",
-                (tuple(words),), tuple(dict.fromkeys(filter(None, needs))), inputs, creates=tuple(creates),
+                (does,), tuple(dict.fromkeys(filter(None, needs))), inputs, creates=tuple(creates),
                 threads=builder.evaluation_threads, gpus=config.machine.gpus_per_evaluation,
             )
         )  # fmt: skip
 
-    def _where(self, name: str) -> list[str]:
-        """Folder and name; in a folder of the user's nothing is replaced."""
-        return [str(self.folder), "--name", name, *(["--overwrite"] if self.config.dataset_dir is None else [])]
+    @property
+    def _replaces(self) -> bool:
+        """Whether data sets are replaced: in a folder of the user's none is."""
+        return self.config.dataset_dir is None
 
     def _source(self, source: str, what: str) -> str:
         """A source of prompts as the command takes it: of a data set of the study its file."""
@@ -134,12 +134,7 @@ class Datasets:
         return [name + behind for lesson, behind in MADE.items() if asked or lesson != "skill"]
 
     def learnt(self, task: str, lesson: Lesson) -> Names:
-        """The data sets that a task's realignment learns from: the task's, the study's, or its own on-policy ones.
-
-        Args:
-            task: The task.
-            lesson: What they teach.
-        """
+        """The data sets that a task's realignment learns from: the task's, the study's, or its own on-policy ones."""
         given = getattr(self.config.tasks[task], lesson) or getattr(self.config.realign, lesson)
         mine = [name for name in self.on_policy() if self.task_of(name) == task]
         made = [name + MADE[lesson] for name in mine if name + MADE[lesson] in self._made(name)]
@@ -147,10 +142,6 @@ class Datasets:
 
     def needs(self, names: Iterable[str], what: str) -> tuple[str, ...]:
         """Steps that make data sets.
-
-        Args:
-            names: LLaMA-Factory's names.
-            what: The option that names them.
 
         Raises:
             UserError: If a data set is neither made by the study nor in ``dataset_info.json``.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from realign_plugin.lab.report import records
+from realign_plugin.lab import records
 from realign_plugin.lab.report.run import read_record
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.steps import KINDS
@@ -17,13 +17,7 @@ TROUBLE: Final = 0.1
 
 
 def show_plan(plan: Plan, targets: Sequence[str], again: Sequence[str] = ()) -> None:
-    """Print what would run, and what is done.
-
-    Args:
-        plan: The plan.
-        targets: What is wanted.
-        again: Steps that would be run once more.
-    """
+    """Print what would run, and what is done."""
     from rich.table import Table
     from rich.text import Text
 
@@ -61,8 +55,6 @@ def show_table(plan: Plan, name: str) -> None:
     """
     from rich.table import Table
 
-    from realign_plugin.evaluation.cells import Cell
-
     found = read_record(records.Table, plan.folder / "tables" / f"{name}.json")
     shown = [column for column in found.columns if _worth_showing(column, found, plan)]
     several = len(found.groups.keys() - {"start", "fused"}) > 1
@@ -73,7 +65,7 @@ def show_table(plan: Plan, name: str) -> None:
     for row in found.rows:
         cells = [row.cell(column.key) for column in shown]
         first = [plan.groups.get(row.group, row.group)] if several else []
-        table.add_row(*first, row.label, *(Cell(cell.value, cell.low, cell.high).text() for cell in cells))
+        table.add_row(*first, row.label, *(cell.text() for cell in cells))
     console = new_console(160)
     console.print(table)
     console.print(f"95 % intervals in brackets. Saved as {plan.root}/tables/{name}.md and .json.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.study import merges
-from realign_plugin.lab.study.catalogue import FUSIONS, MASKED, Recipe
-from realign_plugin.lab.study.masking import exports, realignment
+from realign_plugin.lab.study.catalogue import FUSIONS, MASKED
+from realign_plugin.lab.study.commands import Fuse
+from realign_plugin.lab.study.masking import Trained, exports, realignment
 from realign_plugin.lab.study.models_config import Fusion
 from realign_plugin.lab.study.sections import Arguments, Names
+from realign_plugin.lab.study.trainings import train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -21,10 +24,6 @@ GROUP: Final = "fused"
 
 def fusions(builder: Builder, section: Fusion) -> None:
     """All fusions of a study.
-
-    Args:
-        builder: The builder.
-        section: The configuration's section.
 
     Raises:
         UserError: If a task, fusion or method is unknown, or there are fewer than two tasks.
@@ -72,14 +71,11 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
             name, "fuse", says, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
         )
     else:
-        words = ["realign", "fuse", out, *tuned, "--method", kind]
-        words += ["--aligned", builder.aligned_path] if builder.aligned_path else []
-        for option, value in how.options.items():
-            values = value if isinstance(value, list) else [value]
-            words += ["--" + option.replace("_", "-"), ",".join(repr(number) for number in values)]
-        step = builder.command(name, "fuse", says, words, needs, out, builder.given(*tuned, builder.aligned_path))
+        does = Fuse(out, tuple(tuned), kind, builder.aligned_path, how.options)
+        step = builder.command(name, "fuse", says, does, needs, builder.given(*tuned, builder.aligned_path))
     label = f"fused ({how.label or FUSIONS[kind]})"
-    builder.model(name, label, GROUP, "fused", step, *builder.place(out), section.evaluate, method=method)
+    place = builder.place(out)
+    builder.model(name, label, GROUP, "fused", step, place, tasks=section.evaluate, method=method, fusion=method)
 
 
 def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: Names, needs: Sequence[str]) -> None:
@@ -90,16 +86,14 @@ def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: N
     label = fusion.label or FUSIONS[kind]
     if len(section.realign) > 1:
         label = f"{label}, {how.label}".rstrip(", ")
-    named = how.model_copy(update={"label": label})
     what = realignment(builder, how.kind[0], tasks, tuned, section.pairs or builder.config.realign.pairs)
-    recipe: Recipe = "mask_dpo_fused" if what.recipe == "mask_dpo" else what.recipe
+    what = replace(
+        what,
+        recipe="mask_dpo_fused" if what.recipe == "mask_dpo" else what.recipe,
+        says=f"{what.says} on {len(tuned)} fused models",
+        arguments=what.arguments | {"fusion_method": kind},
+    )
+    changes = [how.train, fusion.options, fusion.train]
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
-        run = f"{GROUP}-{method}-{by}-{seed}"
-        builder.train(
-            run, "realign", f"{run}: {what.says} on {len(tuned)} fused models", recipe, what.datasets,
-            what.arguments | {"fusion_method": kind}, [how.train, fusion.options, fusion.train], needs, seed,
-        )  # fmt: skip
-        exports(
-            builder, run, named, GROUP, seed, "fused realigned", tuned, by, section.evaluate,
-            prefix="fused + realigned",
-        )  # fmt: skip
+        name = train(builder, what.run(f"{GROUP}-{method}-{by}", seed, changes, needs))
+        exports(builder, Trained(name, GROUP, by, seed, tuned, "fused + realigned", label, method))

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
-
-from typing_extensions import TypedDict
+from typing import Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.records import Command, Failure, Study
 from realign_plugin.lab.study.ablations import add_ablations
 from realign_plugin.lab.study.builder import Builder
 from realign_plugin.lab.study.checks import check
@@ -28,6 +27,7 @@ from realign_plugin.lab.study.processors import Processors
 from realign_plugin.lab.study.realignment import align, tasks
 from realign_plugin.lab.study.run import tail
 from realign_plugin.lab.study.stopping import run_group
+from realign_plugin.lab.study.trainings import own_steps
 from realign_plugin.text_files import checked, read_json
 
 ALONE: Final = Processors()
@@ -35,22 +35,8 @@ SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
 PROFILES: Final = Path(__file__).with_name("profiles")
 
 
-class Failure(TypedDict):
-    """Why a step failed, as ``study.run`` leaves it."""
-
-    step: str
-    message: str
-    log: str
-    tail: list[str]
-
-
 def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALONE) -> Plan:
     """Read and check a configuration, and plan the study.
-
-    Args:
-        path: The configuration file.
-        overrides: ``key=value``, on top of it.
-        processors: What there is for its steps.
 
     Raises:
         UserError: For the first mistake.
@@ -64,17 +50,12 @@ def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALO
 def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Plan:
     """The plan of a study.
 
-    Args:
-        config: The configuration.
-        cwd: Folder that its relative paths count from.
-        processors: What there is for its steps.
-
     Raises:
         UserError: If the configuration contradicts itself, or a method lacks what it needs.
     """
     builder = Builder(config, cwd, processors.share(config.machine))
     plan = builder.plan
-    builder.before = builder.own_steps(config.prepare, "prepare", ())
+    builder.before = own_steps(builder, config.prepare, "prepare", ())
     for name, dataset in config.data.items():
         if dataset.kind != "on_policy":  # which waits for the fine-tuned models
             builder.datasets.add(name, dataset)
@@ -84,7 +65,7 @@ def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Pla
         fusions(builder, config.fusion)
     builder.measuring.tables()
     main = plan.targets["main"]
-    main += builder.own_steps(config.finish, "finish", tuple(main))
+    main += own_steps(builder, config.finish, "finish", tuple(main))
     add_ablations(builder)
     plan.targets["all"] = list(dict.fromkeys(name for names in plan.targets.values() for name in names))
     return plan
@@ -103,43 +84,27 @@ def profile_folder(profile: str) -> Path:
     raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """What the report has to know of the study, ready for JSON."""
+def describe(plan: Plan) -> Study:
+    """What the report has to know of the study."""
     from realign_plugin.lab.study.tables import versions
 
+    def inside(path: str) -> str:
+        return str(Path(path).relative_to(plan.root))
+
     trainings = [
-        {
-            "id": step.name,
-            "label": step.says,
-            "folder": str(Path(step.training).relative_to(plan.root)),
-            "stage": stage,
-        }
+        step.training.model_copy(update={"folder": inside(step.training.folder)})
         for step in plan.steps.values()
-        if step.training is not None and Path(step.training).is_relative_to(plan.root)
-        for stage in [_stage(step.files)]
+        if step.training is not None and Path(step.training.folder).is_relative_to(plan.root)
     ]
-    models = []
-    for model in plan.models.values():
-        names = ("id", "label", "group", "role", "method", "seed")
-        subspace = str(Path(model.subspace).relative_to(plan.root)) if model.subspace else None
-        models.append({name: getattr(model, name) for name in names} | {"subspace": subspace})
-    return {
-        "title": plan.config["title"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": plan.config,
-        "versions": versions(),
-        "seeds": plan.config["seeds"],
-        "groups": plan.groups,
-        "models": models,
-        "trainings": trainings,
-        "tables": list(plan.tables),
-    }
-
-
-def _stage(files: dict[str, str]) -> str:
-    import yaml
-
-    return str(next((yaml.safe_load(text).get("stage", "") for text in files.values()), ""))
+    models = [
+        model.model_copy(update={"subspace": inside(model.subspace)}) if model.subspace else model
+        for model in plan.models.values()
+    ]
+    return Study(
+        title=plan.config["title"], created=datetime.now(UTC).isoformat(timespec="seconds"), config=plan.config,
+        versions=versions(), seeds=plan.config["seeds"], groups=plan.groups, models=models, trainings=trainings,
+        tables=list(plan.tables),
+    )  # fmt: skip
 
 
 def write_commands(plan: Plan) -> None:
@@ -148,8 +113,10 @@ def write_commands(plan: Plan) -> None:
     for step in plan.wanted(["all"]):
         known = plan.done(step.name)
         if known is not None:
-            entry = {"step": step.name, "kind": step.kind, "seconds": known["seconds"], "log": known["log"]}
-            lines.append(json.dumps(entry | {"command": "\n".join(known["commands"])}, ensure_ascii=False))
+            entry = Command(
+                step=step.name, kind=step.kind, seconds=known.seconds, log=known.log, command="\n".join(known.commands)
+            )
+            lines.append(json.dumps(entry.model_dump(), ensure_ascii=False))
     write_text(plan.folder / "commands.jsonl", "\n".join(lines) + "\n")
 
 
@@ -187,12 +154,6 @@ def alone(plan: Plan) -> Iterator[None]:
 
 def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Sequence[str] = ()) -> None:
     """Bring targets up to date.
-
-    Args:
-        plan: The plan.
-        targets: What is wanted.
-        options: Words for snakemake: cores, profile.
-        again: Steps to run once more though nothing they depend on has changed.
 
     Raises:
         UserError: If a step fails: with its log and how that ends.
@@ -235,7 +196,7 @@ def prepare(plan: Plan, targets: Sequence[str]) -> int:
     """
     try:
         plan.save(plan.folder / PLAN)
-        write_json(plan.folder / "study.json", describe(plan))
+        write_json(plan.folder / "study.json", describe(plan).model_dump())
         todo = plan.stale(targets)
         for step, _ in todo:
             plan.forget(step.name)
@@ -258,7 +219,9 @@ def plan_only(plan: Plan) -> None:
 def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int:
     """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``.
 
-    It gets a process group of its own, and is told when this process is: no step goes on alone.
+    It gets a process group of its own, and is told when this process is: no step goes on alone. It does not lock the
+    folder, as its locks outlive a process that was killed; ``alone`` and ``run.held`` do. Only times make a step
+    run again here: ``Plan.stale`` has found out what changed, which snakemake does not know of earlier studies.
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
@@ -278,9 +241,9 @@ def failure(plan: Plan, code: int) -> str:
     first, *others = (
         checked(Failure, read_json(path, "", "why a step failed"), str(path), "run the study again") for path in found
     )
-    more = f" (failed too: {', '.join(known['step'] for known in others)})" if others else ""
-    ends = " | ".join(first["tail"])[-500:]
-    return f"{first['step']}: {first['message']}, expected it to end well; {first['log']} ends with: {ends}{more}"
+    more = f" (failed too: {', '.join(known.step for known in others)})" if others else ""
+    ends = " | ".join(first.tail)[-500:]
+    return f"{first.step}: {first.message}, expected it to end well; {first.log} ends with: {ends}{more}"
 
 
 def finish(plan: Plan, targets: Sequence[str]) -> None:

@@ -45,10 +45,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 def check_secrets(values: Any, place: str = "") -> None:
     """Refuse a secret of the environment in the configuration: it would be in the plan, the tables, the report.
 
-    Args:
-        values: The configuration or a part of it.
-        place: Where the part is.
-
     Raises:
         UserError: With the key and the variable, never the value.
     """
@@ -89,10 +85,6 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> Any:
 
 def parse(values: Mapping[str, Any], what: str = "study") -> StudyConfig:
     """Check a configuration.
-
-    Args:
-        values: Its keys and values.
-        what: Where they come from, for messages.
 
     Raises:
         UserError: For the first key or value at fault.

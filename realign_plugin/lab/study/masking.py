@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study import merges
 from realign_plugin.lab.study.catalogue import LORA, Recipe
+from realign_plugin.lab.study.commands import Export
 from realign_plugin.lab.study.datasets import Lesson
-from realign_plugin.lab.study.models_config import Method, Task
 from realign_plugin.lab.study.sections import Arguments, Names
-from realign_plugin.lab.study.steps import Model, Role, Step
+from realign_plugin.lab.study.steps import Step
+from realign_plugin.lab.study.trainings import Run, train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -40,16 +42,13 @@ class Realignment:
     datasets: Names
     arguments: Arguments
 
+    def run(self, stem: str, seed: int, changes: Sequence[Mapping[str, Any]], needs: Sequence[str]) -> Run:
+        """The training of a seed; see ``Run``."""
+        return Run(stem, "realign", self.says, self.recipe, self.datasets, self.arguments, changes, needs, seed=seed)
+
 
 def realignment(builder: Builder, kind: str, tasks: Sequence[str], paths: list[str], pairs: Names) -> Realignment:
     """What a kind of method learns from, and how.
-
-    Args:
-        builder: The builder.
-        kind: ``mask_dpo``, ``safety_distill`` or ``safety_distill_lora``.
-        tasks: Tasks of the fine-tuned models.
-        paths: Their models.
-        pairs: Preference pairs in place of the tasks'.
 
     Raises:
         UserError: If nothing is named to learn from, or LoRA adapters are asked for where models are whole.
@@ -84,110 +83,124 @@ def _models(builder: Builder, paths: list[str], stage: str, kind: str) -> Argume
     return {"model_name_or_path": builder.config.model, **found, **adapters}
 
 
-def masked(
-    builder: Builder, name: str, task: Task, method: str, how: Method, own: str, seed: int,
-    changes: Mapping[str, Any] | None = None, suffix: str = "", pairs: Names | None = None, prefix: str = "realigned",
-) -> list[Model]:  # fmt: skip
-    """Masks on one fine-tuned model, exported with each mask of the method.
+@dataclass(frozen=True)
+class Masks:
+    """Masks that are to be trained on one fine-tuned model.
 
-    Args:
-        builder: The builder.
-        name: The task.
-        task: Its section.
+    Attributes:
+        task: The task.
         method: The method's name.
-        how: The method.
-        own: Id of the fine-tuned model.
         seed: Of the training.
+        own: Id of the fine-tuned model; default: the task's.
         changes: Further arguments.
         suffix: Of the ids.
         pairs: Preference pairs; default: the task's.
         prefix: What the labels begin with.
+    """
 
-    Returns:
-        The models.
+    task: str
+    method: str
+    seed: int
+    own: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    suffix: str = ""
+    pairs: Names = field(default_factory=list)
+    prefix: str = "realigned"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained subspace.
+
+    Attributes:
+        id: The step that trains it, and its folder in ``models/``.
+        group: Of its rows: a task, or ``fused``.
+        method: The method's name.
+        seed: Of the training.
+        tuned: Paths of the fine-tuned models.
+        prefix: What the labels begin with.
+        label: What the tables call it; default: as the method.
+        fusion: The fusion that it is on.
+    """
+
+    id: str
+    group: str
+    method: str
+    seed: int
+    tuned: Sequence[str]
+    prefix: str = "realigned"
+    label: str | None = None
+    fusion: str | None = None
+
+
+def masked(builder: Builder, masks: Masks) -> list[Model]:
+    """Train masks on one fine-tuned model and export them; the models.
 
     Raises:
         UserError: If there is nothing to learn from.
     """
+    own, how = masks.own or masks.task, builder.methods[masks.method]
     path, step = builder.tuned[own]
-    run = f"{own}-{method}{suffix}-{seed}"
-    what = realignment(builder, how.kind[0], [name], [path], pairs or [])
-    builder.train(
-        run, "realign", f"{run}: {what.says}", what.recipe, what.datasets, what.arguments,
-        [how.train, changes or {}], (step, builder.aligned_step), seed,
-    )  # fmt: skip
-    return exports(builder, run, how, name, seed, "realigned", [path], method, task.evaluate, prefix=prefix)
+    what = realignment(builder, how.kind[0], [masks.task], [path], masks.pairs)
+    stem, needs = f"{own}-{masks.method}{masks.suffix}", (step, builder.aligned_step)
+    name = train(builder, what.run(stem, masks.seed, [how.train, masks.changes], needs))
+    return exports(builder, Trained(name, masks.task, masks.method, masks.seed, [path], masks.prefix))
 
 
-def distilled_lora(builder: Builder, name: str, task: Task, method: str, how: Method, seed: int) -> Model:
+def distilled_lora(builder: Builder, name: str, method: str, seed: int) -> Model:
     """A LoRA adapter under the loss of self-distillation, from the fine-tuned one.
-
-    Args:
-        builder: The builder.
-        name: The task.
-        task: Its section.
-        method: The method's name.
-        how: The method.
-        seed: Of the training.
 
     Raises:
         UserError: If there is nothing to learn from, or models are whole.
     """
     path, step = builder.tuned[name]
-    run = f"{name}-{method}-{seed}"
+    how, task = builder.methods[method], builder.config.tasks[name]
     what = realignment(builder, LORA, [name], [path], [])
-    step = builder.train(
-        run, "realign", f"{run}: {what.says}", what.recipe, what.datasets, what.arguments, [how.train],
-        (step, builder.aligned_step), seed,
-    )  # fmt: skip
-    place = builder.place(builder.path("models", run))
-    label = f"realigned ({how.label or method}){builder.seed_label(seed)}"
-    return builder.model(run, label, name, "realigned", step, *place, task.evaluate, method=method, seed=seed)
+    step = train(builder, what.run(f"{name}-{method}", seed, [how.train], (step, builder.aligned_step)))
+    place, label = builder.place(builder.path("models", step)), f"realigned ({how.label or method})"
+    facts: Arguments = {"tasks": task.evaluate, "method": method, "seed": seed}
+    return builder.model(step, label, name, "realigned", step, place, **facts)
 
 
 def exports(
-    builder: Builder, run: str, how: Method, group: str, seed: int, role: Role, tuned: list[str], method: str,
-    evaluate: Names | None, masks: Sequence[str] | None = None, prefix: str = "realigned", step: str | None = None,
-) -> list[Model]:  # fmt: skip
+    builder: Builder, trained: Trained, masks: Sequence[str] | None = None, step: str | None = None
+) -> list[Model]:
     """A trained subspace as plain adapters (or models), one for each mask, and their rows.
 
     Args:
         builder: The builder.
-        run: Step that trains the subspace, and its folder in ``models/``.
-        how: The method.
-        group: Of the rows.
-        seed: Of the training.
-        role: Of the rows.
-        tuned: Paths of the fine-tuned models.
-        method: The method's name.
-        evaluate: lm-eval tasks in place of the study's.
+        trained: The subspace.
         masks: Masks in place of the method's.
-        prefix: What the labels begin with.
         step: Name of the exporting step.
     """
-    chosen, folder = list(masks or how.masks), builder.path("models", run)
-    step = step or f"export-{run}"
-    outs = [builder.path("models", f"{run}-{mask}") for mask in chosen]
+    how = builder.methods[trained.method]
+    whole = how.label if trained.label is None else trained.label
+    folder, step = builder.path("models", trained.id), step or f"export-{trained.id}"
+    outs = {mask: builder.path("models", f"{trained.id}-{mask}") for mask in masks or how.masks}
+    facts: Arguments = {"method": trained.method, "seed": trained.seed, "subspace": folder, "fusion": trained.fusion}
+    facts["tasks"] = _evaluated(builder, trained)
+    role: Role = "fused realigned" if trained.fusion is not None else "realigned"
     models = []
-    for mask, out in zip(chosen, outs, strict=True):
-        named = mask if masks is not None or len(how.masks) > 1 or not how.label else ""
-        label = ", ".join(part for part in (how.label, named) if part)
+    for mask, out in outs.items():
+        named = mask if masks is not None or len(how.masks) > 1 or not whole else ""
+        label = f"{trained.prefix} ({', '.join(part for part in (whole, named) if part)})"
         models.append(
-            builder.model(
-                f"{run}-{mask}", f"{prefix} ({label}){builder.seed_label(seed)}", group, role, step,
-                *builder.place(out), evaluate, method=method, seed=seed, subspace=folder,
-            )
-        )  # fmt: skip
-    says = f"{run}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(chosen)}"
+            builder.model(f"{trained.id}-{mask}", label, trained.group, role, step, builder.place(out), **facts)
+        )
+    says = f"{trained.id}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(outs)}"
     if builder.full:
         base = builder.local(builder.aligned_path or builder.config.model)
-        listed = [builder.local(path) for path in tuned]
-        documents = {
-            out: merges.dial(folder, listed, base, mask=mask, strength=1.0)
-            for mask, out in zip(chosen, outs, strict=True)
-        }
-        builder.merge_step(step, "export", says, documents, (run,))
+        listed = [builder.local(path) for path in trained.tuned]
+        documents = {out: merges.dial(folder, listed, base, mask=mask, strength=1.0) for mask, out in outs.items()}
+        builder.merge_step(step, "export", says, documents, (trained.id,))
         return models
-    lines = [("realign", "export", folder, out, "--mask", mask) for mask, out in zip(chosen, outs, strict=True)]
-    builder.plan.add(Step(step, "export", says, tuple(lines), (run,), creates=tuple(outs), together=True))
+    does = tuple(Export(folder, out, mask) for mask, out in outs.items())
+    creates = tuple(outs.values())
+    builder.plan.add(Step(step, "export", says, does, (trained.id,), creates=creates, together=True))
     return models
+
+
+def _evaluated(builder: Builder, trained: Trained) -> Names | None:
+    """The lm-eval tasks of a subspace's rows, where they are not the study's."""
+    section = builder.config.tasks.get(trained.group) or builder.config.fusion
+    return section.evaluate if section is not None else None

@@ -12,13 +12,14 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.data import SOURCES, find_file
 from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import references
+from realign_plugin.lab.study.commands import Line, Measure
 from realign_plugin.lab.study.config import StudyConfig
-from realign_plugin.lab.study.models_config import Task
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.references import Reference
 from realign_plugin.lab.study.sections import Arguments
-from realign_plugin.lab.study.steps import Model, Step, TableSpec
+from realign_plugin.lab.study.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
@@ -54,8 +55,8 @@ class Measuring:
 
     def command(
         self, model: Model, results: str, tasks: Sequence[str], metadata: Arguments, reference: Reference | None = None
-    ) -> tuple[str, ...]:
-        """The stock command line that measures a model.
+    ) -> Measure:
+        """The command that measures a model.
 
         Args:
             model: The model.
@@ -66,17 +67,15 @@ class Measuring:
         """
         evaluate = self.config.evaluate
         given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
-        arguments = {key: value for key, value in (given | evaluate.model_args).items() if value is not None}
-        words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{k}={v}" for k, v in arguments.items())]
-        words += ["--tasks", ",".join(tasks), "--output_path", self.path(results, model.id), "--log_samples"]
-        words += ["--apply_chat_template"] if evaluate.chat_template else []
-        for key, value in evaluate.options.items():
-            if value is not False and value is not None:
-                words += [f"--{key}"] if value is True else [f"--{key}", str(value)]
         compared = references.metadata(reference) if reference is not None else {}
-        if everything := compared | evaluate.metadata | metadata:
-            words += ["--metadata", json.dumps(everything, ensure_ascii=False)]
-        return tuple(words)
+        return Measure(
+            model_args=given | evaluate.model_args,
+            tasks=tuple(tasks),
+            out=self.path(results, model.id),
+            chat_template=evaluate.chat_template,
+            options=evaluate.options,
+            metadata=compared | evaluate.metadata | metadata,
+        )
 
     def evaluations(
         self,
@@ -111,19 +110,17 @@ class Measuring:
         self, part: Sequence[Model], results: str, tasks: Sequence[str], metadata: Arguments, known: Reference | None
     ) -> dict[str, str]:
         """A step that measures models in one process."""
-        name = f"{'evaluate' + results.removeprefix('results')}-{part[0].id}"
-        several = f"{part[0].id} … {part[-1].id}: measuring {len(part)}"
+        first, name = part[0].id, f"evaluate{results.removeprefix(RESULTS)}-{part[0].id}"
+        says = f"{first} … {part[-1].id}: measuring {len(part)}" if len(part) > 1 else f"{first}: measuring"
         with_it = {model.id: known for model in part if known and self._compared(tasks or model.tasks, known, tasks)}
+        does = tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part)
+        needs = (*self._makers(part), *distinct(one.step for one in with_it.values()))
+        creates, gpus = tuple(command.out for command in does), self.config.machine.gpus_per_evaluation
+        inputs = self._given(part)
+        kind: Kind = "validate" if results == CHOOSING else "evaluate"
         step = Step(
-            name, "validate" if results == CHOOSING else "evaluate",
-            several if len(part) > 1 else f"{part[0].id}: measuring",
-            tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part),
-            (*self._makers(part), *dict.fromkeys(one.step for one in with_it.values())),
-            self._given(part),
-            creates=tuple(self.path(results, model.id) for model in part),
-            threads=self.threads, gpus=self.config.machine.gpus_per_evaluation,
-            together=True,
-        )  # fmt: skip
+            name, kind, says, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
+        )
         return dict.fromkeys((model.id for model in part), self.plan.add(step))
 
     def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
@@ -155,7 +152,7 @@ class Measuring:
     def _makers(self, models: Sequence[Model]) -> tuple[str, ...]:
         """Steps that make models and the tokenizer, or those that come before all others."""
         names = [*(model.step for model in models), self.tokenizer[1]]
-        return tuple(dict.fromkeys(name for name in names if name)) or self._before()
+        return distinct(names) or tuple(entry.name for entry in self.config.prepare)
 
     def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
         """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
@@ -178,55 +175,57 @@ class Measuring:
             files += [path for path in found if path.is_file() and "__pycache__" not in path.parts]
         return tuple(files)
 
-    def _before(self) -> tuple[str, ...]:
-        return tuple(entry.name for entry in self.config.prepare)
-
-    def choice(self, row: str, label: str, group: str, step: str, tried: Mapping[float, str], task: Task) -> None:
+    def choice(self, group: str, method: str, label: str, step: str, tried: Mapping[float, str]) -> None:
         """A row whose strength is chosen on the validation prompts.
 
         Args:
-            row: Id of the row.
+            group: The task, which is the row's group.
+            method: The method's name.
             label: What the tables call the method.
-            group: Of the row.
             step: Step that makes the merged models.
             tried: Folder of the merged model for each strength.
-            task: Section of the fine-tuned model's task.
 
         Raises:
             UserError: If the configuration names no validation prompts.
         """
-        choose = self.config.evaluate.choose
+        row, choose = f"{group}-{method}", self.config.evaluate.choose
         if not choose.metadata and choose.tasks is None:
             raise UserError(
                 f"{row}: {len(tried)} strengths to choose among, expected evaluate.choose with the prompts to choose "
                 "on (metadata or tasks), others than the reported ones; add it, or give one strength"
             )
-        tasks = tuple(choose.tasks or task.evaluate or self.config.evaluate.tasks)
+        reported = tuple(self.config.tasks[group].evaluate or self.config.evaluate.tasks)
+        model = Model(
+            id=row,
+            label=label,
+            group=group,
+            role="rival",
+            method=method,
+            seed=0,
+            step=f"choose-{row}",
+            pretrained=self.path("models", row),
+            tasks=reported,
+            choice=self.path("choices", f"{row}.json"),
+        )
+        one: Arguments = {"step": step, "tasks": tuple(choose.tasks or reported), "choice": None}
         models = {
-            strength: Model(f"{row}-s{strength:g}", label, group, "rival", row, 0, step, folder, None, tasks)
+            strength: model.model_copy(update=one | {"id": f"{row}-s{strength:g}", "pretrained": folder})
             for strength, folder in tried.items()
         }
         self.plan.choices[row] = {model.id: strength for strength, model in models.items()}
         self._tried += models.values()
-        method = row.rpartition("-")[2]
-        self.plan.models[row] = Model(
-            row, label, group, "rival", method, 0, f"choose-{row}", self.path("models", row), None,
-            tuple(task.evaluate or self.config.evaluate.tasks), choice=self.path("choices", f"{row}.json"),
-        )  # fmt: skip
+        self.plan.models[row] = model
 
     def choices(self) -> None:
         """Steps that measure all strengths on the validation prompts and take the best."""
         steps = self.evaluations(self._tried, CHOOSING, metadata=self.config.evaluate.choose.metadata)
         for row, tried in self.plan.choices.items():
             model = self.plan.models[row]
-            command = ("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row)
-            step = Step(
-                f"choose-{row}", "choose", f"{row}: choosing among {len(tried)} strengths", (command,),
-                tuple(dict.fromkeys(steps[name] for name in tried)),
-                files={self.path("choices", f"{row}.rule.json"): self._rule()},
-                creates=(str(model.choice), model.pretrained),
-            )  # fmt: skip
-            self.plan.add(step)
+            command = Line(("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row))
+            says, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
+            texts = {self.path("choices", f"{row}.rule.json"): self._rule()}
+            creates = (str(model.choice), model.pretrained)
+            self.plan.add(Step(f"choose-{row}", "choose", says, (command,), needs, texts=texts, creates=creates))
 
     def _rule(self) -> str:
         """What a choice goes by, so that it is made again when that changes."""
@@ -238,7 +237,7 @@ class Measuring:
         self.choices()
         models = list(self.plan.models.values())
         self.main = self.evaluations(models)
-        needs = tuple(dict.fromkeys(self.main.values()))
+        needs = distinct(self.main.values())
         ids = tuple(model.id for model in models)
         main = TableSpec("main", "Before and after", "Each model on both axes, safety and skill.", ids)
         self.plan.targets["main"] = [self.table(main, needs)]
@@ -247,24 +246,17 @@ class Measuring:
             self.plan.targets["main"].append(self.table(sets, needs))
 
     def table(self, spec: TableSpec, needs: tuple[str, ...]) -> str:
-        """A step that makes a table.
-
-        Args:
-            spec: The table.
-            needs: Steps that measure its rows.
-        """
+        """A step that makes a table."""
         self.plan.tables[spec.name] = spec
         models = [self.plan.models[name] for name in spec.models]
         rows = {m.id: [m.label, m.role, self.plan.groups.get(m.group, m.group)] for m in models}
         columns = [column.model_dump() for column in self.config.evaluate.columns]
         what = {"rows": rows, "columns": columns, "title": spec.title, "description": spec.description}
-        step = Step(
-            f"table-{spec.name}", "table", f"{spec.name}: table of {len(spec.models)} models",
-            (("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name),), needs,
-            files={self.path("tables", f"{spec.name}.rows.json"): _json(what)},
-            creates=(self.path("tables", f"{spec.name}.json"), self.path("tables", f"{spec.name}.md")),
-        )  # fmt: skip
-        return self.plan.add(step)
+        line = Line(("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name))
+        texts = {self.path("tables", f"{spec.name}.rows.json"): _json(what)}
+        creates = tuple(self.path("tables", f"{spec.name}.{suffix}") for suffix in ("json", "md"))
+        says = f"{spec.name}: table of {len(spec.models)} models"
+        return self.plan.add(Step(f"table-{spec.name}", "table", says, (line,), needs, texts=texts, creates=creates))
 
 
 def _json(value: Any) -> str:

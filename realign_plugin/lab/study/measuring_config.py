@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
 from pydantic import Field
 
+from realign_plugin.lab.records import Axis, Better, Column
 from realign_plugin.lab.study.sections import Arguments, Names, Section, SomeNames, empty
 
 
-class Column(Section):
+class ColumnSection(Section):
     """A column of the tables.
 
     Attributes:
@@ -24,8 +25,12 @@ class Column(Section):
     task: str
     metric: str
     label: str
-    axis: Literal["safety", "over-refusal", "skill", "other"]
-    better: Literal["lower", "higher"] | None = None
+    axis: Axis
+    better: Better | None = None
+
+    def column(self) -> Column:
+        """The column of the tables."""
+        return Column.of(self.task, self.metric, self.label, self.axis, self.better)
 
 
 class Choose(Section):
@@ -67,7 +72,7 @@ class Evaluate(Section):
     models_per_job: int = Field(1, ge=1)
     agreement: bool = True
     choose: Choose = Field(default_factory=Choose)
-    columns: list[Column] = Field(default_factory=list)
+    columns: list[ColumnSection] = Field(default_factory=list)
 
 
 class Poisoning(Section):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json
-from realign_plugin.lab.study.steps import Marker, Model, Step, TableSpec
+from realign_plugin.lab.records import Marker, Model
+from realign_plugin.lab.study.commands import text
+from realign_plugin.lab.study.steps import Step, TableSpec
 from realign_plugin.text_files import checked, read_json
 
 
@@ -116,7 +120,7 @@ class Plan:
         """Have a step run again from its start, and all that needs it."""
         self.forget(name)
         marker = self.marker(name)
-        for suffix in (".progress", ".commands.json", ".commands.json.done"):
+        for suffix in (".progress", ".commands.json"):
             marker.with_suffix(suffix).unlink(missing_ok=True)
 
     def count(self, steps: int) -> None:
@@ -137,12 +141,7 @@ class Plan:
         return self.folder / "steps" / f"{name}.failed.json"
 
     def stale(self, targets: Iterable[str], again: Iterable[str] = ()) -> list[tuple[Step, str]]:
-        """Steps of the targets that have to run, in order, and why.
-
-        Args:
-            targets: What is wanted.
-            again: Steps that are to run though nothing has changed.
-        """
+        """Steps of the targets that have to run, in order, and why."""
         wanted = self.wanted(targets)
         reasons: dict[str, str] = dict.fromkeys(again, "asked for")
         while True:
@@ -168,11 +167,7 @@ class Plan:
         return any(path.stat().st_mtime > than.stat().st_mtime for path in given if path.exists())
 
     def done(self, name: str) -> Marker | None:
-        """What was noted of a step when it ended; None if it has not, or its marker cannot be read.
-
-        Args:
-            name: Of the step.
-        """
+        """What was noted of a step when it ended; None if it has not, or its marker cannot be read."""
         marker = self.marker(name)
         try:
             return checked(Marker, read_json(marker, "", "a marker"), str(marker), "run the study again")
@@ -180,17 +175,12 @@ class Plan:
             return None
 
     def why(self, step: Step, again: set[str]) -> str:
-        """Why a step has to run; empty: it has not.
-
-        Args:
-            step: The step.
-            again: Steps that run before it.
-        """
+        """Why a step has to run; empty: it has not."""
         marker = self.marker(step.name)
         known = self.done(step.name)
         if known is None:
             return "new"
-        if known["fingerprint"] != step.fingerprint:
+        if known.fingerprint != step.fingerprint:
             return "changed"
         if again & set(step.needs):
             return "what it needs runs again"
@@ -200,8 +190,13 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
-        steps = {name: asdict(step) | {"fingerprint": step.fingerprint} for name, step in self.steps.items()}
-        write_json(path, asdict(self) | {"steps": steps})
+        values = TypeAdapter(Plan).dump_python(self, mode="json")
+        for name, step in self.steps.items():
+            values["steps"][name] |= {
+                "fingerprint": step.fingerprint,
+                "commands": [text(command) for command in step.does],
+            }
+        write_json(path, values)
 
     @classmethod
     def load(cls, path: Path) -> Plan:

@@ -23,11 +23,7 @@ class Processors:
     jobs: int | None = None
 
     def share(self, machine: Machine) -> int:
-        """Threads of a step of which the configuration says nothing.
-
-        Args:
-            machine: The configuration's section.
-        """
+        """Threads of a step of which the configuration says nothing."""
         each = max(1, min(machine.gpus_per_training or 1, machine.gpus_per_evaluation or 1))
         jobs = self.jobs or max(1, len(machine.gpus) // each)
         return max(1, self.cores // jobs)

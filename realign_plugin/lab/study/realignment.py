@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import merges
-from realign_plugin.lab.study.catalogue import LORA, MASKED, MERGES
-from realign_plugin.lab.study.masking import distilled_lora, masked
+from realign_plugin.lab.study.catalogue import LORA, MASKED, MERGES, Recipe
+from realign_plugin.lab.study.masking import Masks, distilled_lora, masked
 from realign_plugin.lab.study.models_config import Method, Task
 from realign_plugin.lab.study.sections import Names
-from realign_plugin.lab.study.steps import Model
+from realign_plugin.lab.study.trainings import Run, train
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -26,7 +27,7 @@ def align(builder: Builder) -> None:
     """
     section, full = builder.config.align, builder.full
     builder.plan.groups["start"] = "before fine-tuning"
-    builder.model("base", "base", "start", "base", "", builder.config.model, None)
+    builder.model("base", "base", "start", "base", "", (builder.config.model, None))
     if section is None:
         return
     kind = "model" if full else "adapter"
@@ -42,17 +43,18 @@ def align(builder: Builder) -> None:
         builder.aligned_path = str(given)
     for number, part in enumerate(section.steps):
         name = "aligned" if number == len(section.steps) - 1 else f"aligned-{number + 1}-{part.stage}"
-        builder.aligned_step = builder.train(
-            name, "align", f"{name}: {part.stage.upper()}", part.stage, part.dataset,
-            builder.stage(part.stage, builder.aligned_path), [part.train], (builder.aligned_step,),
+        arguments, needs = builder.stage(part.stage, builder.aligned_path), (builder.aligned_step,)
+        run = Run(
+            name, "align", part.stage.upper(), part.stage, part.dataset, arguments, [part.train], needs,
             threads=part.threads,
         )  # fmt: skip
+        builder.aligned_step = train(builder, run)
         builder.aligned_path = builder.path("models", name)
     if section.steps and builder.config.template is not None:
         # Saved with the template of the training; the base's own may lack one, or have another.
         builder.measuring.tokenizer = (str(builder.aligned_path), builder.aligned_step)
     place = builder.place(builder.aligned_path)
-    builder.model("aligned", "aligned", "start", "aligned", builder.aligned_step, *place)
+    builder.model("aligned", "aligned", "start", "aligned", builder.aligned_step, place)
 
 
 def tasks(builder: Builder) -> None:
@@ -72,13 +74,6 @@ def tasks(builder: Builder) -> None:
 def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suffix: str = "") -> str:
     """Fine-tune the model of a task, unless it is given.
 
-    Args:
-        builder: The builder.
-        name: The task.
-        task: Its section.
-        more: Further data sets that it learns from.
-        suffix: Of the model's id.
-
     Returns:
         Its id.
 
@@ -94,10 +89,9 @@ def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suff
         raise UserError(f"tasks.{name}: {hint}expected {kind} or dataset, and not both; give one")
     own, step, path = name + suffix, "", str(given)
     if task.dataset is not None:
-        step = builder.train(
-            own, "finetune", f"{own}: fine-tuning", "sft", [*task.dataset, *more],
-            builder.stage("sft", builder.aligned_path), [task.train], (builder.aligned_step,),
-        )  # fmt: skip
+        arguments, needs = builder.stage("sft", builder.aligned_path), (builder.aligned_step,)
+        run = Run(own, "finetune", "fine-tuning", "sft", [*task.dataset, *more], arguments, [task.train], needs)
+        step = train(builder, run)
         path = builder.path("models", own)
     else:
         builder.check_folder(Path(path), f"tasks.{name}.{kind}")
@@ -116,7 +110,8 @@ def tuned_model(builder: Builder, own: str, name: str, task: Task, label: str | 
         label: What the tables call it; default: what the task's section says.
     """
     path, step = builder.tuned[own]
-    return builder.model(own, label or task.title, name, "fine-tuned", step, *builder.place(path), task.evaluate)
+    place = builder.place(path)
+    return builder.model(own, label or task.title, name, "fine-tuned", step, place, tasks=task.evaluate)
 
 
 def realign(builder: Builder, name: str, task: Task, method: str) -> None:
@@ -127,9 +122,9 @@ def realign(builder: Builder, name: str, task: Task, method: str) -> None:
         return
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
         if how.kind[0] in MASKED:
-            masked(builder, name, task, method, how, name, seed)
+            masked(builder, Masks(name, method, seed))
         elif how.kind == [LORA]:
-            distilled_lora(builder, name, task, method, how, seed)
+            distilled_lora(builder, name, method, seed)
         else:
             rival(builder, name, task, method, how, seed)
 
@@ -141,21 +136,22 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
         UserError: If the data that it learns from are not named.
     """
     path, step = builder.tuned[name]
-    run, given = f"{name}-{method}-{seed}", task.answers or builder.config.realign.answers
+    stem, given = f"{name}-{method}", task.answers or builder.config.realign.answers
     for number, stage in enumerate(how.kind):
         pairs = builder.datasets.learnt(name, "pairs")
         asked = pairs if stage == "dpo" else given or chosen_answers(builder, pairs)
         if not asked:
             option = "answers" if stage == "sft" else "pairs"
             raise UserError(f"realign.{option}: is empty, but methods.{method} learns from it; name data sets")
-        this = run if number == len(how.kind) - 1 else f"{run}-{number + 1}-{stage}"
-        step = builder.train(
-            this, "rival", f"{this}: {stage.upper()}", "rival_sft" if stage == "sft" else "rival_dpo", asked,
-            builder.stage(stage, path), [how.train], (step,), seed,
-        )  # fmt: skip
-        path = builder.path("models", this)
-    label = (how.label or method) + builder.seed_label(seed)
-    builder.model(run, label, name, "rival", step, *builder.place(path), task.evaluate, method=method, seed=seed)
+        suffix = "" if number == len(how.kind) - 1 else f"-{number + 1}-{stage}"
+        recipe: Recipe = "rival_sft" if stage == "sft" else "rival_dpo"
+        arguments = builder.stage(stage, path)
+        run = Run(
+            stem, "rival", stage.upper(), recipe, asked, arguments, [how.train], (step,), seed=seed, suffix=suffix
+        )
+        step, path = train(builder, run), builder.path("models", run.id)
+    label, place = how.label or method, builder.place(path)
+    builder.model(f"{stem}-{seed}", label, name, "rival", step, place, tasks=task.evaluate, method=method, seed=seed)
 
 
 def chosen_answers(builder: Builder, pairs: Names) -> Names:
@@ -171,11 +167,12 @@ def merged(builder: Builder, name: str, task: Task, method: str, how: Method) ->
     step = builder.merge_step(f"merge-{name}-{method}", "merge", f"{name}: {label}", documents, needs, given)
     if len(documents) > 1:
         by_strength = dict(zip(how.strengths, documents, strict=True))
-        builder.measuring.choice(f"{name}-{method}", label, name, step, by_strength, task)
+        builder.measuring.choice(name, method, label, step, by_strength)
         return
     strength = f" ({how.strengths[0]:g})" if how.strengths else ""
     out = next(iter(documents))
-    builder.model(f"{name}-{method}", label + strength, name, "rival", step, out, None, task.evaluate, method=method)
+    place = (out, None)
+    builder.model(f"{name}-{method}", label + strength, name, "rival", step, place, tasks=task.evaluate, method=method)
 
 
 def merge_documents(builder: Builder, method: str, how: Method, own: str) -> dict[str, merges.Document]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.lab.records import Model
 from realign_plugin.lab.study.sections import Arguments
-from realign_plugin.lab.study.steps import Model
 
 METRIC: Final = "agreement"
 ITSELF: Final = "the model that the others are compared with"
@@ -31,22 +31,12 @@ class Reference:
 
 
 def reference_model(models: Mapping[str, Model]) -> Model | None:
-    """The aligned model of a study; the base where that is aligned itself.
-
-    Args:
-        models: All models by id.
-    """
+    """The aligned model of a study; the base where that is aligned itself."""
     return models.get("aligned") or models.get("base")
 
 
 def compared(tasks: Sequence[str], reference: Sequence[str], include: Path | None) -> bool:
-    """Whether a model's answers can be compared: it has prompts of ours, and the reference answers all of them.
-
-    Args:
-        tasks: lm-eval tasks of the model.
-        reference: Those of the reference.
-        include: The user's own folder of tasks.
-    """
+    """Whether a model's answers can be compared: it has prompts of ours, and the reference answers all of them."""
     mine, others = ({part.name for part in prompt_sets(names, include)} for names in (tasks, reference))
     return bool(mine) and mine <= others
 

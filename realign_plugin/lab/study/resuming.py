@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -13,26 +12,21 @@ from realign_plugin.text_files import read_json
 WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 STATE: Final = "trainer_state.json"
 """What a trainer writes last into a checkpoint."""
-OURS: Final = ("stage: mask_dpo", "stage: safety_distill")
+OURS: Final = ("mask_dpo", "safety_distill")
+"""Stages that know by themselves that nothing is left to train."""
 
 
-def go_on(folder: Path, recipes: Iterable[str]) -> None:
+def go_on(folder: Path, stage: str) -> None:
     """Remove what a training would stumble over when it is started again.
 
     Final weights without a marker were cut off while they were saved, and the training would refuse the folder. A
     checkpoint without its last file is half of one. From a checkpoint of the last step transformers' trainer would
-    train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again. Our
-    own stages know that nothing is left.
-
-    Args:
-        folder: Of the training.
-        recipes: Texts of its arguments.
+    train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again.
     """
     for name in WEIGHTS:
         (folder / name).unlink(missing_ok=True)
-    ours = any(stage in text for text in recipes for stage in OURS)
     for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / STATE).exists() or (not ours and _would_train_one_more(checkpoint)):
+        if not (checkpoint / STATE).exists() or (stage not in OURS and _would_train_one_more(checkpoint)):
             shutil.rmtree(checkpoint)
 
 

@@ -19,10 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
+from realign_plugin.lab.records import Failure, Marker
+from realign_plugin.lab.study.commands import Command, Line, Shell, text, words
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.resuming import go_on
@@ -68,9 +70,9 @@ def run(plan: Plan, step: Step) -> None:
         if step.together:
             _together(plan, step, progress, output, environment)
         else:
-            for number, words in enumerate(step.commands):
+            for number, command in enumerate(step.does):
                 if number not in progress.done:
-                    _execute(words[0] if step.shell else list(words), output, environment)
+                    _execute(command, output, environment)
                     progress.add(number)
     missing = [path for path in step.creates if not Path(path).exists()]
     if missing:
@@ -79,18 +81,18 @@ def run(plan: Plan, step: Step) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     from realign_plugin.lab.study.tables import versions
 
-    marker = {
-        "name": step.name,
-        "kind": step.kind,
-        "fingerprint": step.fingerprint,
-        "commands": [words[0] if step.shell else shlex.join(words) for words in step.commands],
-        "files": step.files,
-        "seconds": round(time.monotonic() - start, 2),
-        "log": str(log.relative_to(plan.folder)),
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-    }
-    write_json(plan.marker(step.name), marker)
+    marker = Marker(
+        name=step.name,
+        kind=step.kind,
+        fingerprint=step.fingerprint,
+        commands=[text(command) for command in step.does],
+        files=step.files,
+        seconds=round(time.monotonic() - start, 2),
+        log=str(log.relative_to(plan.folder)),
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+    )
+    write_json(plan.marker(step.name), marker.model_dump())
     progress.forget()
 
 
@@ -107,7 +109,6 @@ class Progress:
         self.path = plan.marker(step.name).with_suffix(".progress")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.commands = self.path.with_suffix(".commands.json")
-        self.finished = Path(f"{self.commands}.done")
         self.done: set[int] = set()
         needs = [plan.marker(name) for name in step.needs]
         self.fresh = not (
@@ -117,14 +118,7 @@ class Progress:
             and not plan.newer_inputs(step, self.path)
         )
         if not self.fresh:
-            self.collect()
-
-    def collect(self) -> None:
-        """Read what is done."""
-        for file in (self.path, self.finished):
-            if file.exists():
-                words = file.read_text(encoding="utf-8").split()
-                self.done |= {int(word) for word in words if word.isdigit()}
+            self.done = {int(word) for word in self.path.read_text(encoding="utf-8").split()[1:] if word.isdigit()}
 
     def begin(self, step: Step) -> None:
         """Forget what was done and start anew."""
@@ -138,7 +132,7 @@ class Progress:
 
     def forget(self) -> None:
         """Remove the files."""
-        for file in (self.path, self.commands, self.finished):
+        for file in (self.path, self.commands):
             file.unlink(missing_ok=True)
 
 
@@ -154,10 +148,10 @@ def begin(plan: Plan, step: Step, progress: Progress) -> None:
                 path.unlink()
             elif path.is_dir():
                 shutil.rmtree(path)
-    for name, text in step.files.items():
-        write_text(name, text)
-    if step.training is not None and _inside(plan, Path(step.training)):
-        go_on(Path(step.training), step.files.values())
+    for name, content in step.files.items():
+        write_text(name, content)
+    if step.training is not None and _inside(plan, Path(step.training.folder)):
+        go_on(Path(step.training.folder), step.training.stage)
 
 
 def _inside(plan: Plan, path: Path) -> bool:
@@ -199,29 +193,28 @@ def _environment(step: Step) -> dict[str, str]:
 
 
 def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], environment: dict[str, str]) -> None:
-    todo = [[number, list(words)] for number, words in enumerate(step.commands) if number not in progress.done]
+    todo = [[number, line] for number, line in enumerate(step.commands) if number not in progress.done]
     if not todo:
         return
-    if len(step.commands) == 1:
-        _execute(list(step.commands[0]), output, environment)
+    if len(step.does) == 1:
+        _execute(step.does[0], output, environment)
         return
     write_json(progress.commands, todo)
-    _execute(["python", "-m", "realign_plugin.lab.study.together", str(progress.commands)], output, environment)
-    progress.collect()
+    line = ("python", "-m", "realign_plugin.lab.study.together", str(progress.commands), str(progress.path))
+    _execute(Line(line), output, environment)
 
 
-def _execute(command: str | Sequence[str], output: IO[str], environment: dict[str, str]) -> None:
-    text = command if isinstance(command, str) else shlex.join(command)
-    print(f"$ {text}", file=output, flush=True)
-    words: Any = command
-    if not isinstance(command, str) and command[0] == "python":
-        words = [sys.executable, *command[1:]]
+def _execute(command: Command, output: IO[str], environment: dict[str, str]) -> None:
+    typed = text(command)
+    print(f"$ {typed}", file=output, flush=True)
+    program, *others = words(command)
     found = subprocess.run(
-        words, shell=isinstance(command, str), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        typed if isinstance(command, Shell) else [sys.executable if program == "python" else program, *others],
+        shell=isinstance(command, Shell), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         env=environment, check=False,
     )  # fmt: skip
     if found.returncode:
-        raise StepError(f"{shlex.split(text)[0]} ended with {found.returncode}", found.returncode)
+        raise StepError(f"{shlex.split(typed)[0]} ended with {found.returncode}", found.returncode)
 
 
 def numbered(plan: Plan, name: str) -> str:
@@ -258,7 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run(plan, step)
     except (StepError, UserError, OSError) as error:
         log = plan.log(name)
-        write_json(plan.failure(name), {"step": name, "log": str(log), "message": str(error), "tail": tail(log)})
+        failed = Failure(step=name, log=str(log), message=str(error), tail=tail(log))
+        write_json(plan.failure(name), failed.model_dump())
         print(f"! {name}: {error}; {log}", file=sys.stderr, flush=True)
         sys.exit(1)
 

@@ -1,13 +1,15 @@
-"""What a study's plan consists of: steps, models that are measured, and tables."""
+"""What a study's plan consists of: steps and tables."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from typing_extensions import TypedDict
+from realign_plugin.lab.records import Training
+from realign_plugin.lab.study.commands import Command, file_of, words
 
 Kind = Literal[
     "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
@@ -15,8 +17,6 @@ Kind = Literal[
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 """Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
-
-Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
 
 
 @dataclass(frozen=True)
@@ -27,75 +27,50 @@ class Step:
         name: Of the step; its marker, log and recipe are called so.
         kind: Rule of the workflow.
         says: What is said when it starts.
-        commands: Stock command lines.
+        does: Commands.
         needs: Steps that must be done before.
         inputs: Files of the user's that it reads; a changed one makes the step run again. Those that the study makes
             are left out when a step is added: the steps that make them are among its needs.
-        files: Files that are written before the commands run: text by path.
+        texts: Files that are written before the commands run, beside those of the commands: text by path.
         creates: Files and folders that it leaves behind.
         scratch: Folders that are of no use when it is done.
-        training: Folder of a training, which goes on from its last checkpoint.
+        training: The training, which goes on from its last checkpoint.
         threads: Processor threads.
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
-        shell: Whether the command is text for a shell.
         stamps: Size and time of each input when the plan was made.
     """
 
     name: str
     kind: Kind
     says: str
-    commands: tuple[tuple[str, ...], ...]
+    does: tuple[Command, ...]
     needs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    files: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
-    training: str | None = None
+    training: Training | None = None
     threads: int = 1
     gpus: int = 0
     together: bool = False
-    shell: bool = False
     stamps: tuple[str, ...] = ()
+
+    @property
+    def commands(self) -> list[tuple[str, ...]]:
+        """The command lines."""
+        return [words(command) for command in self.does]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """All files that are written before the commands run: text by path."""
+        return {path: text for command in self.does for path, text in file_of(command).items()} | self.texts
 
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides what the step does."""
         what = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row of the tables.
-
-    Attributes:
-        id: Of the model; its results are in a folder called so.
-        label: What the tables call it.
-        group: Task, ``start`` or ``fused``.
-        role: What it is.
-        method: Which method made it.
-        seed: Seed of the training.
-        step: Step that makes it; empty: it is given.
-        pretrained: Model folder or hub id.
-        peft: Adapter on it.
-        subspace: Folder of the safety subspace that it comes from.
-        tasks: lm-eval tasks that measure it.
-        choice: File that tells which strength was chosen.
-    """
-
-    id: str
-    label: str
-    group: str
-    role: Role
-    method: str
-    seed: int
-    step: str
-    pretrained: str
-    peft: str | None
-    tasks: tuple[str, ...]
-    subspace: str | None = None
-    choice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,10 +96,6 @@ class TableSpec:
     detail: bool = False
 
 
-class Marker(TypedDict):
-    """What is noted of a step that has ended, as far as it is read again; see ``study.run``."""
-
-    fingerprint: str
-    commands: list[str]
-    seconds: float
-    log: str
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Names, each once; empty ones are left out."""
+    return tuple(dict.fromkeys(name for name in names if name))

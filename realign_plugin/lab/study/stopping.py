@@ -54,10 +54,6 @@ def stoppable() -> Iterator[None]:
 def run_group(words: list[str], **options: Any) -> int:
     """Run a command in a process group of its own; when this process is stopped, nothing of it goes on.
 
-    Args:
-        words: The command.
-        options: For ``subprocess.Popen``.
-
     Returns:
         Its exit code.
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from realign_plugin.errors import check_range
+from realign_plugin.lab.records import Role
 from realign_plugin.lab.study import merges, realignment
 from realign_plugin.lab.study.ablation_parts import check_realigned, new_models, picked, table
 from realign_plugin.lab.study.catalogue import MASKED, MERGES
 from realign_plugin.lab.study.measuring_config import Pick
 from realign_plugin.lab.study.models_config import Method
-from realign_plugin.lab.study.steps import Role
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
@@ -44,10 +44,8 @@ def strength(builder: Builder, section: Pick) -> None:
             role: Role = "realigned" if how.kind[0] in MASKED else "rival"
             label = f"realigned ({how.label or how.masks[0]})" if role == "realigned" else how.label or method
             for value, out in zip(values, documents, strict=True):
-                builder.model(
-                    f"{own}-at{value:g}", f"{label} at {value:g}", name, role, step, out, None,
-                    tasks=builder.config.tasks[name].evaluate, method=method,
-                )  # fmt: skip
+                facts = {"tasks": builder.config.tasks[name].evaluate, "method": method}
+                builder.model(f"{own}-at{value:g}", f"{label} at {value:g}", name, role, step, (out, None), **facts)
     text = "0 is the fine-tuned model for RESTA and interpolation, and the aligned model for a trained mask."
     table(builder, "strength", "Strength of the repair", text, tasks, models)
 

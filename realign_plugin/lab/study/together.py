@@ -1,9 +1,9 @@
 """Runs stock command lines one after the other in one process, so that their imports are paid for once.
 
-python -m realign_plugin.lab.study.together COMMANDS.json
+python -m realign_plugin.lab.study.together COMMANDS.json DONE
 
-The file holds ``[[number, [word, …]], …]``; the number of each command that ended well is printed to the file
-``COMMANDS.json.done``. Ends with the exit code of the first command that failed.
+The file holds ``[[number, [word, …]], …]``; the number of each command that ended well is appended to the file
+``DONE``. Ends with the exit code of the first command that failed.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def run(words: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the commands of a file."""
-    path = Path((arguments or sys.argv[1:])[0])
+    path, finished = map(Path, arguments or sys.argv[1:])
     commands: list[tuple[int, list[str]]] = json.loads(path.read_text(encoding="utf-8"))
     if any(words[0] == "lm_eval" for _, words in commands):
         share_task_index()
-    with open(f"{path}.done", "a", encoding="utf-8") as done:
+    with open(finished, "a", encoding="utf-8") as done:
         for number, words in commands:
             print("+ " + shlex.join(words), flush=True)
             code = run(words)

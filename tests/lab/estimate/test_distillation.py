@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from realign_plugin.lab.estimate.memory import alone
 from realign_plugin.lab.estimate.parameters import lora_rival
 from realign_plugin.lab.estimate.step import LATER, STEP, VOCABULARY
 from realign_plugin.lab.estimate.training import Training, read_training
+from realign_plugin.lab.study.commands import OnPolicy
 
 Options = dict[str, Any]
 DISTILLED = {"stage": "safety_distill", "aligned_adapter": "elsewhere", "disable_gradient_checkpointing": True}
@@ -89,16 +91,18 @@ def test_the_measured_difference_to_lora_dpo(tmp_path: Path, monkeypatch: pytest
 def test_answers_of_the_studys_own_models(tmp_path: Path) -> None:
     for name, count in (("harmful", 5), ("benign", 3), ("skill", 4)):
         (tmp_path / f"{name}.json").write_text(json.dumps([{"prompt": f"{name} {n}"} for n in range(count)]))
-    words = ["realign", "data", "on-policy", "data", "--prompts", "harmful.json", "--benign", "benign.json"]
-    found = answers(words, tmp_path)
+    sources = {"prompts": ["harmful.json"], "benign": ["benign.json"]}
+    command = OnPolicy("data", "own", True, "base", "tuned", None, sources, {})
+    found = answers(command, tmp_path)
     assert found is not None
     assert (found.count, found.tokens) == (16, 16 * 64)  # two models
-    more = answers([*words, "--skill", "skill.json", "--limit", "3", "--max-tokens", "10"], tmp_path)
+    with_skill = replace(command, sources=sources | {"skill": ["skill.json"]})
+    more = answers(replace(with_skill, options={"limit": 3, "max_tokens": 10}), tmp_path)
     assert more is not None
     assert (more.count, more.tokens) == (12 + 4, 12 * 10 + 4 * 256)
-    assert answers([*words, "--benign", "org/hub"], tmp_path) is None
+    assert answers(replace(command, sources=sources | {"benign": ["benign.json", "org/hub"]}), tmp_path) is None
     (tmp_path / "skill.json").write_text(json.dumps([{"prompt": "skill", "output": "there already"}]))
-    known = answers([*words, "--skill", "skill.json"], tmp_path)
+    known = answers(with_skill, tmp_path)
     assert known is not None
     assert known.count == 16
 

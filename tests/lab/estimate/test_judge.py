@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from realign_plugin import UserError
 from realign_plugin.lab.estimate.judge import judge_calls
+from realign_plugin.lab.study.commands import Measure
 
 
 @pytest.fixture(autouse=True)
@@ -15,11 +17,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def command(tasks: str, **flags: str) -> list[str]:
-    words = ["lm_eval", "--model", "hf", "--tasks", tasks, "--log_samples"]
-    for name, value in flags.items():
-        words += [f"--{name}", value]
-    return words
+def command(tasks: str, metadata: dict[str, Any] | None = None, **options: Any) -> Measure:
+    return Measure({}, tuple(tasks.split(",")), "out", True, options, metadata or {})
 
 
 def test_calls_and_tokens() -> None:
@@ -34,14 +33,14 @@ def test_calls_and_tokens() -> None:
 
 def test_preferences_are_asked_in_both_orders() -> None:
     asked = {"reference": "somewhere", "judge": "off"}
-    both = judge_calls(command("safety_catqa", metadata=json.dumps(asked)))
-    single = judge_calls(command("safety_catqa", metadata=json.dumps(asked | {"judge_order": "single"})))
+    both = judge_calls(command("safety_catqa", metadata=asked))
+    single = judge_calls(command("safety_catqa", metadata=asked | {"judge_order": "single"}))
     assert (both.calls, single.calls) == (330, 220)
 
 
 def test_limits_and_prices() -> None:
     prices = {"judge_price_prompt": 1.0, "judge_price_completion": 2.0, "judge_max_tokens": 100}
-    found = judge_calls(command("safety", limit="10", metadata=json.dumps(prices)))
+    found = judge_calls(command("safety", limit=10, metadata=prices))
     assert found.calls == 50
     assert found.price == pytest.approx((found.prompt_tokens + 2 * 50 * 100) / 1e6)
     assert judge_calls(command("safety_catqa", limit="0.1")).calls == 11
@@ -49,7 +48,7 @@ def test_limits_and_prices() -> None:
 
 def test_a_local_folder_is_counted(tmp_path: Path) -> None:
     (tmp_path / "catqa.json").write_text(json.dumps([{"prompt": f"made up {n}"} for n in range(7)]))
-    metadata = json.dumps({"safety_data": str(tmp_path)})
+    metadata = {"safety_data": str(tmp_path)}
     found = judge_calls(command("safety_catqa", metadata=metadata))
     assert found.calls == 7
     assert found.local
@@ -59,9 +58,9 @@ def test_whether_a_judge_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not judge_calls(command("safety")).judging
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
     assert judge_calls(command("safety")).judging
-    assert not judge_calls(command("safety", metadata='{"judge": "off"}')).judging
+    assert not judge_calls(command("safety", metadata={"judge": "off"})).judging
 
 
 def test_a_misspelt_setting_is_refused() -> None:
     with pytest.raises(UserError, match=r"'judge_ordr' is unknown.*judge_order"):
-        judge_calls(command("safety", metadata='{"judge_ordr": "single"}'))
+        judge_calls(command("safety", metadata={"judge_ordr": "single"}))

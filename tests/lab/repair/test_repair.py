@@ -71,7 +71,7 @@ def run(given: dict[str, Any], **changes: Any) -> None:
     before = repair.Repair.__init__.__kwdefaults__["answerer"]
     repair.Repair.__init__.__kwdefaults__["answerer"] = Ruled
     try:
-        command.repair(**(given | changes))
+        command.repair(command.Request(**(given | changes)))
     finally:
         repair.Repair.__init__.__kwdefaults__["answerer"] = before
 

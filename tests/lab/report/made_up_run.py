@@ -96,7 +96,7 @@ class MadeUpRun:
         skill: dict[str, float],
         **more: Any,
     ) -> None:
-        entry = {"method": None, "seed": None, "subspace": None} | more
+        entry = {"method": None, "seed": None, "subspace": None, "name": "", "fusion": None} | more
         self.models.append({"id": identity, "label": label, "group": group, "role": role} | entry)
         self.rates[identity] = (harmful, refusing, skill)
 
@@ -115,11 +115,11 @@ class MadeUpRun:
                 for mask, loss in (("soft", 0.01), ("binary", 0.06)):
                     self._model(
                         f"{task}-paper-{seed}-{mask}", f"realigned ({mask})", task, "realigned",
-                        method="paper", seed=seed, subspace=f"models/{task}-paper-{seed}",
+                        method="paper", seed=seed, subspace=f"models/{task}-paper-{seed}", name=f"realigned ({mask})",
                         harmful=0.03 + 0.02 * seed, refusing=0.05 + loss, skill=none | {task: top - loss},
                     )  # fmt: skip
                 self._model(
-                    f"{task}-dpo-{seed}", "LoRA-DPO", task, "rival", method="lora_dpo", seed=seed,
+                    f"{task}-dpo-{seed}", "LoRA-DPO", task, "rival", method="lora_dpo", seed=seed, name="LoRA-DPO",
                     harmful=0.02, refusing=0.13, skill=none | {task: top - 0.09},
                 )  # fmt: skip
             self._model(
@@ -132,11 +132,12 @@ class MadeUpRun:
                 name = method.replace(" ", "-")
                 self._model(
                     f"fused-{name}", f"fused ({method})", "fused", "fused",
-                    harmful=0.74, refusing=0.01, skill=every,
+                    harmful=0.74, refusing=0.01, skill=every, fusion=name,
                 )  # fmt: skip
                 self._model(
                     f"fused-{name}-paper", f"fused + realigned ({method})", "fused", "fused realigned", method="paper",
-                    seed=0, subspace="models/fused-paper-0", harmful=0.06, refusing=0.07, skill=every,
+                    seed=0, subspace="models/fused-paper-0", harmful=0.06, refusing=0.07, skill=every, fusion=name,
+                    name=f"fused + realigned ({method})",
                 )  # fmt: skip
 
     def cell(self, rate: float, count: int) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class MadeUpRun:
                 }
                 del cells["perplexity"]
             rows.append(
-                {k: model[k] for k in ("label", "group", "role", "method", "seed")}
+                {k: model[k] for k in ("label", "name", "group", "role", "method", "seed", "fusion")}
                 | {"model": model["id"], "cells": cells}
             )
         self.json("tables/main.json", {
@@ -211,8 +212,9 @@ class MadeUpRun:
                 self._subspace(folder, len(made))
             name = folder.rpartition("/")[2]
             self._log(folder, mask=True, seed=len(made))
-            label = f"{model['group']}: {model['method']}, seed {model['seed']}"
-            self.trainings.append({"id": name, "label": label, "folder": folder, "stage": "mask_dpo"})
+            facts = {"name": f"{model['group']}: {model['method']}", "seed": model["seed"], "stage": "mask_dpo"}
+            label = f"{facts['name']}, seed {model['seed']}"
+            self.trainings.append({"id": name, "label": label, "folder": folder} | facts)
         for task in self.tasks[:1]:
             self._log(f"models/{task}-tuned", mask=False, seed=40)
             self.trainings.insert(0, {

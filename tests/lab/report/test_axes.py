@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from realign_plugin.evaluation.metrics import difference, wilson
+from realign_plugin.lab.records import Cell, Table
 from realign_plugin.lab.report.axes import change, over_refusal_axis, safety_axis, skill_axes
-from realign_plugin.lab.report.records import Cell, Table
 
 HARMFUL = {"key": "safety.harmful_rate", "label": "harmful", "axis": "safety", "better": "lower"}
 REFUSED = {"key": "safety.refusal_rate", "label": "refused", "axis": "safety", "better": "higher"}

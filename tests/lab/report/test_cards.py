@@ -11,10 +11,10 @@ import pytest
 from realign_plugin.cli import main
 from realign_plugin.evaluation.metrics import wilson
 from realign_plugin.files import sha256
+from realign_plugin.lab.records import Study
 from realign_plugin.lab.report.cards import judge_cards
 from realign_plugin.lab.report.limits import fewest_prompts, limits
 from realign_plugin.lab.report.numbers import percent
-from realign_plugin.lab.report.records import Study
 from realign_plugin.lab.report.run import Run, read_run
 from tests.lab.report.test_axes import HARMFUL, OVER, share, table
 

@@ -62,10 +62,12 @@ def test_a_fused_model_is_compared_with_the_same_fusion() -> None:
         ("fused", "fused", {"harmful": 80, "over-refusal": 1, "task": 50}),
         ("fused", "fused realigned", {"harmful": 5, "over-refusal": 1, "task": 60}),
     )  # fmt: skip
-    names = ["fine-tuned", "fused (task arithmetic)", "fused (TIES)", "fused + realigned (TIES, soft), seed 1"]
-    rows = [row.model_copy(update={"label": name}) for row, name in zip(made.rows, names, strict=True)]
-    found = comparisons(made.model_copy(update={"rows": rows}))
-    assert [one.before.label for one in found if one.group == "fused"] == ["fused (TIES)"]
+    fusions = [None, "task_arithmetic", "ties", "ties"]
+    rows = [row.model_copy(update={"fusion": fusion}) for row, fusion in zip(made.rows, fusions, strict=True)]
+    (found,) = (one for one in comparisons(made.model_copy(update={"rows": rows})) if one.group == "fused")
+    assert found.before is rows[2]
+    (found,) = (one for one in comparisons(made) if one.group == "fused")  # of an earlier version: not known
+    assert found.before is made.rows[1]
 
 
 def test_the_sentence_has_the_numbers() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realign_plugin.lab.records import Cell, Row
 from realign_plugin.lab.report.point_labels import heaps, overlap, runs
-from realign_plugin.lab.report.records import Cell, Row
 from realign_plugin.lab.report.scatter import Point, draw_scatter, on_front
 from tests.lab.report.test_axes import HARMFUL, skill, table
 

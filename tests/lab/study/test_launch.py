@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Study, Training
 from realign_plugin.lab.study.launch import alone, describe, profile_folder
 from realign_plugin.lab.study.plan import Plan
 
@@ -313,12 +314,24 @@ def test_data_sets_of_the_users_own_are_looked_up(values: Values, planned: Plann
 
 
 def test_the_report_is_told_what_there_is(values: Values, planned: Planned) -> None:
-    told = json.loads(json.dumps(describe(planned(values))))
-    assert told["tables"] == ["main", "sets"]
-    model = next(m for m in told["models"] if m["id"] == "maths-paper-0-soft")
-    assert (model["role"], model["subspace"]) == ("realigned", "models/maths-paper-0")
-    assert {"id": "maths-paper-0", "label": "maths-paper-0: masked DPO", "folder": "models/maths-paper-0",
-            "stage": "mask_dpo"} in told["trainings"]  # fmt: skip
+    told = describe(planned(values, seeds=2))
+    assert Study.model_validate_json(told.model_dump_json()) == told
+    assert told.tables == ["main", "sets"]
+    models = {model.id: model for model in told.models}
+    soft = models["maths-paper-1-soft"]
+    assert (soft.role, soft.subspace, soft.seed) == ("realigned", "models/maths-paper-1", 1)
+    assert (soft.label, soft.name, soft.title) == (
+        "realigned (soft), seed 1", "realigned (soft)", "realigned (soft), seed 1",
+    )  # fmt: skip
+    assert models["maths-paper-0-soft"].title == "realigned (soft), seed 0"
+    assert models["maths-resta"].title == "RESTA (0.5)"
+    trainings = {training.id: training for training in told.trainings}
+    assert trainings["maths-paper-1"] == Training(
+        id="maths-paper-1", label="maths-paper-1: masked DPO", name="maths-paper: masked DPO",
+        folder="models/maths-paper-1", stage="mask_dpo", seed=1,
+    )  # fmt: skip
+    assert trainings["maths-sft_dpo-0-1-sft"].title == "maths-sft_dpo-1-sft: SFT"
+    assert (trainings["maths"].title, trainings["maths"].seed) == ("maths: fine-tuning", None)
 
 
 def test_profiles_have_names(tmp_path: Path) -> None:

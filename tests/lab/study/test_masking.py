@@ -49,7 +49,7 @@ def test_masks_are_exported_and_lora_is_measured_as_it_is(distilled: Values, pla
     )  # fmt: skip
     assert (lora.role, lora.label, lora.subspace) == ("realigned", "realigned (distilled LoRA)", None)
     assert (lora.peft, lora.step) == ("runs/it/models/maths-distill_lora-0", "maths-distill_lora-0")
-    assert {t["stage"] for t in describe(plan)["trainings"]} >= {"safety_distill"}
+    assert {training.stage for training in describe(plan).trainings} >= {"safety_distill"}
 
 
 def test_seeds_overrides_and_methods_of_ones_own(distilled: Values, planned: Planned) -> None:

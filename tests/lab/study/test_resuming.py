@@ -28,7 +28,7 @@ def test_stock_training_killed_before_its_final_save(lab: Path, tmp_path: Path, 
     expected = train(lab, tmp_path, save_total_limit=limit, **STOCK)
     kept = "checkpoint-2" if limit is None else "checkpoint-4"
     assert (tmp_path / kept).is_dir()
-    go_on(tmp_path, ["stage: dpo"])
+    go_on(tmp_path, "dpo")
     assert not (tmp_path / "adapter_model.safetensors").exists()
     assert not (tmp_path / "checkpoint-4").exists()
     found = train(lab, tmp_path, save_total_limit=limit, **STOCK)
@@ -36,17 +36,17 @@ def test_stock_training_killed_before_its_final_save(lab: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("state", "recipe", "kept"),
+    ("state", "stage", "kept"),
     [
-        ({"global_step": 4, "max_steps": 4, "epoch": 0.7}, "stage: sft", False),
-        ({"global_step": 4, "max_steps": 4, "epoch": 0.7}, "stage: mask_dpo\n", True),
-        ({"global_step": 4, "max_steps": 4, "epoch": 2.0}, "stage: sft", True),
-        ({"global_step": 3, "max_steps": 4, "epoch": 0.5}, "stage: sft", True),
-        ([], "stage: sft", True),
+        ({"global_step": 4, "max_steps": 4, "epoch": 0.7}, "sft", False),
+        ({"global_step": 4, "max_steps": 4, "epoch": 0.7}, "mask_dpo", True),
+        ({"global_step": 4, "max_steps": 4, "epoch": 2.0}, "sft", True),
+        ({"global_step": 3, "max_steps": 4, "epoch": 0.5}, "sft", True),
+        ([], "sft", True),
     ],
 )
-def test_which_checkpoints_are_gone_on_from(tmp_path: Path, state: Any, recipe: str, kept: bool) -> None:
+def test_which_checkpoints_are_gone_on_from(tmp_path: Path, state: Any, stage: str, kept: bool) -> None:
     (tmp_path / "checkpoint-4").mkdir()
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(json.dumps(state))
-    go_on(tmp_path, [recipe])
+    go_on(tmp_path, stage)
     assert (tmp_path / "checkpoint-4").is_dir() == kept

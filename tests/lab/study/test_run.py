@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Training
+from realign_plugin.lab.study.commands import Line
 from realign_plugin.lab.study.gpus import gpus
 from realign_plugin.lab.study.launch import prepare, start
 from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.run import StepError, held, main, run, tail
-from realign_plugin.lab.study.steps import Step
+from realign_plugin.lab.study.steps import Kind, Step
+
+TRAINING = Training(id="it", label="it", folder="root/models/it")
 
 
 def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
@@ -29,10 +33,14 @@ def plan_of(folder: Path, *steps: Step, **machine: Any) -> Plan:
     return plan
 
 
+def step_of(name: str, kind: Kind, says: str, lines: tuple[tuple[str, ...], ...], **options: Any) -> Step:
+    return Step(name, kind, says, tuple(Line(words) for words in lines), **options)
+
+
 def counting(name: str, *words: str, **options: Any) -> Step:
     """A step whose commands each append a word to ``root/said``."""
     lines = tuple(("sh", "-c", f"echo {word} >> root/said-{name}") for word in words)
-    return Step(name, "export", name, lines, creates=(f"root/said-{name}",), **options)
+    return step_of(name, "export", name, lines, creates=(f"root/said-{name}",), **options)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +49,7 @@ def _back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_marker_says_what_was_run(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, counting("it", "a", "b", files={"root/deep/file.txt": "text"}, scratch=("root/deep",)))
+    plan = plan_of(tmp_path, counting("it", "a", "b", texts={"root/deep/file.txt": "text"}, scratch=("root/deep",)))
     assert [(step.name, why) for step, why in _stale(plan, "it")] == [("it", "new")]
     run(plan, plan.steps["it"])
     assert (tmp_path / "root/said-it").read_text() == "a\nb\n"
@@ -76,7 +84,7 @@ def test_a_step_runs_again_when_it_or_what_it_needs_changes(tmp_path: Path) -> N
 
 
 def test_what_the_study_makes_itself_is_no_input(tmp_path: Path) -> None:
-    maker = Step("maker", "prepare", "maker", (("sh", "-c", "echo 1 > root/mine; echo 1 > beside"),),
+    maker = step_of("maker", "prepare", "maker", (("sh", "-c", "echo 1 > root/mine; echo 1 > beside"),),
                  creates=("beside",))  # fmt: skip
     reader = counting("reader", "a", needs=("maker",), inputs=("root/mine", "beside", "given"))
     (tmp_path / "given").write_text("1")
@@ -89,7 +97,9 @@ def test_what_the_study_makes_itself_is_no_input(tmp_path: Path) -> None:
 
 def test_a_step_asked_for_once_more_starts_anew(tmp_path: Path) -> None:
     fails_once = ("sh", "-c", "echo b >> root/said-it; test -e root/mended")
-    step = Step("it", "export", "it", (("sh", "-c", "echo a >> root/said-it"), fails_once), creates=("root/said-it",))
+    step = step_of(
+        "it", "export", "it", (("sh", "-c", "echo a >> root/said-it"), fails_once), creates=("root/said-it",)
+    )
     plan = plan_of(tmp_path, step)
     with pytest.raises(StepError):
         run(plan, step)
@@ -121,7 +131,7 @@ def test_a_log_tells_its_error_before_the_noise_behind_it(tmp_path: Path) -> Non
 
 def test_a_failure_leaves_its_log_and_no_marker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("sh", "-c", "echo one; echo two >&2; exit 4")
-    plan = plan_of(tmp_path, Step("it", "export", "says", (words,)))
+    plan = plan_of(tmp_path, step_of("it", "export", "says", (words,)))
     with pytest.raises(SystemExit) as caught:
         main([str(plan.folder / "plan.json"), "it"])
     assert caught.value.code == 1
@@ -134,7 +144,7 @@ def test_a_failure_leaves_its_log_and_no_marker(tmp_path: Path, capsys: pytest.C
 
 
 def test_what_should_be_there_and_is_not_is_a_failure(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, Step("it", "export", "says", (("true",),), creates=("root/gone",)))
+    plan = plan_of(tmp_path, step_of("it", "export", "says", (("true",),), creates=("root/gone",)))
     with pytest.raises(StepError, match="root/gone should be there"):
         run(plan, plan.steps["it"])
 
@@ -145,7 +155,7 @@ def test_a_step_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
         ("sh", "-c", "test -e root/let"),
         ("sh", "-c", "echo c >> root/said"),
     )
-    step = Step("it", "export", "says", lines, creates=("root/said",))
+    step = step_of("it", "export", "says", lines, creates=("root/said",))
     plan = plan_of(tmp_path, step)
     with pytest.raises(StepError):
         run(plan, step)
@@ -157,7 +167,7 @@ def test_a_step_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_step_that_changed_since_it_was_cut_off_starts_anew(tmp_path: Path) -> None:
     for last in ("false", "true"):
         lines = (("sh", "-c", "echo a >> root/said"), (last,))
-        step = Step("it", "export", "says", lines, creates=("root/said",))
+        step = step_of("it", "export", "says", lines, creates=("root/said",))
         plan = plan_of(tmp_path, step)
         if last == "false":
             with pytest.raises(StepError):
@@ -173,16 +183,14 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
         "cd root/models; mkdir -p it/checkpoint-3 it/checkpoint-6; touch it/adapter_model.safetensors "
         "it/checkpoint-3/trainer_state.json; test -e ../let"
     )
-    step = Step(
-        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it"
-    )
+    step = step_of("it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training=TRAINING)
     plan = plan_of(tmp_path, step)
     folder.parent.mkdir(parents=True)
     with pytest.raises(StepError):
         run(plan, step)
     (tmp_path / "root/let").touch()
-    look = Step(
-        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training="root/models/it",
+    look = step_of(
+        "it", "realign", "says", (("sh", "-c", script),), creates=("root/models/it",), training=TRAINING,
     )  # fmt: skip
     assert look.fingerprint == step.fingerprint
     from realign_plugin.lab.study.run import Progress, begin
@@ -192,14 +200,14 @@ def test_a_training_keeps_its_checkpoints_and_loses_half_saved_weights(tmp_path:
     assert (folder / "checkpoint-3").is_dir()
     assert not (folder / "checkpoint-6").exists()  # cut off while it was written
     assert not (folder / "adapter_model.safetensors").exists()
-    other = Step("it", "realign", "says", (("true",),), creates=("root/models/it",), training="root/models/it")
+    other = step_of("it", "realign", "says", (("true",),), creates=("root/models/it",), training=TRAINING)
     begin(plan, other, Progress(plan, other))
     assert not folder.exists()
 
 
 def test_commands_share_a_process_and_remember_what_is_done(tmp_path: Path) -> None:
     lines = (("realign", "tasks-path"), ("realign", "inspect", "nowhere"), ("realign", "--version"))
-    step = Step("it", "export", "says", lines, together=True)
+    step = step_of("it", "export", "says", lines, together=True)
     plan = plan_of(tmp_path, step)
     for _ in range(2):
         with pytest.raises(StepError, match="ended with 2"):
@@ -208,7 +216,7 @@ def test_commands_share_a_process_and_remember_what_is_done(tmp_path: Path) -> N
     assert log.count("+ realign tasks-path") == 1
     assert log.count("+ realign inspect nowhere") == 2
     assert "error: adapter: nowhere does not exist" in log
-    fixed = Step("it", "export", "says", (lines[0], lines[2]), together=True)
+    fixed = step_of("it", "export", "says", (lines[0], lines[2]), together=True)
     run(plan_of(tmp_path, fixed), fixed)
     assert not [path for path in (tmp_path / "root/steps").iterdir() if path.suffix != ".json"]
 
@@ -216,7 +224,7 @@ def test_commands_share_a_process_and_remember_what_is_done(tmp_path: Path) -> N
 def test_an_unknown_command_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps([[0, ["no-such-command"]]]))
     found = subprocess.run(
-        [sys.executable, "-m", "realign_plugin.lab.study.together", str(tmp_path / "c.json")],
+        [sys.executable, "-m", "realign_plugin.lab.study.together", str(tmp_path / "c.json"), str(tmp_path / "d")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode != 0
@@ -224,7 +232,7 @@ def test_an_unknown_command_is_named(tmp_path: Path) -> None:
 
 
 def test_gpus_are_handed_out_once(tmp_path: Path) -> None:
-    one, two = (Step(name, "align", name, (("true",),), gpus=1) for name in ("one", "two"))
+    one, two = (step_of(name, "align", name, (("true",),), gpus=1) for name in ("one", "two"))
     plan = plan_of(tmp_path, one, two, gpus=[3, 5])
     with gpus(plan, one) as first, gpus(plan, two) as second:
         assert (first, second) == ({"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"})
@@ -238,14 +246,21 @@ def test_a_folder_outside_the_study_is_the_users(tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "model.safetensors").write_text("precious")
-    step = Step("it", "prepare", "says", (("true",),), creates=("mine",), training="mine")
+    step = step_of(
+        "it",
+        "prepare",
+        "says",
+        (("true",),),
+        creates=("mine",),
+        training=TRAINING.model_copy(update={"folder": "mine"}),
+    )
     run(plan_of(tmp_path, step), step)
     assert (mine / "model.safetensors").read_text() == "precious"
 
 
 def test_what_a_merge_left_half_done_is_not_taken_up(tmp_path: Path) -> None:
     script = "test ! -e root/cache/old; mkdir -p root/cache root/out; touch root/cache/old; test -e root/let"
-    step = Step("it", "merge", "says", (("sh", "-ec", script),), creates=("root/out",), scratch=("root/cache",))
+    step = step_of("it", "merge", "says", (("sh", "-ec", script),), creates=("root/out",), scratch=("root/cache",))
     plan = plan_of(tmp_path, step)
     with pytest.raises(StepError):
         run(plan, step)
@@ -284,7 +299,7 @@ def test_a_step_is_run_by_one_process(tmp_path: Path) -> None:
 def test_an_input_that_changed_voids_what_was_done_of_a_step(tmp_path: Path) -> None:
     (tmp_path / "given").write_text("1")
     lines = (("sh", "-c", "echo a >> root/said"), ("false",))
-    step = Step("it", "export", "says", lines, inputs=("given",), creates=("root/said",))
+    step = step_of("it", "export", "says", lines, inputs=("given",), creates=("root/said",))
     plan = plan_of(tmp_path, step)
     with pytest.raises(StepError):
         run(plan, step)

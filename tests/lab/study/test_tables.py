@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.result_files import Results
+from realign_plugin.lab.records import Column, Model
 from realign_plugin.lab.study.choose import choose, score
 from realign_plugin.lab.study.choose import main as choose_main
-from realign_plugin.lab.study.measuring_config import Column
 from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import Model, TableSpec
-from realign_plugin.lab.study.tables import Results, columns_of, make, markdown, read_results, write
+from realign_plugin.lab.study.steps import TableSpec
+from realign_plugin.lab.study.tables import columns_of, make, markdown, results_of, write
 
 RATE = {"low": 0.1, "high": 0.4, "hits": 2, "count": 10}
 
@@ -47,7 +48,8 @@ def plan(tmp_path: Path) -> Plan:
     for name, group, role in (("base", "start", "base"), ("t", "t", "fine-tuned"), ("t-resta", "t", "rival")):
         choice = "root/choices/t-resta.json" if name == "t-resta" else None
         plan.models[name] = Model(
-            name, name.upper(), group, role, "", 0, "", "m", None, ("safety", "over_refusal_x", "down"), choice=choice,  # type: ignore[arg-type]
+            id=name, label=name.upper(), group=group, role=role, method="", seed=0, pretrained="m", choice=choice,
+            tasks=("safety", "over_refusal_x", "down"),
         )  # fmt: skip
     plan.tables["main"] = TableSpec("main", "Title", "What it shows.", ("base", "t"))
     return plan
@@ -55,7 +57,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def test_columns_are_what_the_results_hold(plan: Plan) -> None:
     save(plan, "base", results())
-    found = read_results(plan.folder / "results" / "base")
+    found = results_of(plan.folder / "results" / "base")
     assert found is not None
     columns = columns_of([found], ["safety", "over_refusal_x", "down"])
     assert [(c.task, c.metric, c.axis, c.better) for c in columns] == [
@@ -79,7 +81,8 @@ def test_a_table_has_intervals_and_reasons(plan: Plan) -> None:
     del lacking["results"]["over_refusal_x"]
     save(plan, "t", lacking)
     table = make(plan, plan.tables["main"])
-    cells = {row["model"]: row["cells"] for row in table["rows"]}
+    written = table.model_dump()
+    cells = {row["model"]: row["cells"] for row in written["rows"]}
     assert cells["base"]["safety.harmful_rate"]["value"] is None
     assert cells["base"]["safety.harmful_rate"]["reason"] == "judge is off"
     assert cells["t"]["safety.harmful_rate"] == {"value": 0.2, **RATE}
@@ -87,7 +90,7 @@ def test_a_table_has_intervals_and_reasons(plan: Plan) -> None:
     skill = cells["t"]["realign_gsm8k.exact_match"]
     assert (skill["value"], skill["hits"], skill["count"]) == (0.25, 2, 8)
     assert (round(skill["low"], 3), round(skill["high"], 3)) == (0.071, 0.591)  # Wilson, by hand
-    assert {"config", "versions", "seeds"} <= table.keys()
+    assert {"config", "versions", "seeds"} <= written.keys()
     text = markdown(table, {"t": "Task"})
     assert "| N/A (1) |" in text
     assert "(1) judge is off" in text
@@ -99,15 +102,15 @@ def test_the_newest_results_count(plan: Plan) -> None:
     folder = plan.folder / "results" / "base" / "other"
     folder.mkdir()
     (folder / "results_2026-02-01.json").write_text(json.dumps(results(skill=0.9)))
-    found = read_results(plan.folder / "results" / "base")
+    found = results_of(plan.folder / "results" / "base")
     assert found is not None
-    assert found.cell("realign_gsm8k", "exact_match")[0].value == 0.9
+    assert found.cell("realign_gsm8k", "exact_match").value == 0.9
 
 
 def test_a_row_without_results_says_so_and_a_table_without_any_is_refused(plan: Plan) -> None:
     save(plan, "base", results())
-    rows = {row["model"]: row for row in make(plan, plan.tables["main"])["rows"]}
-    assert {cell["reason"] for cell in rows["t"]["cells"].values()} == {"not measured: no result file"}
+    rows = {row.model: row for row in make(plan, plan.tables["main"]).rows}
+    assert {cell.reason for cell in rows["t"].cells.values()} == {"not measured: no result file"}
     with pytest.raises(UserError, match="no model of the table has results"):
         make(plan, TableSpec("x", "X", "", ("t",)))
     with pytest.raises(UserError, match="expected one of main"):
@@ -120,9 +123,9 @@ def test_a_row_without_results_says_so_and_a_table_without_any_is_refused(plan: 
 
 def test_the_worst_axis_decides_then_the_mean() -> None:
     columns = [
-        Column(task="t", metric="a", label="a", axis="safety", better="lower"),
-        Column(task="t", metric="b", label="b", axis="skill", better="higher"),
-        Column(task="t", metric="c", label="c", axis="other"),
+        Column.of("t", "a", "a", "safety", "lower"),
+        Column.of("t", "b", "b", "skill", "higher"),
+        Column.of("t", "c", "c", "other", None),
     ]
     assert score({"t.a": 0.25, "t.b": 0.5, "t.c": 0.0}, columns) == (0.5, 0.625)
     assert score({"t.a": 0.0, "t.b": 0.5}, columns) > score({"t.a": 0.1, "t.b": 0.5}, columns)
@@ -135,15 +138,15 @@ def test_the_best_strength_is_taken_and_its_row_tells_it(plan: Plan) -> None:
         save(plan, f"t-resta-{name}", results(harmful=harmful, skill=skill), "results-choose")
         (plan.folder / "models" / f"t-resta-{name}").mkdir(parents=True)
     best = choose(plan, "t-resta")
-    assert best["strength"] == 0.5
-    assert set(best["tried"]) == {"0.1", "0.5", "1"}
+    assert best.strength == 0.5
+    assert set(best.tried) == {"0.1", "0.5", "1"}
     plan.save(plan.folder / "plan.json")
     choose_main([str(plan.folder / "plan.json"), "t-resta"])
     assert (plan.folder / "models" / "t-resta").resolve().name == "t-resta-s0.5"
     save(plan, "t-resta", results())
     table = make(plan, TableSpec("x", "X", "", ("t-resta",)))
-    assert table["rows"][0]["label"] == "T-RESTA (0.5)"
-    assert table["rows"][0]["choice"]["strength"] == 0.5
+    assert table.rows[0].label == "T-RESTA (0.5)"
+    assert table.rows[0].choice == best
 
 
 def test_a_choice_without_results_or_rates_is_refused(plan: Plan) -> None:
@@ -162,7 +165,7 @@ def test_strengths_are_compared_by_the_same_columns_only(plan: Plan) -> None:
     with pytest.raises(UserError, match=r"safety: harmful of t-resta-s0\.5 is None"):
         choose(plan, "t-resta")
     plan.config["evaluate"]["choose"]["columns"] = ["gsm8k"]
-    assert choose(plan, "t-resta")["strength"] == 0.5
+    assert choose(plan, "t-resta").strength == 0.5
     plan.config["evaluate"]["choose"]["columns"] = ["gsm9k"]
     with pytest.raises(UserError, match="did you mean 'gsm8k'"):
         choose(plan, "t-resta")
@@ -181,9 +184,9 @@ def test_agreement_is_a_column_on_both_axes_and_the_reference_says_that_it_is_on
     save(plan, "t", found)
     save(plan, "base", results())
     table = make(plan, plan.tables["main"])
-    columns = {c["key"]: (c["axis"], c["better"], c["label"]) for c in table["columns"]}
+    columns = {c.key: (c.axis, c.better, c.label) for c in table.columns}
     assert columns["safety.agreement"] == ("safety", "higher", "safety: agrees")
     assert columns["over_refusal_x.agreement"] == ("over-refusal", "higher", "over-refusal x: agrees")
-    base, tuned = (row["cells"] for row in table["rows"])
-    assert tuned["safety.agreement"]["value"] == 0.9
-    assert base["safety.agreement"]["reason"] == "the model that the others are compared with"
+    base, tuned = (row.cells for row in table.rows)
+    assert tuned["safety.agreement"].value == 0.9
+    assert base["safety.agreement"].reason == "the model that the others are compared with"
