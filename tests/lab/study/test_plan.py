@@ -21,9 +21,17 @@ SHAPE = {"name": "main", "title": "[red]T[/red]", "columns": [{"key": "a", "labe
 
 
 def test_a_plan_comes_back_as_it_was(planned: Callable[..., Plan], values: dict[str, Any], tmp_path: Path) -> None:
-    plan = planned(values)
+    methods = values["methods"] | {"distill": {}, "interpolation": {"strengths": [0.5, 0.25]}}
+    realign = {"pairs": "pairs", "safety": "answers", "skill": "maths"}
+    options = {"limit": 3, "batch_size": 4, "device": "cpu"}
+    evaluate = {"tasks": "safety", "options": options, "choose": {"tasks": "safety"}, "metadata": {"z": 1, "a": 2}}
+    fusion = {"methods": {"ties": {"options": {"ties_density": 0.3, "task_weight": 0.5}}}}
+    plan = planned(values, methods=methods, realign=realign, evaluate=evaluate, fusion=fusion)
     plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan
+    read = Plan.load(tmp_path / "plan.json")
+    assert read == plan
+    # Markers hold the fingerprints of the plan that was read: a difference would make everything run again.
+    assert {n: s.fingerprint for n, s in read.steps.items()} == {n: s.fingerprint for n, s in plan.steps.items()}
 
 
 def test_malformed_plans_are_read_or_refused_in_one_line(
