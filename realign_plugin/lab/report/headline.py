@@ -100,6 +100,8 @@ def comparisons(table: Table) -> list[Comparison]:
             continue
         cost, best = ours[0]
         start = _same_fusion(start, best, rows)
+        if start is None:
+            continue
         measures = [
             Measure(name, axis.short, better, (old := axis.cell(start)), (new := axis.cell(best)), change(new, old))
             for name, axis, better in axes
@@ -144,11 +146,12 @@ def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]]) -> list[
     return sorted(sums, key=lambda pair: round(pair[0], 12))
 
 
-def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row:
-    """Of several fused models the one with the same fusion as the repaired one, where that is known."""
-    if best.fusion is None:
+def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row | None:
+    """Of several fused models the one with the same fusion as the repaired one; None where that is not known."""
+    fused = [row for row in rows if row.role == "fused"]
+    if best.role != "fused realigned" or len(fused) < 2:
         return start
-    return next((row for row in rows if row.role == "fused" and row.fusion == best.fusion), start)
+    return next((row for row in fused if row.fusion == best.fusion), None) if best.fusion else None
 
 
 def sentence(found: Sequence[Comparison]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from realign_plugin.errors import UserError
-from realign_plugin.files import write_json
+from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Marker, Model
 from realign_plugin.lab.study.commands import text
 from realign_plugin.lab.study.steps import Step, TableSpec
@@ -196,7 +197,8 @@ class Plan:
                 "fingerprint": step.fingerprint,
                 "commands": [text(command) for command in step.does],
             }
-        write_json(path, values)
+        # In their order, which the files of trainings and the command lines keep.
+        write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Plan:

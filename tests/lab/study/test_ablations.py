@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.ablation_parts import check_realigned, new_models, picked, table
@@ -13,7 +15,9 @@ from realign_plugin.lab.study.ablations import _limited, poisoning
 from realign_plugin.lab.study.builder import Builder
 from realign_plugin.lab.study.loading import parse
 from realign_plugin.lab.study.measuring_config import Pick, Poisoning
+from realign_plugin.lab.study.plan import Plan
 from realign_plugin.lab.study.realignment import align, tasks
+from tests.lab.study.test_launch import recipe
 
 
 @pytest.fixture
@@ -70,3 +74,39 @@ def test_a_table_shows_the_tasks_rows_and_the_new_ones(builder: Builder) -> None
     assert rows[-1] == "new"
     assert not [name for name in rows if name.startswith("code") or "resta" in name]
     assert builder.plan.targets["mine"] == ["table-mine"]
+
+
+def test_every_ablation_ends_in_a_table(values: dict[str, Any], planned: Callable[..., Plan]) -> None:
+    names = ["poisoning", "transfer", "topics", "data_efficiency", "granularity", "mask_kind", "strength"]
+    plan = planned(values, ablations=dict.fromkeys(names))
+    for name in names:
+        assert plan.targets[name] == [f"table-{name}"]
+        assert len(plan.tables[name].models) > 2
+    main = {step.name for step in plan.wanted(["main"])}
+    assert not {step for step in main if "poison" in step or "-of-" in step}
+    assert {step.name for step in plan.wanted(["all"])} == set(plan.steps)
+
+
+def test_ablations_train_on_what_they_are_about(values: dict[str, Any], planned: Callable[..., Plan]) -> None:
+    ablations = {
+        "poisoning": {"shares": [0.05]}, "transfer": None, "data_efficiency": {"values": [10]},
+        "granularity": {"values": ["row", "module"]}, "mask_kind": None, "strength": {"values": [0.5]},
+    }  # fmt: skip
+    plan = planned(values, ablations=ablations)
+    poison = plan.steps["data-poison_maths_5"].commands[0]
+    assert poison[poison.index("--share") + 1] == "0.05"
+    assert poison[poison.index("--of") + 1] == "maths"
+    assert recipe(plan, "maths-poisoned5")["dataset"] == "maths,poison_maths_5"
+    assert recipe(plan, "maths-poisoned5-paper-0")["task_adapters"] == ["runs/it/models/maths-poisoned5"]
+    assert plan.steps["code-paper-of-maths-0"].commands[0][-2:] == ("--task-adapter", "runs/it/models/code")
+    assert recipe(plan, "maths-paper-n10-0")["dataset"] == "pairs_n10"
+    few = plan.steps["data-pairs_n10"].commands[0]
+    assert few[few.index("--limit") + 1] == "10"
+    assert recipe(plan, "maths-paper-row-0")["mask_granularity"] == "row"
+    assert recipe(plan, "maths-paper-module-0")["mask_rescale"] is False
+    assert plan.steps["masks-maths-paper-0"].creates == ("runs/it/models/maths-paper-0-relaxed",)
+    assert plan.models["maths-resta-at0.5"].label == "RESTA at 0.5"
+    text = plan.steps["strength-maths-paper-0"].files["runs/it/steps/maths-paper-0-at0.5.yaml"]
+    assert yaml.safe_load(text)["parameters"] == {
+        "adapter": "runs/it/models/maths-paper-0", "strength": 0.5, "mask": "soft",
+    }  # fmt: skip

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.records import Study, Training
-from realign_plugin.lab.study.launch import alone, describe, profile_folder
+from realign_plugin.lab.study.launch import alone, profile_folder
 from realign_plugin.lab.study.plan import Plan
 
 Values = dict[str, Any]
@@ -134,42 +133,6 @@ def test_models_share_a_process_where_asked(values: Values, planned: Planned) ->
     words = plan.steps["evaluate-base"].commands[0]
     assert words[words.index("--limit") + 1] == "3"
     assert "--confirm_run_unsafe_code" in words
-
-
-def test_every_ablation_ends_in_a_table(values: Values, planned: Planned) -> None:
-    names = ["poisoning", "transfer", "topics", "data_efficiency", "granularity", "mask_kind", "strength"]
-    plan = planned(values, ablations=dict.fromkeys(names))
-    for name in names:
-        assert plan.targets[name] == [f"table-{name}"]
-        assert len(plan.tables[name].models) > 2
-    main = {step.name for step in plan.wanted(["main"])}
-    assert not {step for step in main if "poison" in step or "-of-" in step}
-    assert {step.name for step in plan.wanted(["all"])} == set(plan.steps)
-
-
-def test_ablations_train_on_what_they_are_about(values: Values, planned: Planned) -> None:
-    ablations = {
-        "poisoning": {"shares": [0.05]}, "transfer": None, "data_efficiency": {"values": [10]},
-        "granularity": {"values": ["row", "module"]}, "mask_kind": None, "strength": {"values": [0.5]},
-    }  # fmt: skip
-    plan = planned(values, ablations=ablations)
-    poison = plan.steps["data-poison_maths_5"].commands[0]
-    assert poison[poison.index("--share") + 1] == "0.05"
-    assert poison[poison.index("--of") + 1] == "maths"
-    assert recipe(plan, "maths-poisoned5")["dataset"] == "maths,poison_maths_5"
-    assert recipe(plan, "maths-poisoned5-paper-0")["task_adapters"] == ["runs/it/models/maths-poisoned5"]
-    assert plan.steps["code-paper-of-maths-0"].commands[0][-2:] == ("--task-adapter", "runs/it/models/code")
-    assert recipe(plan, "maths-paper-n10-0")["dataset"] == "pairs_n10"
-    few = plan.steps["data-pairs_n10"].commands[0]
-    assert few[few.index("--limit") + 1] == "10"
-    assert recipe(plan, "maths-paper-row-0")["mask_granularity"] == "row"
-    assert recipe(plan, "maths-paper-module-0")["mask_rescale"] is False
-    assert plan.steps["masks-maths-paper-0"].creates == ("runs/it/models/maths-paper-0-relaxed",)
-    assert plan.models["maths-resta-at0.5"].label == "RESTA at 0.5"
-    text = plan.steps["strength-maths-paper-0"].files["runs/it/steps/maths-paper-0-at0.5.yaml"]
-    assert yaml.safe_load(text)["parameters"] == {
-        "adapter": "runs/it/models/maths-paper-0", "strength": 0.5, "mask": "soft",
-    }  # fmt: skip
 
 
 def test_realignment_by_sft_learns_the_chosen_answers_of_the_very_same_pairs(values: Values, planned: Planned) -> None:
@@ -311,27 +274,6 @@ def test_data_sets_of_the_users_own_are_looked_up(values: Values, planned: Plann
     assert set(plan.steps["maths-paper-0"].needs) == {"maths", "aligned"}
     with pytest.raises(UserError, match="did you mean 'own_pairs'"):
         planned(values | {"realign": {"pairs": "ownpairs", "answers": "answers"}})
-
-
-def test_the_report_is_told_what_there_is(values: Values, planned: Planned) -> None:
-    told = describe(planned(values, seeds=2))
-    assert Study.model_validate_json(told.model_dump_json()) == told
-    assert told.tables == ["main", "sets"]
-    models = {model.id: model for model in told.models}
-    soft = models["maths-paper-1-soft"]
-    assert (soft.role, soft.subspace, soft.seed) == ("realigned", "models/maths-paper-1", 1)
-    assert (soft.label, soft.name, soft.title) == (
-        "realigned (soft), seed 1", "realigned (soft)", "realigned (soft), seed 1",
-    )  # fmt: skip
-    assert models["maths-paper-0-soft"].title == "realigned (soft), seed 0"
-    assert models["maths-resta"].title == "RESTA (0.5)"
-    trainings = {training.id: training for training in told.trainings}
-    assert trainings["maths-paper-1"] == Training(
-        id="maths-paper-1", label="maths-paper-1: masked DPO", name="maths-paper: masked DPO",
-        folder="models/maths-paper-1", stage="mask_dpo", seed=1,
-    )  # fmt: skip
-    assert trainings["maths-sft_dpo-0-1-sft"].title == "maths-sft_dpo-1-sft: SFT"
-    assert (trainings["maths"].title, trainings["maths"].seed) == ("maths: fine-tuning", None)
 
 
 def test_profiles_have_names(tmp_path: Path) -> None:

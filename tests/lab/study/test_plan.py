@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.records import Study, Training
 from realign_plugin.lab.study.display import show_plan, show_table
+from realign_plugin.lab.study.launch import describe
 from realign_plugin.lab.study.plan import Plan
 from tests.mutations import mutated, refusal, save
 
@@ -19,9 +21,17 @@ SHAPE = {"name": "main", "title": "[red]T[/red]", "columns": [{"key": "a", "labe
 
 
 def test_a_plan_comes_back_as_it_was(planned: Callable[..., Plan], values: dict[str, Any], tmp_path: Path) -> None:
-    plan = planned(values)
+    methods = values["methods"] | {"distill": {}, "interpolation": {"strengths": [0.5, 0.25]}}
+    realign = {"pairs": "pairs", "safety": "answers", "skill": "maths"}
+    options = {"limit": 3, "batch_size": 4, "device": "cpu"}
+    evaluate = {"tasks": "safety", "options": options, "choose": {"tasks": "safety"}, "metadata": {"z": 1, "a": 2}}
+    fusion = {"methods": {"ties": {"options": {"ties_density": 0.3, "task_weight": 0.5}}}}
+    plan = planned(values, methods=methods, realign=realign, evaluate=evaluate, fusion=fusion)
     plan.save(tmp_path / "plan.json")
-    assert Plan.load(tmp_path / "plan.json") == plan
+    read = Plan.load(tmp_path / "plan.json")
+    assert read == plan
+    # Markers hold the fingerprints of the plan that was read: a difference would make everything run again.
+    assert {n: s.fingerprint for n, s in read.steps.items()} == {n: s.fingerprint for n, s in plan.steps.items()}
 
 
 def test_malformed_plans_are_read_or_refused_in_one_line(
@@ -60,3 +70,24 @@ def test_a_table_is_shown_as_it_is_or_refused(
     file.write_text(json.dumps(SHAPE | {"rows": [5]}))
     with pytest.raises(UserError, match=r"main.json: rows.0 is '5', expected"):
         show_table(plan, "main")
+
+
+def test_the_report_is_told_what_there_is(values: dict[str, Any], planned: Callable[..., Plan]) -> None:
+    told = describe(planned(values, seeds=2))
+    assert Study.model_validate_json(told.model_dump_json()) == told
+    assert told.tables == ["main", "sets"]
+    models = {model.id: model for model in told.models}
+    soft = models["maths-paper-1-soft"]
+    assert (soft.role, soft.subspace, soft.seed) == ("realigned", "models/maths-paper-1", 1)
+    assert (soft.label, soft.name, soft.title) == (
+        "realigned (soft), seed 1", "realigned (soft)", "realigned (soft), seed 1",
+    )  # fmt: skip
+    assert models["maths-paper-0-soft"].title == "realigned (soft), seed 0"
+    assert models["maths-resta"].title == "RESTA (0.5)"
+    trainings = {training.id: training for training in told.trainings}
+    assert trainings["maths-paper-1"] == Training(
+        id="maths-paper-1", label="maths-paper-1: masked DPO", name="maths-paper: masked DPO",
+        folder="models/maths-paper-1", stage="mask_dpo", seed=1,
+    )  # fmt: skip
+    assert trainings["maths-sft_dpo-0-1-sft"].title == "maths-sft_dpo-1-sft: SFT"
+    assert (trainings["maths"].title, trainings["maths"].seed) == ("maths: fine-tuning", None)
