@@ -131,6 +131,7 @@ class Study(Record):
         trainings: All trainings.
         tables: Names of the tables, in order; the first holds the headline.
         groups: What the page calls groups, where it is not their name.
+        summary: The headline's sentence, where whoever wrote this knows better than the tables do.
     """
 
     title: Text
@@ -142,6 +143,7 @@ class Study(Record):
     trainings: list[Training] = Field(default_factory=list)
     tables: list[str] = Field(default_factory=list)
     groups: dict[str, Text] = Field(default_factory=dict)
+    summary: Text | None = None
 
     def group_label(self, group: str) -> str:
         """What the page calls a group."""

@@ -166,7 +166,7 @@ class Repair:
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
-        study = writing.study_of(self.inputs, rows, kept)
+        study = writing.study_of(self.inputs, rows, kept, told)
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
         writing.write_run(self.folders, study, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")

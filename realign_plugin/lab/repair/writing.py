@@ -91,7 +91,7 @@ def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: 
     write_text(folders.work / "commands.jsonl", "".join(lines))
 
 
-def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate) -> Study:
+def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate, verdict: Verdict) -> Study:
     """What the report is about."""
     made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
     models = [
@@ -112,6 +112,7 @@ def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate) -> St
         trainings=trainings,
         tables=["main", "choice"],
         groups={GROUP: inputs.adapter.name},
+        summary=verdict.sentence,
     )
 
 

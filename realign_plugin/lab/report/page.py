@@ -105,7 +105,7 @@ def contents(run: Run) -> Mapping[str, Any]:
         "study": run.study,
         "version": __version__,
         "comparisons": found,
-        "sentence": sentence(found) if found else None,
+        "sentence": run.study.summary or (sentence(found) if found else None),
         "scatter": draw_scatter(run.main) if run.main else Scatter(),
         "grids": [grid(table) for table in run.tables],
         "wide": any(len(table.columns) > UPRIGHT_COLUMNS for table in run.tables),
