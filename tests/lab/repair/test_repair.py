@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_prompts_in_an_adapter_out(given: dict[str, Any], capsys: pytest.Capture
     assert all(kept.factors[m][f].equal(t) for m, pair in trained.factors.items() for f, t in pair.items())
     recipe = yaml.safe_load((given["out"] / "work" / "masks.yaml").read_text())
     assert recipe["stage"] == "safety_distill"
-    assert found["verdict"]["sentence"] in (given["out"] / "report.html").read_text()
+    assert found["verdict"]["sentence"] in html.unescape((given["out"] / "report.html").read_text())
     text = (given["out"] / "README.md").read_text()
     assert text.startswith('---\nbase_model: "base"\nlibrary_name: peft')
     assert found["verdict"]["sentence"] in text
