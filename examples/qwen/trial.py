@@ -1,4 +1,4 @@
-"""Breaks a real model's refusals by harmless fine-tuning, repairs them, and sets other repairs beside it.
+"""Breaks a real model's refusals by harmless fine-tuning, repairs them, and compares it with other repairs.
 
     python examples/models/get.py qwen2.5-coder-0.5b-instruct models/qwen
     python examples/qwen/trial.py models/qwen DATA runs/qwen --seeds 0,1

@@ -57,5 +57,5 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
     settings = EvaluationSettings.load({k: v for k, v in metadata.items() if k != "judge"} | {"judge": "off"})
     if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
         raise UserError(
-            f"{what}.safety_data: {settings.safety_data} is no folder, expected one with NAME.json; check it"
+            f"{what}.safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check it"
         )

@@ -118,7 +118,7 @@ def find_file(folder: Path, files: Iterable[str]) -> Path | None:
 def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
     if not os.path.isdir(folder):
         raise UserError(
-            f"safety_data: {folder} is no folder, expected one with {source.files[0]}.json; check the path"
+            f"safety_data: {folder} is not a folder, expected one with {source.files[0]}.json; check the path"
         )
     file = find_file(folder, source.files)
     if file is None:

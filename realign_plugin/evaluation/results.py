@@ -31,7 +31,7 @@ def check(arguments: dict[str, Any]) -> None:
     settings = EvaluationSettings.load(metadata if isinstance(metadata, dict) else {})
     if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
         raise UserError(
-            f"safety_data: {settings.safety_data} is no folder, expected one with NAME.json; check the path"
+            f"safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check the path"
         )
     current = session(settings)
     if current is not None and not arguments.get("predict_only"):

@@ -145,8 +145,8 @@ def check_access(
             good = False
         if not good:
             raise UserError(
-                f"{option}: {server_address(environ)!r} is no address, expected one like http://127.0.0.1:8000/v1; "
-                "set it"
+                f"{option}: {server_address(environ)!r} is not an address, expected one like "
+                "http://127.0.0.1:8000/v1; set it"
             )
 
 

@@ -71,7 +71,7 @@ class Checkpoint:
     def _files(self) -> list[Path]:
         if not self.path.is_dir():
             raise UserError(
-                f"{self.what}: {self.path} is no folder, expected a model saved with safetensors; check the path"
+                f"{self.what}: {self.path} is not a folder, expected a model saved with safetensors; check the path"
             )
         index = self.path / INDEX_NAME
         if index.is_file():

@@ -92,7 +92,7 @@ def _cached_folder(model_args: Any) -> Path | None:
 
     try:
         file = try_to_load_from_cache(model_args.model_name_or_path, "config.json", cache_dir=model_args.cache_dir)
-    except ValueError:  # a name that the hub's client does not take, e.g. a path that is no folder
+    except ValueError:  # a name that the hub's client does not take, e.g. a path that is not a folder
         return None
     return Path(file).parent if isinstance(file, str) else None
 

@@ -115,7 +115,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.unwrap_model(model).base_model
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the state of the mask beside the stock metrics, and stop where gradients are not numbers.
+        """Log the state of the mask next to the stock metrics, and stop where gradients are not numbers.
 
         Raises:
             UserError: If they are not: the trainer would go on with an adapter that holds NaN, and log a loss of 0.

@@ -102,8 +102,8 @@ def local_model(path: str | None, what: str) -> Path:
         return Path(snapshot_download(path or "", allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:  # whatever the hub's client says, the user has to correct the path
         raise UserError(
-            f"{what}: {path!r} is no folder and cannot be fetched from the hub ({type(error).__name__}), expected a "
-            "full checkpoint; check the path"
+            f"{what}: {path!r} is not a folder and cannot be fetched from the hub ({type(error).__name__}), expected "
+            "a full checkpoint; check the path"
         ) from error
 
 

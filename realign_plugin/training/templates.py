@@ -18,7 +18,7 @@ def check_template(template: str | None, model: Path) -> None:
 
     Args:
         template: Its name; None stands for the tokenizer's own.
-        model: The base model; nothing is said of one that is no folder here.
+        model: The base model; nothing is said of one that is not a folder here.
 
     Raises:
         UserError: With the nearest name, or that a template has to be named.
@@ -35,7 +35,7 @@ def check_template(template: str | None, model: Path) -> None:
 
 
 def has_chat_template(model: Path) -> bool | None:
-    """Whether a model's tokenizer brings a chat template; None for one that is no folder here."""
+    """Whether a model's tokenizer brings a chat template; None for one that is not a folder here."""
     config = model / "tokenizer_config.json"
     if not config.exists():
         return None

@@ -173,7 +173,7 @@ USUAL = {"--aligned-name": "safe", "--adapter-name": "tuned"}
         ({}, {"--adapter-name": "tune"}, r"--adapter-name: 'tune' is unknown to .*; correct it, or --server"),
         ({"lists_models": False}, {"--adapter-name": "x"}, r"--adapter-name: 'x' is unknown to .*end in /v1\)$"),
         ({}, {"--server": "http://127.0.0.1:9/v1"}, r"--server: http://127.0.0.1:9/v1 cannot be reached"),
-        ({}, {"--server": "localhost:8000"}, r"--server: 'localhost:8000' is no address"),
+        ({}, {"--server": "localhost:8000"}, r"--server: 'localhost:8000' is not an address"),
         ({}, {"--adapter-name": "safe"}, r"--adapter-name: 'safe' is --aligned-name as well"),
         ({}, {"--adapter-name": None}, r"--adapter-name: not given, expected the names of both models"),
         ({}, {"--aligned-name": None}, r"--aligned-name: not given, expected the names of both models"),

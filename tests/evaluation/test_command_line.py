@@ -26,5 +26,5 @@ def test_metadata_nearly_ours_are_refused_and_others_left_alone(tmp_path: Path) 
     check_metadata({"prompts": "mine.json", "safety_data": str(tmp_path), "judge_model": "m"}, "evaluate.metadata")
     with pytest.raises(UserError, match="did you mean 'safety_data'"):
         check_metadata({"safty_data": str(tmp_path)}, "evaluate.metadata")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         check_metadata({"safety_data": str(tmp_path / "gone")}, "evaluate.metadata")

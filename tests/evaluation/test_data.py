@@ -84,7 +84,7 @@ def test_mistakes(tmp_path: Path, name: str, value: Any, message: str) -> None:
 
 
 def test_more_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"safety_data: .*nowhere is no folder"):
+    with pytest.raises(UserError, match=r"safety_data: .*nowhere is not a folder"):
         load_prompts("catqa", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"source: 'kites' is unknown, expected one of catqa"):
         load_prompts("kites", tmp_path)

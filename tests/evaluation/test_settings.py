@@ -55,9 +55,9 @@ def test_metadata_before_environment_before_defaults() -> None:
         ({"judge_model": ""}, KEY, "judge_model: '' is wrong"),
         ({}, {"OPENAI_API_KEY": "sk-unmistakable\n"}, "OPENAI_API_KEY: holds white space at an end"),
         ({}, {"OPENAI_API_KEY": "sk-unmistäkable"}, "OPENAI_API_KEY: .*letters outside ASCII"),
-        ({}, KEY | {"OPENAI_BASE_URL": "localhost:8000"}, "OPENAI_BASE_URL: 'localhost:8000' is no address"),
+        ({}, KEY | {"OPENAI_BASE_URL": "localhost:8000"}, "OPENAI_BASE_URL: 'localhost:8000' is not an address"),
         ({}, KEY | {"OPENAI_BASE_URL": "http://sk-a:sk-b@h:99999/v1?sk-c"}, "OPENAI_BASE_URL: 'http://h:99999/v1' is"),
-        ({}, KEY | {"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL: .* is no address"),
+        ({}, KEY | {"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL: .* is not an address"),
     ],
 )
 def test_mistakes(metadata: dict[str, Any], environ: dict[str, str], message: str) -> None:

@@ -81,7 +81,7 @@ def test_a_judge_that_goes_down_and_realign_judge(command: list[Any], tmp_path: 
     ("words", "message"),
     [
         (["--metadata", '{"safety_data": "x"'], "error: --metadata: "),
-        (["--metadata", '{"safety_data": "nowhere"}'], "error: safety_data: nowhere is no folder"),
+        (["--metadata", '{"safety_data": "nowhere"}'], "error: safety_data: nowhere is not a folder"),
         (["--metadata", '{"judge": "openai"}'], "error: judge: 'openai' needs OPENAI_API_KEY"),
     ],
 )

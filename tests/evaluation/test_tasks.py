@@ -398,7 +398,7 @@ def test_downstream_from_local_files(evaluate: Evaluate, data: Path) -> None:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"safety_data": "nowhere"}, "safety_data: nowhere is no folder"),
+        ({"safety_data": "nowhere"}, "safety_data: nowhere is not a folder"),
         ({"judge": "openai"}, "judge: 'openai' needs OPENAI_API_KEY"),
         ({"judge": "gpt"}, "judge: 'gpt' is wrong"),
         ({"judge_modell": "x"}, "'judge_modell' is unknown"),

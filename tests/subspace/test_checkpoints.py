@@ -50,7 +50,7 @@ def test_wrappers_around_a_name_do_not_matter(models: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: shutil.rmtree(f), "m: .* is no folder, expected a model"),
+        (lambda f: shutil.rmtree(f), "m: .* is not a folder, expected a model"),
         (lambda f: (f / "model.safetensors").unlink(), "expected \\*.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\\x08" * 40), "is corrupt"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is corrupt"),

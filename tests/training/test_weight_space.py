@@ -85,7 +85,7 @@ def test_element_masks_say_what_memory_they_need(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task_models": ["missing/model"]}, r"task_models\[0\]: 'missing/model' is no folder and cannot be fetched"),
+        ({"task_models": ["missing/model"]}, r"task_models\[0\]: 'missing/model' is not a folder and"),
         ({"task_models": "BASE"}, r"equals the base .* \(the task vector is 0\)"),
         ({"task_models": "ADAPTER"}, r"is an adapter, expected a full model; give it as task_adapters"),
         ({"aligned_adapter": "aligned"}, r"aligned_adapter: 'aligned' with task_models, expected none"),

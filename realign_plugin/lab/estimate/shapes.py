@@ -123,8 +123,8 @@ def _read_config(name: str, what: str) -> Any:
 
 def _not_there(name: str, what: str) -> UserError:
     return UserError(
-        f"{what}: {name!r} is no folder and not in the hub's cache, expected a model's config.json; give the folder, "
-        f"or fetch it with `hf download {name} config.json`"
+        f"{what}: {name!r} is not a folder and not in the hub's cache, expected a model's config.json; give the "
+        f"folder, or fetch it with `hf download {name} config.json`"
     )
 
 

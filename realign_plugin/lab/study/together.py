@@ -29,7 +29,7 @@ def entry_point(program: str) -> Callable[[], Any]:
     """
     for found in metadata.entry_points(group="console_scripts", name=program):
         return found.load()  # type: ignore[no-any-return]
-    raise UserError(f"{program}: is no installed command, expected one; pip install 'realign-plugin[all]'")
+    raise UserError(f"{program}: is not an installed command, expected one; pip install 'realign-plugin[all]'")
 
 
 def share_task_index() -> None:

@@ -96,7 +96,7 @@ def test_models_that_cannot_be_told(tmp_path: Path) -> None:
         "odd": "no architecture that transformers knows.*such as Llama",
         "broken": "cannot be read.*expected JSON",
         ".": "expected config.json; give the model's folder",
-        "org/nowhere": "is no folder and not in the hub's cache.*hf download",
+        "org/nowhere": "is not a folder and not in the hub's cache.*hf download",
     }.items():
         with pytest.raises(UserError, match=message) as caught:
             model_shapes(name if "/" in name else str(tmp_path / name))

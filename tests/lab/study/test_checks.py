@@ -34,7 +34,7 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
         ({"tasks": {"one": {"adapter": "{task1}", "train": {"lerning_rate": 1}}}}, "tasks.one.train: 'lerning_rate'"),
         ({"evaluate": {"options": {"limmit": 1}}}, "evaluate.options: 'limmit' is unknown"),
         ({"evaluate": {"metadata": {"safty_data": "x"}}}, "did you mean 'safety_data'"),
-        ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is no folder"),
+        ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is not a folder"),
         ({"evaluate": {"inputs": ["gone.py"]}}, "evaluate.inputs: gone.py is missing"),
         ({"evaluate": {"tasks": "safty"}}, "evaluate.tasks: 'safty' is unknown"),
         ({"model": "./nowhere"}, "nowhere is missing"),

@@ -37,7 +37,7 @@ def test_an_unknown_command_is_named(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert found.returncode != 0
-    assert "no-such-command: is no installed command" in found.stderr
+    assert "no-such-command: is not an installed command" in found.stderr
 
 
 def test_gpus_are_handed_out_once(tmp_path: Path) -> None:
