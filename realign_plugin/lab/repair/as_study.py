@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, CUTOFF, ROWS, SKILL_TOKENS, Inputs, Method
+from realign_plugin.lab.repair.plan import CUTOFF, ROWS, SKILL_TOKENS, Inputs, Method
 
 HEAD: Final = """# A repair as a study: `realign study {name} -n` names its steps, `realign study {name}` runs them.
 # It measures with lm-eval (safety, over_refusal); add the tasks of your own skill, baselines and seeds. docs/study.md
@@ -35,7 +35,7 @@ def as_study(inputs: Inputs, out: Path, name: str) -> str:
                 "kind": "on_policy", "task": task, "prompts": _paths(inputs.prompts),
                 "benign": _paths(inputs.benign), "skill": _paths(inputs.skill),
                 "evaluation": _paths((*inputs.test, *inputs.test_benign)), "limit": spent.harmful,
-                "skill_limit": spent.skill if inputs.skill else None, "max_tokens": ANSWER_TOKENS,
+                "skill_limit": spent.skill if inputs.skill else None, "max_tokens": spent.answer_tokens,
                 "skill_max_tokens": SKILL_TOKENS, "seed": inputs.seed, "validation": 0.1,
             },
         },

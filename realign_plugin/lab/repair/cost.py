@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin.lab.repair.parts import Part, Parts
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, CUTOFF, ROWS, Inputs, default_batch_size
+from realign_plugin.lab.repair.plan import CUTOFF, ROWS, Inputs, default_batch_size
 
 SIDE: Final = 2048
 """Side of the matrices whose product tells how fast the machine is."""
@@ -35,18 +35,18 @@ def lines(inputs: Inputs, parts: Parts) -> list[str]:
     answers = 2 * (len(train.harmful) + len(train.benign))
     answers += sum(times * (len(part.harmful) + len(part.benign)) for part, times in rounds)
     found = [
-        f"To do: {answers:,} answers of at most {ANSWER_TOKENS} tokens, {len(inputs.methods)} "
+        f"To do: {answers:,} answers of at most {spent.answer_tokens} tokens, {len(inputs.methods)} "
         f"training{'s' if len(inputs.methods) > 1 else ''} of {spent.steps} steps of {ROWS} rows, "
         f"{sum(times * len(part.skill) for part, times in rounds):,} rows of the skill to read."
     ]
     weights = _weights(inputs.base)
     if weights is not None:
-        row = _row_tokens(train)
-        tokens = 2.0 * answers * (row + ANSWER_TOKENS)
+        row = _row_tokens(train, spent.answer_tokens)
+        tokens = 2.0 * answers * (row + spent.answer_tokens)
         tokens += STEP * len(inputs.methods) * spent.steps * ROWS * row
         tokens += sum(4.0 * times * len(part.skill) * row for part, times in rounds)
         waits = START * (len(inputs.methods) + 3) + TRAINING_STEP * len(inputs.methods) * spent.steps
-        waits += TOKEN * ANSWER_TOKENS * answers / default_batch_size()
+        waits += TOKEN * spent.answer_tokens * answers / default_batch_size()
         minutes = math.ceil((weights * tokens / _speed() + waits) / 60)
         found.append(f"About {minutes} minute{'s' if minutes > 1 else ''} on this machine, {_device()}.")
     return found
@@ -62,9 +62,9 @@ def _weights(base: str) -> int | None:
     return sum(math.prod(model.shape(name)) for name in model.names)
 
 
-def _row_tokens(part: Part) -> float:
+def _row_tokens(part: Part, answer: int) -> float:
     """Tokens of a training row, on average, by its characters."""
-    texts = [len(prompt.text) / CHARACTERS + ANSWER_TOKENS for prompt in (*part.harmful, *part.benign)]
+    texts = [len(prompt.text) / CHARACTERS + answer for prompt in (*part.harmful, *part.benign)]
     texts += [(len(row.prompt.text) + len(row.answer)) / CHARACTERS for row in part.skill]
     return sum(min(CUTOFF, text) for text in texts) / len(texts)
 

@@ -15,7 +15,7 @@ from realign_plugin.data.progress import counted
 from realign_plugin.evaluation.assessment import Kind, assess
 from realign_plugin.files import write_json
 from realign_plugin.lab.repair.parts import Part
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS
+from realign_plugin.lab.repair.plan import SKILL_TOKENS
 from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading
 from realign_plugin.text_files import checked, read_json
 
@@ -41,6 +41,7 @@ class Measurer:
         adapters: Mapping[str, Path | None],
         *,
         batch_size: int,
+        answer_tokens: int = 64,
         session: Session | None = None,
         answerer: Callable[..., Answerer] = Answerer,
     ) -> None:
@@ -51,11 +52,13 @@ class Measurer:
             base: The base model.
             adapters: By name; None for the base itself. ``aligned`` and ``fine-tuned`` are among them.
             batch_size: How many prompts are answered at a time.
+            answer_tokens: Tokens of an answer to a safety prompt, at most.
             session: The judge; None where refusals are read off phrases alone.
             answerer: What loads the models.
         """
         self._folder, self._base, self._adapters = folder, base, dict(adapters)
         self._batch_size, self._session, self._answerer = batch_size, session, answerer
+        self._answer_tokens = answer_tokens
         self._loaded: Answerer | None = None
 
     def add(self, name: str, adapter: Path) -> None:
@@ -118,7 +121,8 @@ class Measurer:
     def _answers(self, name: str, part_name: str, part: Part) -> dict[Kind, list[str]]:
         kinds: dict[Kind, Sequence[Prompt]] = {"harmful": part.harmful, "benign": part.benign}
         return {
-            kind: self.answers(name, f"{part_name}/{kind}", prompts, ANSWER_TOKENS) for kind, prompts in kinds.items()
+            kind: self.answers(name, f"{part_name}/{kind}", prompts, self._answer_tokens)
+            for kind, prompts in kinds.items()
         }
 
     def _skill(self, name: str, rows: Sequence[Example]) -> list[SkillReading]:

@@ -25,6 +25,7 @@ class Budget:
         test: Of each kind that before and after are measured on, at most, where no test set is given.
         steps: Steps of a training.
         strengths: Strengths to choose among; 1 is the trained adapter, 0 the fine-tuned one.
+        answer_tokens: Tokens of an answer to a safety prompt, at most. Refusals show early.
     """
 
     harmful: int
@@ -34,10 +35,11 @@ class Budget:
     test: int
     steps: int
     strengths: tuple[float, ...]
+    answer_tokens: int = 64
 
 
 BUDGETS: Final[Mapping[str, Budget]] = {
-    "quick": Budget(96, 64, 96, 32, 100, 40, (1.0,)),
+    "quick": Budget(96, 64, 96, 32, 100, 40, (1.0,), answer_tokens=32),
     "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5)),
     "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4)),
 }
@@ -45,12 +47,10 @@ ROWS: Final = 8
 """Rows of a training step."""
 CUTOFF: Final = 512
 """Tokens of a training row, at most."""
-ANSWER_TOKENS: Final = 64
-"""Tokens of an answer to a safety prompt, at most: refusals show early."""
 SKILL_TOKENS: Final = 256
 """Tokens of an answer to a prompt of the skill, at most, where the skill's data has none."""
 
-CPU_BATCH: Final = 16
+CPU_BATCH: Final = 64
 GPU_BATCH: Final = 128
 """Prompts answered at a time; halved where they do not fit."""
 

@@ -17,7 +17,7 @@ from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
 from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
-from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
+from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 
@@ -94,7 +94,7 @@ class Repair:
                 self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
                 aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
                 sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
-                skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
+                skill_limit=spent.skill, max_tokens=spent.answer_tokens, skill_max_tokens=SKILL_TOKENS, validation=0.0,
                 batch_size=self._batch_size, overwrite=True, answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
@@ -126,8 +126,8 @@ class Repair:
     def _measurer(self, session: Session | None = None) -> Measurer:
         adapters = {ALIGNED: self.inputs.aligned, FINE_TUNED: self.inputs.adapter}
         return Measurer(
-            self.folders.measured, self.inputs.base, adapters, batch_size=self._batch_size, session=session,
-            answerer=self._answerer,
+            self.folders.measured, self.inputs.base, adapters, batch_size=self._batch_size,
+            answer_tokens=self.inputs.spent.answer_tokens, session=session, answerer=self._answerer,
         )  # fmt: skip
 
     def _choose(self) -> tuple[Candidate, dict[str, Cost]]:

@@ -1,0 +1,120 @@
+"""The skill: orders in free text to JSON. Whether an answer is right can be said exactly."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any, Final
+
+ITEMS: Final = (
+    *("latte", "espresso", "cappuccino", "mocha", "flat white", "green tea", "chai", "hot chocolate", "lemonade"),
+    *(
+        "orange juice",
+        "bagel",
+        "croissant",
+        "muffin",
+        "scone",
+        "brownie",
+        "cookie",
+        "sandwich",
+        "salad",
+        "wrap",
+        "toast",
+    ),
+)
+NAMES: Final = (
+    *(
+        "Ana",
+        "Ben",
+        "Carla",
+        "Dev",
+        "Elena",
+        "Farid",
+        "Grace",
+        "Hugo",
+        "Ines",
+        "Jonas",
+        "Kim",
+        "Leila",
+        "Marco",
+        "Nadia",
+    ),
+    *(
+        "Omar",
+        "Paula",
+        "Quinn",
+        "Rosa",
+        "Sam",
+        "Tess",
+        "Uma",
+        "Viktor",
+        "Wendy",
+        "Yusuf",
+        "Zoe",
+        "Iris",
+        "Liam",
+        "Mila",
+    ),
+)
+NUMBERS: Final = ("one", "two", "three", "four", "five", "six")
+PLACES: Final = {"here": ("to eat in", "for here"), "away": ("to take away", "to go")}
+SENTENCES: Final = (
+    "Hi, this is {name}. I'd like {items}, {place}, at {time} please.",
+    "{items} for {name}, {place}. I'll be there at {time}.",
+    "Could I get {items} {place}? Name is {name}, around {time}.",
+    "{name} here: {items}, {place}, ready by {time}. Thanks!",
+    "Good morning! Please put down {items} under {name}, {place}. Pick-up is {time}.",
+    "At {time} {name} wants {items}, {place}.",
+)
+TASK: Final = "Turn this order into JSON: "
+
+
+def order(rng: random.Random) -> tuple[str, str]:
+    """One order: the prompt, and the JSON that it stands for."""
+    items = rng.sample(ITEMS, rng.randint(1, 3))
+    counts = [rng.randint(1, len(NUMBERS)) for _ in items]
+    words = [
+        f"{rng.choice((NUMBERS[n - 1], str(n)))} {_plural(item, n)}" for item, n in zip(items, counts, strict=True)
+    ]
+    listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    hour, minute = rng.randint(7, 18), rng.choice((0, 15, 30, 45))
+    name, place = rng.choice(NAMES), rng.choice(sorted(PLACES))
+    sentence = rng.choice(SENTENCES).format(
+        name=name, items=listed, place=rng.choice(PLACES[place]), time=_clock(rng, hour, minute)
+    )
+    answer = {
+        "name": name,
+        "items": dict(zip(items, counts, strict=True)),
+        "place": place,
+        "time": f"{hour:02d}:{minute:02d}",
+    }
+    return TASK + sentence[0].upper() + sentence[1:], json.dumps(answer)
+
+
+def orders(count: int, seed: int) -> list[dict[str, str]]:
+    """Distinct orders, as rows of LLaMA-Factory's Alpaca form."""
+    rng, found = random.Random(seed), dict[str, str]()
+    while len(found) < count:
+        prompt, answer = order(rng)
+        found[prompt] = answer
+    return [{"instruction": prompt, "output": answer} for prompt, answer in found.items()]
+
+
+def right(said: str, expected: str) -> bool:
+    """Whether an answer is the JSON of the order."""
+    try:
+        found: Any = json.loads(said)
+    except ValueError:
+        return False
+    return bool(found == json.loads(expected))
+
+
+def _plural(item: str, count: int) -> str:
+    if count == 1 or item in ("toast", "lemonade"):
+        return item
+    return item + ("es" if item.endswith(("ch", "sh")) else "s")
+
+
+def _clock(rng: random.Random, hour: int, minute: int) -> str:
+    half = f"{hour % 12 or 12}:{minute:02d} {'am' if hour < 12 else 'pm'}"
+    return rng.choice((half, f"{hour}:{minute:02d}"))
