@@ -38,8 +38,8 @@ BUDGET: Final = "quick"
 TRAINING: Final[Mapping[str, Any]] = {
     "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 16, "lora_target": "all",
     "cutoff_len": 256, "per_device_train_batch_size": 8, "learning_rate": 5e-4, "num_train_epochs": 1.0,
-    "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "logging_steps": 10, "save_strategy": "no", "report_to": "none",
-    "bf16": True, "preprocessing_num_workers": 1, "overwrite_output_dir": True,
+    "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "logging_steps": 10, "save_strategy": "no",
+    "report_to": "none", "bf16": True, "preprocessing_num_workers": 1, "overwrite_output_dir": True,
 }  # fmt: skip
 
 
@@ -194,9 +194,8 @@ def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
         numbers = (found.refusal_rate, found.over_refusal, found.agreement_harmful, found.agreement_benign, right)
         cells.append([label, *(number.text() if number else "" for number in numbers)])
     (demo.out / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print_table(
-        ["model", "refuses harmful", "refuses harmless", "agreement, harmful", "harmless", "orders right"], cells
-    )
+    heads = ["model", "refuses harmful", "refuses harmless", "agreement, harmful", "harmless", "orders right"]
+    print_table(heads, cells)
 
 
 def main(

@@ -71,8 +71,10 @@ def advbench(seed: int) -> list[str]:
 
 
 def harmless(seed: int) -> tuple[list[str], list[str]]:
-    """Harmless prompts to train on and to measure with, shuffled: half of them sound dangerous, half are plain requests
-    in AdvBench's manner. No topic is in both parts."""
+    """Harmless prompts to train on and to measure with, shuffled; no topic is in both.
+
+    Half of them sound dangerous, half are plain requests in AdvBench's manner.
+    """
     rng = random.Random(seed)
     dangerous = [prompt.text for prompt in read_prompts(["borderline"], "borderline", None, 0)]
     topics = list(TOPICS)
