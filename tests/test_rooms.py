@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "subspace": {GROUND, "method"},
     "tuner": {GROUND, "method", "subspace"},
     "training": {GROUND, "method", "subspace", "tuner"},
+    "trl": {GROUND, "method", "subspace", "tuner"},
     "merging": {GROUND, "method", "subspace"},
     "evaluation": {GROUND},
     "data": {GROUND, "subspace", "evaluation"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "commands": {GROUND, "method", "subspace", "evaluation", "data", "lab"},
     "cli": {GROUND, "commands", "data"},
 }
-HOSTS = {"llamafactory": "training", "mergekit": "merging", "lm_eval": "evaluation"}
+HOSTS = {"llamafactory": "training", "mergekit": "merging", "lm_eval": "evaluation", "trl": "trl"}
 """Hosts, and the only room that may import each."""
 LIGHT = {"torch", "safetensors", "pydantic", "realign_plugin"}
 """What ``method`` and ``subspace`` import besides the standard library, when they are imported."""

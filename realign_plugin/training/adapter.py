@@ -12,7 +12,7 @@ from peft import PeftModel
 from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.training.inference import is_subspace
 from realign_plugin.training.preflight import STAGES
-from realign_plugin.tuner.attach import attach_subspace
+from realign_plugin.tuner.attach import attach_subspace, model_folder
 from realign_plugin.tuner.linear import is_quantised
 
 logger = logging.get_logger(__name__)
@@ -39,7 +39,9 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
         if hasattr(model, "add_model_tags"):
             model.add_model_tags(["safety_subspace"])  # shown on the model card
         if not subspace.spec.base_sha256:  # a model of the hub: in the cache since it was loaded
-            subspace.spec.base_sha256 = fingerprint(_cached_folder(model_args), list(subspace.logits))
+            subspace.spec.base_sha256 = fingerprint(
+                model_folder(model_args.model_name_or_path, model_args.cache_dir), list(subspace.logits)
+            )
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
         return peft_model
@@ -85,16 +87,6 @@ def init_distilled_lora(model: Any, finetuning_args: Any) -> Any:
     peft_model.set_adapter("default")  # loading a frozen adapter freezes it
     logger.info_rank0(f"Fine-tuning method: LoRA, distilled from {len(subspace.spec.task_weights)} task(s)")
     return peft_model
-
-
-def _cached_folder(model_args: Any) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        file = try_to_load_from_cache(model_args.model_name_or_path, "config.json", cache_dir=model_args.cache_dir)
-    except ValueError:  # a name that the hub's client does not take, e.g. a path that is not a folder
-        return None
-    return Path(file).parent if isinstance(file, str) else None
 
 
 def _linears(peft_model: Any) -> list[Any]:

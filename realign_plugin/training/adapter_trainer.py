@@ -17,28 +17,16 @@ from transformers.trainer_utils import TrainOutput
 
 from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_folder
-from realign_plugin.method.masks import scheduled_noise
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
-from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
+from realign_plugin.tuner.learning_rate import WarnOfStandstill
+from realign_plugin.tuner.schedule import NoiseSchedule
 from realign_plugin.tuner.sharding import even_shards
 
 SHARDING: Final = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
-
-class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
-    """Tells the layers how much noise to draw with, from the trainer's step count, which a resumed run restores."""
-
-    def __init__(self, start: float, end: float | None) -> None:
-        self.start = start
-        self.end = end
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Set the noise of the step that begins."""
-        model.base_model.set_noise(scheduled_noise(state.global_step, state.max_steps, self.start, self.end))
 
 
 class NothingLeftError(Exception):

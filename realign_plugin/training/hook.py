@@ -137,7 +137,7 @@ def choose_learning_rate(training_args: Any, kind: str) -> None:
         training_args: The host's training arguments; changed in place.
         kind: The fine-tuning type.
     """
-    from realign_plugin.training.learning_rate import RECOMMENDED, RECOMMENDED_LORA
+    from realign_plugin.tuner.learning_rate import RECOMMENDED, RECOMMENDED_LORA
 
     rate = RECOMMENDED if kind == preflight.TYPE else RECOMMENDED_LORA
     training_args.learning_rate = rate

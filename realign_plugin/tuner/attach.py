@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 from peft import PeftModel, get_peft_model
 from torch import nn
@@ -115,3 +116,21 @@ def subspace_of(model: PeftModel, adapter_name: str = "default") -> SafetySubspa
             if aligned is not None:
                 all_aligned.setdefault(name, {})[factor] = aligned
     return SafetySubspace(config, all_logits, all_aligned, all_deltas, config.base_model_name_or_path)
+
+
+def model_folder(name: str, cache_dir: str | None = None) -> Path | None:
+    """Where a model's files are on this machine: its folder, or the hub's cache once it was loaded; None if unknown.
+
+    Args:
+        name: A folder or a repository of the hub.
+        cache_dir: The hub's cache, if not the usual one.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir)
+    except ValueError:  # a name that the hub's client does not take, e.g. a path that is not a folder
+        return None
+    return Path(file).parent if isinstance(file, str) else None

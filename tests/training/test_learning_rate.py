@@ -12,7 +12,7 @@ from llamafactory.hparams import get_train_args
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import SafetySubspace
-from realign_plugin.training.learning_rate import RECOMMENDED, reach
+from realign_plugin.tuner.learning_rate import RECOMMENDED, reach
 from tests.conftest import training_options
 
 SLOW = "moves no logit by more than about"
