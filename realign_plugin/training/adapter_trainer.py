@@ -20,6 +20,7 @@ from realign_plugin.files import atomic_folder
 from realign_plugin.method.masks import scheduled_noise
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
+from realign_plugin.training.fsdp import compute_in_bf16
 from realign_plugin.training.learning_rate import WarnOfStandstill
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
@@ -75,6 +76,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, finetuning_args=finetuning_args, callbacks=[*ours, *(callbacks or [])], **kwargs)
         if self.is_subspace and finetuning_args.mask_compile:
             model.base_model.compile_masks()
+        if self._is_fsdp and self.args.bf16 and self.accelerator.mixed_precision == "no":
+            compute_in_bf16(model)
         self.nothing_left = False
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:

@@ -13,7 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming, sources
+from realign_plugin.training import command_line, distillation, fsdp, inference, preflight, processes, resuming, sources
 from realign_plugin.training.preflight import HOST_STAGES
 
 
@@ -187,9 +187,8 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
-    if options["finetuning_type"] == preflight.TYPE:
-        given = {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS}
-        processes.check_processes(options | given)
+    processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
+    fsdp.prepare_fsdp(training_args, finetuning_args)
     for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
         if getattr(model_args, name, False):
             raise UserError(

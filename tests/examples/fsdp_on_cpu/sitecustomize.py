@@ -22,3 +22,7 @@ if "LOCAL_RANK" in os.environ:
         start(self, mixed_precision, cpu, **options)
 
     AcceleratorState.__init__ = start_as_device
+
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    CPUOffloadPolicy.__init__.__defaults__ = (False,)  # pinned memory needs an accelerator
