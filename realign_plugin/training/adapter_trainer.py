@@ -110,7 +110,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return bool(self.accelerator.distributed_type == DistributedType.FSDP)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Let FSDP2 split task vectors evenly."""
+        """Let FSDP2 split task vectors evenly, and a 4-bit base as it is."""
+        if self._is_fsdp and any(hasattr(p, "quant_state") for p in self.model.parameters()):
+            # Every process has read and quantised all of it: there is nothing to send, and accelerate could not.
+            self.accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
         with even_shards() if self._is_fsdp else nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
 

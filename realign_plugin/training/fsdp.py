@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from realign_plugin.errors import UserError
 from realign_plugin.training.processes import RESHARDS, fsdp_version
 
 
-def prepare_fsdp(training_args: Any, finetuning_args: Any) -> None:
+def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
     """Choose FSDP2 where version 1 was asked for, and the precision; nothing without FSDP.
 
     With ``bf16: true`` accelerate would hold the base model in fp32 (and destroy a 4-bit one), and round logits and
@@ -21,8 +22,12 @@ def prepare_fsdp(training_args: Any, finetuning_args: Any) -> None:
     ``compute_in_bf16``. ``fp16: true`` is left to accelerate, whose gradient scaler depends on it.
 
     Args:
+        model_args: The host's model arguments.
         training_args: The host's training arguments, checked; changed in place, as is the environment.
         finetuning_args: The host's fine-tuning arguments.
+
+    Raises:
+        UserError: If a quantised base model is to be trained on in fp16.
     """
     options = {name: getattr(training_args, name, None) for name in ("fsdp", "fsdp_config")}
     version = fsdp_version(options)
@@ -42,6 +47,11 @@ def prepare_fsdp(training_args: Any, finetuning_args: Any) -> None:
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if training_args.fp16 or (precision == "fp16" and not training_args.bf16):
+        if model_args.quantization_bit:
+            raise UserError(
+                f"quantization_bit: {model_args.quantization_bit} with fp16 and FSDP, which would convert the packed "
+                "weights to fp32, expected bf16; set bf16: true"
+            )
         return
     if precision == "bf16" and not finetuning_args.pure_bf16:
         training_args.bf16 = True

@@ -36,8 +36,8 @@ def check_processes(options: Mapping[str, Any]) -> None:
     if masked and fsdp_version(options) is not None and _checkpoints_activations(options):
         # Accelerate's does not restore random numbers when a layer runs again.
         raise UserError(
-            "fsdp_activation_checkpointing: true would draw other masks when a layer runs again, expected false; leave "
-            "it out (gradient checkpointing is on in LLaMA-Factory unless disable_gradient_checkpointing is set)"
+            "fsdp_activation_checkpointing: true would draw other masks when a layer runs again, expected false; "
+            "leave it out (gradient checkpointing is on in LLaMA-Factory unless disable_gradient_checkpointing is set)"
         )
     if fsdp_version(options) != 1:
         return
