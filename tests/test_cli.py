@@ -35,7 +35,7 @@ def test_export_writes_the_mask_that_is_asked_for(
         capsys, "export", saved, tmp_path / "l", "--mask", "sampled", "--seed", 7, "--dtype", "bf16"
     )
     assert code == 0
-    assert "mask sampled, bf16" in out
+    assert "rank 4 (vLLM: --max-lora-rank 8), mask sampled, bf16" in out
     found = read_lora(tmp_path / "l", "").factors
     for module, pair in SafetySubspace.load(saved).effective("sampled", seed=7).items():
         assert all(torch.equal(found[module][f], pair[f].bfloat16()) for f in "AB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,6 +11,9 @@ from realign_plugin.commands.options import Overwrite
 from realign_plugin.method.choices import FUSION_METHODS, MASK_KINDS
 from realign_plugin.outputs import check_adapter_folder, check_files
 from realign_plugin.subspace.options import HELP, SubspaceOptions, listed
+
+VLLM_RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for ``--max-lora-rank``; its default is 16, and adapters of a higher rank are refused."""
 
 
 def export(
@@ -32,7 +35,13 @@ def export(
     number_type = torch_dtype(dtype)
     subspace = SafetySubspace.load(adapter)
     subspace.to_lora(out, mask, threshold, seed, number_type)
-    typer.echo(f"{out}: LoRA adapter, {len(subspace.logits)} modules, mask {mask or subspace.spec.mask}, {dtype}")
+    rank = max(map(subspace.spec.rank, subspace.logits))
+    served = next((size for size in VLLM_RANKS if size >= rank), None)
+    hint = f" (vLLM: --max-lora-rank {served})" if served else ""
+    typer.echo(
+        f"{out}: LoRA adapter, {len(subspace.logits)} modules, rank {rank}{hint}, mask {mask or subspace.spec.mask}, "
+        f"{dtype}"
+    )
 
 
 def transfer(

@@ -19,6 +19,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_folder
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
+from realign_plugin.training.fsdp import compute_in_bf16
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
@@ -63,6 +64,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         super().__init__(model=model, finetuning_args=finetuning_args, callbacks=[*ours, *(callbacks or [])], **kwargs)
         if self.is_subspace and finetuning_args.mask_compile:
             model.base_model.compile_masks()
+        if self._is_fsdp and self.args.bf16 and self.accelerator.mixed_precision == "no":
+            compute_in_bf16(model)
         self.nothing_left = False
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -95,7 +98,10 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         return bool(self.accelerator.distributed_type == DistributedType.FSDP)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Let FSDP2 split task vectors evenly."""
+        """Let FSDP2 split task vectors evenly, and a 4-bit base as it is."""
+        if self._is_fsdp and any(hasattr(p, "quant_state") for p in self.model.parameters()):
+            # Every process has read and quantised all of it: there is nothing to send, and accelerate could not.
+            self.accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
         with even_shards() if self._is_fsdp else nullcontext():
             return super()._prepare_for_training(*args, **kwargs)
 

@@ -65,8 +65,7 @@ def check_command(argv: Sequence[str]) -> None:
     if options.get("stage") not in STAGES and options.get("finetuning_type") != TYPE:
         return
     check_options(options)
-    if options.get("finetuning_type") == TYPE:
-        check_processes(options)
+    check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     if not resumed:

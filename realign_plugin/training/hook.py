@@ -14,7 +14,9 @@ from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming, sources
+from realign_plugin.training.fsdp import prepare_fsdp
 from realign_plugin.training.preflight import HOST_STAGES
+from realign_plugin.training.recomputing import restoring_random_numbers
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,8 +113,7 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
             if not _given("learning_rate", args):
                 choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)
-            if names["stage"] == preflight.DISTILL:
-                prepare_data(data_args, finetuning_args)
+            prepare_data(data_args, finetuning_args)
         return groups
 
     return run
@@ -147,7 +148,7 @@ def choose_learning_rate(training_args: Any, kind: str) -> None:
 
 
 def prepare_data(data_args: Any, finetuning_args: Any) -> None:
-    """Check which data sets have which teacher, and what would mix their rows.
+    """Check which data sets have which teacher, and what would mix their rows, or rows of pairs.
 
     Args:
         data_args: The host's data arguments.
@@ -156,15 +157,18 @@ def prepare_data(data_args: Any, finetuning_args: Any) -> None:
     Raises:
         UserError: If something in them cannot work.
     """
-    for name in ("packing", "neat_packing", "streaming", "tokenized_path"):
+    stage = finetuning_args.real_names["stage"]
+    distils = stage == preflight.DISTILL
+    why = "each row has a teacher of its own" if distils else "LLaMA-Factory packs no pairs"
+    for name in ("packing", "neat_packing", *(("streaming", "tokenized_path") if distils else ())):
         if getattr(data_args, name, None):
             raise UserError(
-                f"{name}: {getattr(data_args, name)!r} with stage: safety_distill, expected none, since each row "
-                "has a teacher of its own; leave it out"
+                f"{name}: {getattr(data_args, name)!r} with stage: {stage}, expected none, since {why}; leave it out"
             )
-    distillation.check_skill_datasets(
-        finetuning_args.options()["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or []
-    )
+    if distils:
+        distillation.check_skill_datasets(
+            finetuning_args.options()["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or []
+        )
 
 
 def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
@@ -187,15 +191,16 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
-    if options["finetuning_type"] == preflight.TYPE:
-        given = {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS}
-        processes.check_processes(options | given)
-    for name in ("use_unsloth", "use_unsloth_gc", "use_kt"):
+    processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
+    prepare_fsdp(model_args, training_args, finetuning_args)
+    for name in ("use_unsloth", "use_kt"):
         if getattr(model_args, name, False):
             raise UserError(
                 f"{name}: true does not restore random numbers when a layer runs again, so masks would differ; "
-                "expected false; leave it out (stock gradient checkpointing works)"
+                "expected false; leave it out (use_unsloth_gc works)"
             )
+    if model_args.use_unsloth_gc:
+        _restore_random_numbers()
     if not resumed:
         options["model_name_or_path"] = model_args.model_name_or_path
         finetuning_args.subspace = sources.build_subspace(options)
@@ -212,6 +217,20 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
         # The penalty reaches the logits outside the checkpointed layers: reentrant checkpointing would make DDP see
         # each of them twice.
         model_args.use_reentrant_gc = False
+
+
+def _restore_random_numbers() -> None:
+    """Make the host's ``use_unsloth_gc`` restore random numbers, in this process from here on."""
+    from llamafactory.model.model_utils import checkpointing
+
+    stock = checkpointing.get_unsloth_gradient_checkpointing_func
+    if not hasattr(stock, "__wrapped__"):
+
+        @functools.wraps(stock)
+        def restoring() -> Callable[..., Any]:
+            return restoring_random_numbers(stock())
+
+        checkpointing.get_unsloth_gradient_checkpointing_func = restoring
 
 
 def attach_adapter(adapter: ModuleType) -> None:

@@ -37,7 +37,8 @@ def whole(tensor: Tensor) -> Tensor:
     processes compute alike. ZeRO-3's are copies without a gradient.
     """
     if hasattr(tensor, "full_tensor"):
-        gathered: Tensor = tensor.full_tensor()
+        sharded: Any = tensor
+        gathered: Tensor = sharded.to(sharded.device_mesh.device_type).full_tensor()  # offloaded parts are on the CPU
         return gathered
     if not _zero_partitioned(tensor):
         return tensor

@@ -36,7 +36,7 @@ def distilled_lora(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp_config_multiple_nodes"])
 def test_lora_distillation_in_two_processes_is_one(
     lab: Path, tmp_path: Path, run_stock: Run, distilled_lora: Path, engine: str
 ) -> None:
@@ -45,7 +45,7 @@ def test_lora_distillation_in_two_processes_is_one(
     file = write(options, tmp_path / "x.yaml")
     check(run_two(run_stock, file, engine))
     assert_same_lora(run, distilled_lora, lab / "task1")
-    if engine == "fsdp":
+    if engine != "ddp":
         assert (run / "checkpoint-2" / "optimizer_0").is_dir()  # it was FSDP that ran
         (run / "checkpoint-3" / "trainer_state.json").unlink()  # as if killed while it was written
         (run / "adapter_model.safetensors").unlink()

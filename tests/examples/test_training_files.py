@@ -28,6 +28,8 @@ ALONE = [FOLDER / f"{name}.yaml" for name in ("full_weights", "instruct_base", "
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="deepspeed is not installed; pip install deepspeed")
 RAY = all(importlib.util.find_spec(name) is not None for name in ("ray", "grpc"))
+BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
+needs_bitsandbytes = pytest.mark.skipif(not BITSANDBYTES, reason="bitsandbytes is not installed")
 needs_ray = pytest.mark.skipif(not RAY, reason="ray is not installed; pip install 'ray[default]'")
 Run = Callable[..., Any]
 
@@ -45,7 +47,42 @@ TOGETHER = {
 }
 
 
-DISTILLED = TOGETHER | {"per_device_train_batch_size": 2}  # most batches have rows of one teacher alone
+# Most batches have rows of one teacher alone; bf16, as LLaMA-Factory's files for accelerate.
+DISTILLED = TOGETHER | {"per_device_train_batch_size": 2, "bf16": True}
+
+FSDP_CONFIG = {
+    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "fsdp_backward_prefetch": "BACKWARD_PRE",
+    "fsdp_forward_prefetch": False,
+    "fsdp_cpu_ram_efficient_loading": True,
+    "fsdp_sharding_strategy": "FULL_SHARD",
+    "fsdp_state_dict_type": "FULL_STATE_DICT",
+    "fsdp_sync_module_states": True,
+    "fsdp_use_orig_params": True,
+}
+LAUNCH = {
+    "compute_environment": "LOCAL_MACHINE",
+    "debug": False,
+    "distributed_type": "FSDP",
+    "downcast_bf16": "no",
+    "machine_rank": 0,
+    "main_training_function": "main",
+    "mixed_precision": "bf16",
+    "num_machines": 1,
+    "num_processes": 2,
+    "rdzv_backend": "static",
+    "same_network": True,
+    "tpu_env": [],
+    "tpu_use_cluster": False,
+    "tpu_use_sudo": False,
+    "use_cpu": False,
+}
+NODES = {"num_machines": 2, "num_processes": 16, "main_process_ip": "192.168.0.1", "main_process_port": 29500}
+SHIPPED = {
+    "fsdp_config_offload": LAUNCH | {"fsdp_config": FSDP_CONFIG | {"fsdp_offload_params": True}},
+    "fsdp_config_multiple_nodes": LAUNCH | NODES | {"fsdp_config": FSDP_CONFIG | {"fsdp_offload_params": False}},
+}
+"""What LLaMA-Factory's files in examples/accelerate hold; its fsdp_config.yaml is fsdp_config_offload.yaml."""
 
 
 def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -168,12 +205,15 @@ def check(result: Any) -> None:
 
 
 def run_two(run_stock: Run, file: Path, engine: str) -> Any:
-    """Train in two processes, each with everything (``ddp``) or with its part (``fsdp``)."""
+    """Train in two processes, each with everything (``ddp``) or, by one of LLaMA-Factory's files, with its part."""
     if engine == "ddp":
         return run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
-    command = ["accelerate", "launch", "--config_file", FOLDER / "accelerate" / "fsdp2.yaml"]
-    last = ["--main_process_port", 0, "-m", "llamafactory.launcher", file]
-    return run_stock(*command, *last, env=FSDP_ON_CPU)
+    config = write(SHIPPED[engine], file.with_name("accelerate.yaml"))
+    here = ["--num_machines", 1, "--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", 0]
+    last = [*here, "-m", "llamafactory.launcher", file]
+    result = run_stock("accelerate", "launch", "--config_file", config, *last, env=FSDP_ON_CPU)
+    assert result.stderr.count("realign-plugin: FSDP version 2 is used instead of version 1") == 1
+    return result
 
 
 @pytest.mark.cli
@@ -192,13 +232,27 @@ def distilled(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.cli
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp_config_offload"])
 def test_distillation_in_two_processes_is_one(
     lab: Path, tmp_path: Path, run_stock: Run, distilled: Path, engine: str
 ) -> None:
     options = replaced(FOLDER / "distill.yaml", lab, tmp_path / "run", **DISTILLED, gradient_accumulation_steps=4)
     check(run_two(run_stock, write(options, tmp_path / "x.yaml"), engine))
     assert_same(tmp_path / "run", distilled, "kl/fine_tuned")
+
+
+@pytest.mark.cli
+@needs_bitsandbytes
+def test_a_4_bit_base_in_two_processes_is_one(
+    lab: Path, tmp_path: Path, run_stock: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # as fsdp_on_cpu
+    changes = TOGETHER | {"bf16": True, "quantization_bit": 4}
+    alone = tmp_path / "alone"
+    run_exp(replaced(FOLDER / "lora_one_task.yaml", lab, alone, **changes | {"per_device_eval_batch_size": 8}))
+    file = write(replaced(FOLDER / "fsdp.yaml", lab, tmp_path / "run", **changes), tmp_path / "x.yaml")
+    check(run_two(run_stock, file, "fsdp_config_offload"))
+    assert_same(tmp_path / "run", alone)
 
 
 @pytest.mark.cli

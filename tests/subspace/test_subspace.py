@@ -128,6 +128,8 @@ def test_exported_lora_holds_the_effective_factors(lab: Path, tmp_path: Path, op
     make_lora(lab / "base", tmp_path / "t", start=tmp_path / "a", seed=4)
     subspace = with_random_logits(SafetySubspace.from_adapters(tmp_path / "a", [tmp_path / "t"]))
     exported = read_lora(subspace.to_lora(tmp_path / "out", mask="binary"), "out")
+    names = {f"base_model.model.{module}.lora_{f}.weight" for module in subspace.logits for f in "AB"}
+    assert load_file(tmp_path / "out" / "adapter_model.safetensors").keys() == names  # PEFT's, and all that vLLM reads
     for module, pair in subspace.effective("binary").items():
         assert all(torch.equal(exported.factors[module][f], pair[f]) for f in "AB")
         scaling = subspace.spec.scaling(module)

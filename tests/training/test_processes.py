@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
 from realign_plugin.training import command_line
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
+from realign_plugin.training.fsdp import compute_in_bf16, prepare_fsdp
 from realign_plugin.training.processes import check_processes, fsdp_version, zero_stage
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
@@ -42,18 +45,103 @@ def test_a_keep_penalty_needs_a_gradient() -> None:
     check_processes({"deepspeed": zero(3)})
 
 
-def test_the_first_fsdp_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what ``accelerate launch`` sets for FSDP; all of it is taken back after the test."""
+
+    def launch(**settings: str) -> None:
+        for name in ("SHARDING_STRATEGY", "RESHARD_AFTER_FORWARD", "ACTIVATION_CHECKPOINTING"):
+            monkeypatch.delenv(f"FSDP_{name}", raising=False)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+        monkeypatch.setenv("FSDP_BACKWARD_PREFETCH", "BACKWARD_PRE")
+        for name, value in ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"} | settings).items():
+            monkeypatch.setenv(name, value)
+
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    return launch
+
+
+def test_what_fsdp2_cannot_do_is_refused(launched: Callable[..., None]) -> None:
     assert fsdp_version({"fsdp": "", "fsdp_config": {}}) is None
     assert fsdp_version({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}) == 2
-    with pytest.raises(UserError, match=r"fsdp_version: 1 flattens .* expected 2; set fsdp_version: 2"):
+    with pytest.raises(UserError, match=r"^fsdp_config: FSDP version 1 flattens .* expected version 2; set fsdp_conf"):
         check_processes({"fsdp": ["full_shard"], "fsdp_config": {}})
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    check_processes({})
-    monkeypatch.delenv("FSDP_VERSION")
-    with pytest.raises(UserError, match="fsdp_version: 1"):
+    checkpointing = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "activation_checkpointing": True}}
+    with pytest.raises(UserError, match=r"^fsdp_activation_checkpointing: true would draw other masks"):
+        check_processes(checkpointing)
+    check_processes(checkpointing | {"finetuning_type": "lora"})
+    launched(FSDP_SHARDING_STRATEGY="HYBRID_SHARD")
+    with pytest.raises(UserError, match=r"^fsdp_sharding_strategy: HYBRID_SHARD is FSDP1's .* expected FULL_SHARD"):
         check_processes({})
+    launched(FSDP_ACTIVATION_CHECKPOINTING="true", FSDP_VERSION="2")
+    with pytest.raises(UserError, match=r"^fsdp_activation_checkpointing: true"):
+        check_processes({})
+    launched(FSDP_VERSION="2", FSDP_SHARDING_STRATEGY="HYBRID_SHARD")  # accelerate reads it with version 1 alone
+    check_processes({})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "resharded"), [("FULL_SHARD", "true"), ("1", "true"), ("shard_grad_op", "false"), ("2", "false")]
+)
+def test_fsdp2_replaces_fsdp1(
+    launched: Callable[..., None], capsys: pytest.CaptureFixture[str], strategy: str, resharded: str
+) -> None:
+    launched(FSDP_SHARDING_STRATEGY=strategy)
+    check_processes({})
+    prepare_fsdp(*arguments())
+    assert os.environ["FSDP_RESHARD_AFTER_FORWARD"] == resharded
+    plugin = FullyShardedDataParallelPlugin()
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, resharded == "true")
+    assert plugin.state_dict_type.name == "SHARDED_STATE_DICT"
+    assert capsys.readouterr().err.startswith("realign-plugin: FSDP version 2 is used instead of version 1")
+    prepare_fsdp(*arguments())
+    assert capsys.readouterr().err == ""
+
+
+def arguments(**given: Any) -> tuple[SimpleNamespace, SimpleNamespace, SimpleNamespace]:
+    """The host's arguments of a model, a training and a fine-tuning type."""
+    training = {"bf16": False, "fp16": False, "mixed_precision": "no"}
+    chosen = {"quantization_bit": None, "pure_bf16": False} | training | given
+    return tuple(SimpleNamespace(**chosen) for _ in range(3))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("launch", "given", "bf16", "accelerates"),
+    [
+        ("bf16", {}, True, "no"),
+        ("bf16", {"pure_bf16": True}, False, "no"),
+        ("no", {"bf16": True}, True, "no"),
+        ("fp16", {"bf16": True}, True, "no"),
+        ("no", {}, False, "no"),
+        ("fp16", {}, False, "fp16"),
+        ("no", {"fp16": True}, False, "no"),
+    ],
+)
+def test_with_fsdp_accelerate_does_not_change_the_precision(
+    launched: Callable[..., None], launch: str, given: dict[str, Any], bf16: bool, accelerates: str
+) -> None:
+    launched(FSDP_VERSION="2", ACCELERATE_MIXED_PRECISION=launch)
+    groups = arguments(**given)
+    prepare_fsdp(*groups)
+    assert groups[1].bf16 is bf16
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == accelerates
+
+
+def test_a_4_bit_base_needs_bf16(launched: Callable[..., None]) -> None:
+    launched(FSDP_VERSION="2", ACCELERATE_MIXED_PRECISION="fp16")
+    with pytest.raises(UserError, match=r"^quantization_bit: 4 with fp16 and FSDP, .* expected bf16; set bf16: true"):
+        prepare_fsdp(*arguments(quantization_bit=4))
+
+
+def test_computations_in_bf16_leave_parameters_alone() -> None:
+    model = torch.nn.Linear(4, 4)
+    compute_in_bf16(model)
+    output = model(torch.ones(1, 4))
+    assert output.dtype == torch.bfloat16
+    output.sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.dtype == torch.float32
 
 
 def test_flags_and_files_are_checked_alike(lab: Path, tmp_path: Path) -> None:
@@ -67,11 +155,12 @@ def test_flags_and_files_are_checked_alike(lab: Path, tmp_path: Path) -> None:
             command_line.check_command(argv)
 
 
-def test_a_run_is_refused_before_a_model_is_loaded(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "1")
+def test_a_run_is_refused_before_a_model_is_loaded(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: Callable[..., None]
+) -> None:
+    launched(FSDP_SHARDING_STRATEGY="NO_SHARD")
     monkeypatch.setattr("llamafactory.train.tuner.load_model", lambda *a, **k: pytest.fail("a model was loaded"))
-    with pytest.raises(UserError, match="fsdp_version: 1"):
+    with pytest.raises(UserError, match=r"^fsdp_sharding_strategy: NO_SHARD"):
         run_exp(training_options(lab, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -74,8 +74,8 @@ def per_process(training: Training, way: Way, processes: int) -> Memory:
         case "DDP":
             return _whole(kept | {"gradient buckets": step.trained}, step)
         case "FSDP2":
-            if half and training.model.dtype.itemsize == 2 and training.quantised is None:
-                kept["base weights"] *= 2  # held in fp32 for mixed precision; pure_bf16 leaves it as it is
+            if training.precision == "fp16" and training.model.dtype.itemsize == 2 and training.quantised is None:
+                kept["base weights"] *= 2  # accelerate holds it in fp32
             shared = {"gathered layers": 2 * step.block + step.root}
         case "ZeRO-2" | "ZeRO-3":
             if half:  # DeepSpeed casts the whole module, and keeps what it trains in fp32 beside it
