@@ -12,13 +12,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.stock import COMMANDS, READ_AT_START, TOOLS, run_command
 
 torch.set_num_threads(1)
 
@@ -243,16 +244,13 @@ def training_options(lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def run_stock() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a stock command of this environment in a process of its own."""
+    """Runs a stock command of this environment in a process of its own, forked where that makes no difference."""
 
     def run(
         *words: Any, env: dict[str, str] | None = None, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        tools = Path(sys.executable).parent
-        command = [str(tools / str(words[0])), *map(str, words[1:])]
-        environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"} | (env or {})
-        return subprocess.run(
-            command, capture_output=True, text=True, env=environment, input=stdin, timeout=240, check=False
-        )
+        environment = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"} | (env or {})
+        forked = words[0] in COMMANDS and not READ_AT_START & (env or {}).keys()
+        return run_command([str(word) for word in words], environment, stdin, forked)
 
     return run

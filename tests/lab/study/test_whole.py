@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from realign_plugin.cli import main
+from realign_plugin.lab.study.catalogue import METHODS, TRAININGS
+from realign_plugin.lab.study.commands import Train
+from realign_plugin.lab.study.launch import make_plan
+
 Run = Callable[..., Any]
 
 pytestmark = pytest.mark.cli
@@ -17,7 +22,7 @@ pytestmark = pytest.mark.cli
 
 @pytest.fixture(scope="module")
 def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of one adapter: three trainings, one merge, measured on made-up prompts without a judge."""
+    """A study of one adapter: two trainings, one merge, measured on made-up prompts without a judge."""
     folder = tmp_path_factory.mktemp("a study")  # a path with a space
     prompts = folder / "prompts"
     prompts.mkdir()
@@ -35,9 +40,8 @@ def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tasks": {"one": {"adapter": str(lab / "task1"), "label": "paper kites"}},
         "realign": {"pairs": "pairs", "safety": "safety", "skill": "skill"},
         "methods": {
-            "shipped": {"masks": ["binary", "soft"]},
+            "shipped": {},
             "interpolation": {"strengths": [0.25, 0.75]},
-            "distill": {},
             "distill_lora": {},
         },
         "machine": {"threads": 1, "evaluation_threads": 1},
@@ -52,8 +56,8 @@ def config(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    failing = values | {"methods": {}, "root": str(folder / "failing")}
-    failing["evaluate"]["model_args"]["dtype"] = "float99"
+    fails = {"name": "fails", "command": "echo ValueError: float99; exit 3", "creates": [str(folder / "nothing")]}
+    failing = values | {"methods": {}, "root": str(folder / "failing"), "prepare": [fails]}
     (folder / "failing.yaml").write_text(yaml.safe_dump(failing, sort_keys=False))
     return folder / "study.yaml"
 
@@ -69,11 +73,9 @@ def test_from_one_file_to_tables_and_a_report_and_nothing_twice(config: Path, ru
     run = config.parent / "run"
     table = json.loads((run / "tables" / "main.json").read_text())
     labels = [row["label"] for row in table["rows"]]
-    assert labels[:5] == [
-        "base", "aligned", "fine-tuned", "realigned (as shipped, binary)", "realigned (as shipped, soft)",
-    ]  # fmt: skip
-    assert labels[5] in ("interpolation (0.25)", "interpolation (0.75)")
-    assert labels[6:] == ["realigned (distilled)", "realigned (distilled LoRA)"]
+    assert labels[:4] == ["base", "aligned", "fine-tuned", "realigned (as shipped)"]
+    assert labels[4] in ("interpolation (0.25)", "interpolation (0.75)")
+    assert labels[5:] == ["realigned (distilled LoRA)"]
     for row in table["rows"]:
         cells = row["cells"]
         agrees = cells["safety_shadow.agreement"]
@@ -115,20 +117,44 @@ def test_a_step_that_fails_is_one_line_with_its_log(config: Path, run_stock: Run
     found = run_stock("realign", "study", config.with_name("failing.yaml"))
     assert found.returncode == 2
     last = found.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: evaluate-aligned: ")
-    assert str(root / "logs" / "evaluate-aligned.log") in last
+    assert last.startswith("error: fails: ")
+    assert str(root / "logs" / "fails.log") in last
     assert "float99" in last
 
 
-def test_a_template_or_task_that_no_host_knows_is_found_before_anything_runs(config: Path, run_stock: Run) -> None:
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("template=lama3", "error: template: 'lama3' is unknown"),
+        ("evaluate.tasks=safty", "error: evaluate.tasks: 'safty' is unknown"),
+        ("modle=x", "error: "),
+    ],
+)
+def test_a_template_or_task_that_no_host_knows_is_found_before_anything_runs(
+    config: Path, capsys: pytest.CaptureFixture[str], word: str, message: str
+) -> None:
     root = config.parent / "never"
-    for words, says in (
-        (["template=lama3"], "error: template: 'lama3' is unknown"),
-        (["evaluate.tasks=safty"], "error: evaluate.tasks: 'safty' is unknown"),
-        (["modle=x"], "error: "),
-    ):
-        found = run_stock("realign", "study", config, f"root={root}", *words)
-        assert found.returncode == 2
-        assert says in found.stderr
-        assert "Traceback" not in found.stderr
+    with pytest.raises(SystemExit) as caught:
+        main(["study", str(config), f"root={root}", word])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
     assert not root.exists()
+
+
+def test_the_stock_parser_takes_every_training_of_a_study(config: Path, tmp_path: Path) -> None:
+    from llamafactory.hparams import parser
+
+    values = yaml.safe_load(config.read_text())
+    values["realign"]["answers"] = "safety"
+    values["methods"] = {name: {} for name, method in METHODS.items() if method["kind"][0] in TRAININGS}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
+    plan = make_plan(tmp_path / "study.yaml", [])
+    stages = set()
+    for step in plan.steps.values():
+        for command in step.does:
+            if isinstance(command, Train):
+                *_, options, _ = parser._parse_train_args(dict(command.arguments))
+                stages.add(getattr(options, "real_names", {}).get("stage", options.stage))
+    assert stages == {"mask_dpo", "safety_distill", "sft", "dpo"}
