@@ -1,19 +1,22 @@
 # make setup   a virtual environment in .venv with everything (about 3 GB)
-# make demo    a tiny model is trained, aligned, broken and repaired, offline; prints the table
+# make demo    a real model is aligned, broken by harmless fine-tuning and repaired; prints the table
+# make tinylab a tiny model of a made-up world: every method, one task and two, offline
 # make test    the whole suite
 # make lint    ruff and mypy
 # make bench   benchmarks, ratios in one run (docs/performance.md)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SEED ?= 0
 SEEDS ?= 1
 ROOT ?= runs/tinylab
+SMOLLM2 := runs/models/smollm2-135m-instruct
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup demo tune test test-ends lint format bench clean
+.PHONY: setup demo tinylab tune test test-ends lint format bench clean
 
 setup: $(VENV)/.ready
 
@@ -26,7 +29,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt realign_plugin_boot.py realign_pl
 		|| $(BIN)/pip uninstall --quiet --yes torchvision torchaudio
 	@touch $@
 
-demo: setup
+$(SMOLLM2)/config.json: | setup
+	$(BIN)/python examples/models/get.py smollm2-135m-instruct $(SMOLLM2)
+
+demo: setup $(SMOLLM2)/config.json
+	@$(BIN)/python examples/demo/demo.py $(SMOLLM2) runs/demo-$(SEED) --seed $(SEED)
+
+tinylab: setup
 	@$(BIN)/realign study examples/tinylab/study.yaml seeds=$(SEEDS) root=$(ROOT) --cores 2
 
 tune: setup
