@@ -81,7 +81,7 @@ def print_diagnosis() -> bool:
     well = all(state in ("attached", "not installed", "off (REALIGN_PLUGIN=0)") for _, _, state in rows)
     rows += [(library, _version(library) or "–", "") for library in ("torch", "transformers", "trl")]
     has_audio = importlib.util.find_spec("torchaudio") is not None
-    audio = "present" if has_audio else "absent; stood in for where LLaMA-Factory imports it"
+    audio = "present" if has_audio else "absent; replaced by a stand-in where LLaMA-Factory imports it"
     rows.append(("torchaudio", _version("torchaudio") or "–", audio))
     title = f"realign-plugin {realign_plugin.__version__}, Python {sys.version.split()[0]}"
     print_table(("host", "version", "plugin"), rows, title=title)

@@ -1,4 +1,4 @@
-"""Whether lm-eval knows a task: by names in files, ours and its own, then by its index, which takes seconds to build."""
+"""Whether lm-eval knows a task: by the names in its files and ours, then by its index, which takes seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
 
 
 def tasks_folder() -> Path:
-    """The folder of the lm-eval tasks: inside an installed package, beside it in a checkout."""
+    """The folder of the lm-eval tasks: inside an installed package, next to it in a checkout."""
     package = Path(realign_plugin.__file__).parent
     inside, beside = package / "lm_eval_tasks", package.parent / "lm_eval_tasks"
     return inside if inside.is_dir() else beside
