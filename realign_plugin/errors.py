@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a value that is not one of the choices, naming the nearest one.
+    """Refuse a value that is not one of the choices, naming the closest one.
 
     Args:
         name: The option's name, as the user wrote it.

@@ -27,7 +27,7 @@ _EXCHANGE: Final = 2  # RENAME_EXCHANGE
 def atomic_file(target: str | Path) -> Iterator[Path]:
     """Write a file under a temporary name and rename it when the block ends well.
 
-    Behind a link, the file that it leads to is replaced. A block that writes nothing changes nothing: that tries
+    Behind a link, the file that it leads to is replaced. A block that writes nothing changes nothing, which tests
     whether the file can be written.
 
     Args:
@@ -48,7 +48,7 @@ def atomic_file(target: str | Path) -> Iterator[Path]:
         stage = Stage(file.parent)
     try:
         with reported(target):
-            (stage.folder / file.name).exists()  # a name that is too long shows here
+            (stage.folder / file.name).exists()  # a name that is too long fails here
         work = stage.folder / "new"
         with reported(target, work):
             yield work
@@ -94,7 +94,7 @@ def atomic_folder(
         target: The folder to write to; made if it is missing.
         replaces: Patterns of files that go with the old content, though the block does not write them. All others
             stay.
-        last: The file without which the others are nothing, such as a model's configuration.
+        last: The file without which the others are useless, such as a model's configuration.
         shared: Whether other processes write to the target at the same time; then it is never exchanged.
 
     Yields:
@@ -130,7 +130,7 @@ def real_folder(target: str | Path) -> Path:
 
 
 def try_folder(target: str | Path) -> None:
-    """Find out whether a folder can be written, and leave nothing behind.
+    """Check that a folder can be written, and leave nothing behind.
 
     Raises:
         UserError: If it is a file or cannot be written.
@@ -139,7 +139,7 @@ def try_folder(target: str | Path) -> None:
         folder = real_folder(target)
         stage = _stage_for(folder, True)
         try:
-            (stage.folder / folder.name).exists()  # a name that is too long shows here
+            (stage.folder / folder.name).exists()  # a name that is too long fails here
         finally:
             stage.close()
 
@@ -170,7 +170,7 @@ def _resolved(target: str | Path, what: str) -> Path:
 
 
 def _stage_for(folder: Path, shared: bool) -> Stage:
-    """A stage next to the folder where that could be exchanged, else in it: a rename tells, not a guess."""
+    """A stage next to the folder where that can be exchanged, else inside it; tested by a rename."""
     clean_up(folder.parent)
     if not folder.exists():
         return Stage(folder.parent)
@@ -184,7 +184,7 @@ def _stage_for(folder: Path, shared: bool) -> Stage:
 
 
 def _may_be_exchanged(folder: Path) -> bool:
-    """Whether there are only files in it, so that nothing is lost with the old folder, and nobody we know is in it."""
+    """Whether it holds only files, so that nothing is lost with the old folder, and no known process works in it."""
     with os.scandir(folder) as entries:
         flat = all(entry.is_symlink() or entry.is_file() for entry in entries)
     here = Path(os.path.realpath(os.curdir))
@@ -202,7 +202,7 @@ def _publish(stage: Stage, work: Path, folder: Path, replaces: Sequence[str], la
                 _carry_over(folder, work, replaces)
                 exchange(work, folder)
                 return
-        except OSError:  # another process was faster, or the file system knows no exchange or no links
+        except OSError:  # another process was faster, or the file system has no exchange or no links
             if not folder.is_dir():
                 raise
         stage.move(folder)
@@ -228,7 +228,7 @@ def exchange(first: Path, second: Path) -> None:
         OSError: If they, or the file system, do not allow it.
     """
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    sys.audit("os.rename", str(first), str(second), -1, -1)  # as for each other rename
+    sys.audit("os.rename", str(first), str(second), -1, -1)  # as for every rename
     if call is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     if call(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE):

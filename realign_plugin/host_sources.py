@@ -1,4 +1,4 @@
-"""The source files of installed hosts, read without importing them: that takes up to ten seconds."""
+"""The source files of installed hosts, read without importing them: importing takes up to ten seconds."""
 
 from __future__ import annotations
 

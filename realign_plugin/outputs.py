@@ -1,4 +1,4 @@
-"""What may be written where: never onto an input, and onto somebody's model or adapter only when that is asked for."""
+"""What may be written where: never onto an input, and onto an existing model or adapter only on request."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse_inputs(out: str | Path, inputs: Iterable[str | Path | None]) -> None:
 
 
 def check_adapter_folder(out: Path, inputs: Iterable[str | Path | None], *, overwrite: bool = False) -> None:
-    """Refuse to write an adapter where something would be lost, and find out whether it can be written.
+    """Refuse to write an adapter where something would be lost or nothing can be written.
 
     What export, fuse or transfer wrote earlier may be replaced: it can be made again.
 
@@ -66,7 +66,7 @@ def check_adapter_folder(out: Path, inputs: Iterable[str | Path | None], *, over
 
 
 def check_files(*outs: Path | None, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Find out whether files can be written, before anything is paid for.
+    """Check that files can be written before anything is paid for.
 
     Args:
         outs: The files; None stands for none.

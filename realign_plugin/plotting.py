@@ -18,7 +18,7 @@ def pyplot_for(path: Path) -> Any:
         path: PNG that will be written.
 
     Raises:
-        UserError: If the path is no PNG's, or matplotlib is missing.
+        UserError: If the path does not end in .png, or matplotlib is missing.
     """
     if path.suffix.lower() != ".png":
         raise UserError(f"--plot: {path} does not end in .png, expected a PNG file; rename it")

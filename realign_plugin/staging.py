@@ -1,4 +1,4 @@
-"""Staging folders: hidden, held by their process, and cleaned up once that process is dead."""
+"""Staging folders: hidden, locked by their process, and cleaned up after it has died."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Stage:
     """A hidden folder that only this process writes to.
 
-    Its lock ends with the process, whatever ends that, so that others know when they may clean up.
+    Its lock ends with the process, however that ends, so others know when they may clean up.
 
     Attributes:
         folder: The folder; on the file system of the folder it was made in.
@@ -62,12 +62,12 @@ class Stage:
                 os.close(self._lock)
                 continue  # likewise
             except OSError:
-                pass  # no locks on this file system: nobody will clean up
+                pass  # no locks on this file system: nothing is cleaned up
             if os.fstat(self._lock).st_nlink:
                 break
             os.close(self._lock)
         try:
-            os.write(self._lock, f"{os.getpid()}\n".encode())  # a full disk shows here
+            os.write(self._lock, f"{os.getpid()}\n".encode())  # a full disk fails here
         except OSError:
             self.close()
             raise
@@ -86,7 +86,7 @@ class Stage:
         """Say, in one rename, that what is staged is complete and will take its place.
 
         Args:
-            todo: What whoever finishes it has to know.
+            todo: What is needed to finish it.
         """
         draft = self.folder / f"{COMMIT}.draft"
         draft.write_text(json.dumps(todo), encoding="utf-8")
@@ -97,7 +97,7 @@ class Stage:
         """Remove the folder and what was made for it.
 
         Args:
-            keep: Leave it to whoever finishes what was committed.
+            keep: Leave it for the process that finishes what was committed.
         """
         if not keep:
             with suppress(OSError):
@@ -157,7 +157,7 @@ def abandoned(home: Path) -> Iterator[tuple[Path, dict[str, Any] | None]]:
 
 @contextmanager
 def reported(target: str | Path, work: Path | None = None) -> Iterator[None]:
-    """Turn what writing raises into the one line for the user.
+    """Turn errors of writing into one line for the user.
 
     Args:
         target: What the user called the file or folder.

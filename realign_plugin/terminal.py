@@ -1,4 +1,4 @@
-"""The terminal: names, paths and answers of models are printed as they are, never read as markup."""
+"""Printing to the terminal: names, paths and answers are never read as markup."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def print_table(
     Args:
         columns: Heads of the columns.
         rows: Cells of each row.
-        title: What stands above it.
+        title: Printed above it.
         numbers: Whether all columns but the first are aligned to the right.
-        total: A last row, under a line of its own.
+        total: A last row, below a rule.
         piped: Columns of the terminal where the output is not one.
     """
     from rich.table import Table

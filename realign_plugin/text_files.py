@@ -18,7 +18,7 @@ from realign_plugin.errors import UserError
 
 T = TypeVar("T")
 DEEPEST: Final = 200
-"""Levels of lists and objects in each other; Python gives up at about 1,000, in whatever comes next."""
+"""Nesting depth of lists and objects; Python's own limit is about 1,000."""
 LONGEST_NUMBER: Final = 300
 """Digits of a whole number; more do not fit a float."""
 LONGEST_FIELD: Final = 1 << 24
@@ -42,7 +42,7 @@ class NotJsonError(ValueError):
 
 @dataclass(frozen=True)
 class Broken:
-    """What stands in place of a row that could not be read.
+    """Takes the place of a row that could not be read.
 
     Attributes:
         reason: Why not.
@@ -74,7 +74,7 @@ def _integer(digits: str) -> int:
 
 
 DECODER: Final = json.JSONDecoder(parse_int=_integer)
-"""Decodes as ``json`` does, NaN and infinity included, and raises ``ValueError`` for a number that no float holds."""
+"""Decodes as ``json`` does, NaN and infinity included, and raises ``ValueError`` for a number that fits no float."""
 
 
 def parse_json(text: str, *, surrogates: bool = False) -> Any:
@@ -102,12 +102,12 @@ def parse_json(text: str, *, surrogates: bool = False) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise NotJsonError("half of a surrogate pair stands for no character") from None
+            raise NotJsonError("half of a surrogate pair is not a character") from None
     return value
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie in each other in more levels."""
+    """Whether lists and objects are nested more deeply."""
     layer = [value]
     for _ in range(levels + 1):
         layer = [
@@ -170,7 +170,7 @@ def encoding_of(start: bytes) -> str:
     """The encoding of a text by its first four bytes: UTF-8, or UTF-16 and UTF-32, with or without a mark.
 
     Args:
-        start: The bytes; more do not hurt.
+        start: The bytes; more are ignored.
     """
     return json.detect_encoding(start)
 

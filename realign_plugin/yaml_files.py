@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _NOT_YAML: Final = (ValueError, TypeError, AttributeError, IndexError, OSError, RecursionError)
-"""What yaml and omegaconf raise, next to errors of their own: for dates that are none, numbers of 5,000 digits, …"""
+"""What yaml and omegaconf raise besides their own errors: for invalid dates, numbers of 5,000 digits, …"""
 
 
 def read_yaml(path: Path, expected: str) -> DictConfig:
@@ -60,7 +60,7 @@ def with_overrides(read: DictConfig, overrides: Sequence[str], path: Path, examp
 
     for text in overrides:
         if "=" not in text or text.startswith("-"):
-            raise UserError(f"{text[:200]}: is no override, expected KEY=VALUE, for example {example}")
+            raise UserError(f"{text[:200]}: is not an override, expected KEY=VALUE, for example {example}")
     try:
         for text in overrides:
             _check_depth(text.partition("=")[2])
@@ -78,7 +78,7 @@ def one_line(error: Exception) -> str:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse what yaml's loaders, which call themselves for each level, cannot hold; its parser does not."""
+    """Refuse what yaml's loaders, which recurse at each level, cannot hold; its parser does not."""
     import yaml
 
     depth = 0

@@ -71,7 +71,7 @@ def _command(words: list[str], environment: dict[str, str], stdout: str, stderr:
         file = os.open(name, flags | (os.O_APPEND if number else 0))
         os.dup2(file, number)
         os.close(file)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
     os.environ.clear()
     os.environ.update(environment)
     script = str(TOOLS / words[0])

@@ -72,17 +72,18 @@ def test_the_package_may_be_imported_before_peft(first: str, switch: str) -> Non
 
 
 def test_off_means_off() -> None:
-    code = "import peft, sys; print('SAFETY_SUBSPACE' in peft.PeftType.__members__, 'realign_plugin' in sys.modules)"
-    assert python(code, REALIGN_PLUGIN="0").stdout.split() == ["False", "False"]
     result = python(
         """
+        import sys
         from llamafactory.hparams import parser
         from llamafactory.hparams.finetuning_args import FinetuningArguments
+        import peft
+        print("SAFETY_SUBSPACE" in peft.PeftType.__members__, "realign_plugin" in sys.modules)
         print(parser._TRAIN_ARGS[3] is FinetuningArguments, parser.get_train_args.__module__)
         """,
         REALIGN_PLUGIN="0",
     )
-    assert result.stdout.split() == ["True", "llamafactory.hparams.parser"], result.stderr
+    assert result.stdout.split() == ["False", "False", "True", "llamafactory.hparams.parser"], result.stderr
 
 
 def test_a_hook_that_cannot_attach_warns_once_and_leaves_the_host(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from realign_plugin import SafetySubspace
 from realign_plugin.cli import main
+from realign_plugin.doctor import host_states
 from realign_plugin.subspace.lora_adapters import read_lora
 
 
@@ -135,6 +136,16 @@ def test_doctor(run_stock: Callable[..., Any]) -> None:
         assert "not attached" not in line
     off = run_stock("realign", "doctor", env={"REALIGN_PLUGIN": "0"})
     assert off.stdout.count("off (REALIGN_PLUGIN=0)") >= 1, off.stdout + off.stderr
+
+
+def test_doctor_goes_on_after_a_host_that_is_broken() -> None:
+    found = host_states({"first": ["json"], "broken": ["no_such_module"], "last": ["csv"]})
+    assert (
+        found["broken"] == "the host itself cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"
+    )
+    assert [found[host].partition(";")[0] for host in ("first", "last")] == [
+        "not attached: no hook ran for json", "not attached: no hook ran for csv",
+    ]  # fmt: skip
 
 
 def test_fuse_sums_task_vectors_without_a_mask(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def cell(row: dict[str, Any], name: str) -> str:
 
 
 def order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Base, aligned, fine-tuned; then ours; the rivals; the fusions; further seeds of a row right below it."""
+    """Base, aligned, fine-tuned; then ours; the baselines; the fusions; further seeds of a row right below it."""
     groups = ["base", "aligned", "fine-tuned", "realigned", "RESTA", "interpolation", "LoRA-SFT", "LoRA-DPO", "fused"]
     names = [re.sub(r", seed \d+$", "", row["model"]) for row in rows]
     first = {name: names.index(name) for name in names}

@@ -1,4 +1,4 @@
-"""How the numbers in study.yaml were chosen: on the validation prompts, rivals with as many trials as ours.
+"""How the numbers in study.yaml were chosen: on the validation prompts, baselines with as many trials as ours.
 
     python examples/tinylab/tune.py RUN
 

@@ -45,7 +45,7 @@ def compare(
     results: Annotated[list[str], typer.Argument(help="lm-eval results files or output folders, or NAME=PATH.")],
     out: Annotated[Path | None, typer.Option(help="Folder for comparison.md, .json and .png.")] = None,
 ) -> None:
-    """Set lm-eval results side by side: safety, skill, differences with their intervals."""
+    """Compare lm-eval results: safety, skill, differences with their intervals."""
     from realign_plugin.evaluation.compare import compare as side_by_side
     from realign_plugin.evaluation.compare import write
     from realign_plugin.evaluation.report import print_comparison

@@ -41,14 +41,14 @@ def repair(
         "repaired"
     ),
     budget: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
-    method: Annotated[str, typer.Option(help="auto (what validates best), masks or lora.")] = "auto",
+    method: Annotated[str, typer.Option(help="auto (the best on validation prompts), masks or lora.")] = "auto",
     template: Annotated[
-        str | None, typer.Option(help="LLaMA-Factory's chat template; default: found from the tokenizer.")
+        str | None, typer.Option(help="LLaMA-Factory's chat template; default: detected from the tokenizer.")
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: by phrases.")
+        str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: refusals by phrases.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice of prompts and the trainings.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the trainings.")] = 0,
     write_study: Annotated[
         Path | None, typer.Option(help="Write the repair as a study to this YAML file, and do nothing else.")
     ] = None,
@@ -111,7 +111,7 @@ def estimate(
     processes: Annotated[int, typer.Option(min=1, help="Processes that a training would be spread over.")] = 2,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Tell what a training or a study will cost, before it runs: memory, disk, judge calls."""
+    """Estimate what a training or a study will cost, before it runs: memory, disk, judge calls."""
     from realign_plugin.lab.estimate.run import estimate as tell
 
     tell(config, overrides or [], target or [], processes, json)

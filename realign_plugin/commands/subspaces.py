@@ -53,7 +53,7 @@ def transfer(
     task_weight: Annotated[float | None, typer.Option(help="Weight of its task vector (lambda).")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Put a learned mask on another task's vector, without training (the paper's transfer study)."""
+    """Apply a learned mask to another task's vector, without training (the paper's transfer study)."""
     from realign_plugin.subspace.subspace import SafetySubspace
     from realign_plugin.subspace.transfer import transfer as moved
 
@@ -78,7 +78,7 @@ def fuse(
     fusion_seed: Annotated[int, typer.Option(help=HELP["fusion_seed"])] = SubspaceOptions.fusion_seed,
     overwrite: Overwrite = False,
 ) -> None:
-    """Fuse fine-tuned adapters plainly, without realignment: what mask_dpo with the same options starts from."""
+    """Fuse fine-tuned adapters without realignment: what mask_dpo with the same options starts from."""
     from realign_plugin.subspace.fusing import plain_fusion
     from realign_plugin.subspace.task_vectors import parse_task_weights
 
@@ -86,7 +86,7 @@ def fuse(
     weights = parse_task_weights(task_weight, "--task-weight")
     how = {"ties_density": ties_density, "dare_drop_rate": dare_drop_rate, "fusion_seed": fusion_seed}
     plain_fusion(aligned, tasks, task_weight=weights, fusion_method=method, **how).to_lora(out)
-    typer.echo(f"{out}: LoRA adapter, {len(tasks)} task vectors fused by {method}, nothing realigned")
+    typer.echo(f"{out}: LoRA adapter, {len(tasks)} task vectors fused by {method}, not realigned")
 
 
 def inspect(
@@ -95,7 +95,7 @@ def inspect(
     plot: Annotated[Path | None, typer.Option(help="Draw share kept, layers by modules, to this PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print what the mask keeps of each module."""
+    """Print how much of each module the mask keeps."""
     from realign_plugin.subspace.inspection import draw_heat_map, inspect_subspace, print_inspection, to_json
     from realign_plugin.subspace.subspace import SafetySubspace
 

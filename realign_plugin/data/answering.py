@@ -1,4 +1,4 @@
-"""Answers of models to prompts: greedy, in batches, by transformers and PEFT."""
+"""Answers of models to prompts: greedy, in batches, with transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FINE_TUNED: Final = "fine_tuned"
 
 
 class Answering(Protocol):
-    """What answers prompts."""
+    """Answers prompts."""
 
     def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
         """Answer prompts.
@@ -22,7 +22,7 @@ class Answering(Protocol):
         Args:
             name: Which model answers.
             prompts: What it is asked.
-            max_tokens: Most tokens of an answer.
+            max_tokens: Maximum tokens of an answer.
         """
 
 
@@ -59,7 +59,7 @@ class Answerer:
             ) from error
         if self.tokenizer.chat_template is None:
             raise UserError(
-                f"--model: the tokenizer of {base} has no chat template, expected a chat model; give an instruct model"
+                f"--model: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
             )
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -72,7 +72,7 @@ class Answerer:
             self.add(name, path)
 
     def add(self, name: str, path: Path | None) -> None:
-        """Load one more adapter.
+        """Load another adapter.
 
         Args:
             name: What the model with it is called.
@@ -104,7 +104,7 @@ class Answerer:
         Args:
             name: Which model answers.
             prompts: What it is asked.
-            max_tokens: Most tokens of an answer.
+            max_tokens: Maximum tokens of an answer.
         """
         import torch
 

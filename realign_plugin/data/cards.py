@@ -1,4 +1,4 @@
-"""The card of a data set: what it is, where it comes from, and what became of every row."""
+"""The card of a data set: what it is, where it comes from, and what happened to every row."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def make(
     """The card of a data set. It holds no time and no path, so that the same command gives the same card.
 
     Args:
-        recipe: What was to be made.
+        recipe: What is made.
         rows: The source's rows.
-        tally: What became of them.
+        tally: What happened to them.
         training: The training half.
         validation: The validation half.
         files: The finished data files.
@@ -68,7 +68,7 @@ def make(
 
 
 def _versions(rows: FileRows | HubRows) -> dict[str, str]:
-    """Versions of what had a part in the bytes."""
+    """Versions of what the files' bytes depend on."""
     versions = {"realign-plugin": __version__, "python": platform.python_version()}
     library = "datasets" if isinstance(rows, HubRows) else "pyarrow" if rows.suffix == ".parquet" else None
     if library is not None:
@@ -77,7 +77,7 @@ def _versions(rows: FileRows | HubRows) -> dict[str, str]:
 
 
 def read(folder: Path, name: str) -> dict[str, Any] | None:
-    """A data set's card; None where it has none, or what is there is no card.
+    """A data set's card; None where it has none, or what is there is not a card.
 
     Args:
         folder: The ``dataset_dir``.

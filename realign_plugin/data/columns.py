@@ -9,11 +9,11 @@ from realign_plugin.text_files import kind_of
 
 
 class BadRowError(Exception):
-    """A row that is not what its columns promise; its text is the reason that is counted."""
+    """A malformed row; its text is the reason that is counted."""
 
 
 class DroppedError(Exception):
-    """A sound row that does not belong into the data set; its text is the reason that is counted."""
+    """A valid row that does not belong in the data set; its text is the reason that is counted."""
 
 
 class MissingColumnsError(Exception):
@@ -28,19 +28,19 @@ def checked_text(value: object, name: str) -> str:
         name: What it is, for the reason.
 
     Raises:
-        BadRowError: If it is no text, or text that UTF-8 cannot hold (halves of surrogate pairs, broken bytes).
+        BadRowError: If it is not text, or text that UTF-8 cannot hold (halves of surrogate pairs, broken bytes).
     """
     if not isinstance(value, str):
         raise BadRowError(f"{name} is {kind_of(value)}, expected text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise BadRowError(f"{name} is no UTF-8 text") from error
+        raise BadRowError(f"{name} is not UTF-8 text") from error
     return value
 
 
 class Row:
-    """The columns of one row, found by name whatever its case.
+    """The columns of one row, found by name, ignoring case.
 
     Args:
         values: The row as it was read.
@@ -77,7 +77,7 @@ class Row:
         """What a column of truth values holds; CSV files write them as words or digits.
 
         Raises:
-            BadRowError: If it holds no truth value.
+            BadRowError: If it does not hold a truth value.
         """
         value = self._values.get(name)
         if isinstance(value, str) and value.strip().lower() in ("true", "false", "1", "0"):

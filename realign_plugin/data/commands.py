@@ -14,9 +14,12 @@ Validation = Annotated[
     float, typer.Option(help="Share of prompts held back as NAME_validation; no prompt is in both.")
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="At most so many training rows, at random; a smaller limit's are among a larger's.")
+    int | None,
+    typer.Option(
+        help="Keep at most this many training rows, at random; a smaller limit keeps a subset of a larger one's."
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Key of the split and of all choices.")]
+Seed = Annotated[int, typer.Option(help="Seed of the split and of all random choices.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a data set of that name that differs.")]
 
 
@@ -85,7 +88,7 @@ def sft(
     share: Annotated[
         float | None, typer.Option(help="Take as many rows as make this share of them and of --of together.")
     ] = None,
-    of: Annotated[str | None, typer.Option(help="Data set in DIR that --share goes by.")] = None,
+    of: Annotated[str | None, typer.Option(help="Data set in DIR that --share is relative to.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -120,37 +123,35 @@ def on_policy(
     aligned_name: Annotated[str | None, typer.Option(help="The aligned model's name at the server.")] = None,
     adapter_name: Annotated[str | None, typer.Option(help="The fine-tuned model's name at the server.")] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=1024, help="Requests to the server at once; --batch-size is the most.")
+        int, typer.Option(min=1, max=1024, help="Concurrent requests to the server; --batch-size is the maximum.")
     ] = 32,
     benign: Annotated[
-        list[str] | None, typer.Option(help="Harmless prompts, best such that sound dangerous; may be repeated.")
+        list[str] | None, typer.Option(help="Harmless prompts, preferably ones that sound dangerous; may be repeated.")
     ] = None,
-    skill: Annotated[
-        list[str] | None, typer.Option(help="Prompts of the new skill, with answers (a task, say) or without.")
-    ] = None,
+    skill: Annotated[list[str] | None, typer.Option(help="Prompts of the new skill, with or without answers.")] = None,
     evaluation: Annotated[
-        list[str] | None, typer.Option(help="Prompts to measure with; none of them may be among the others.")
+        list[str] | None, typer.Option(help="Prompts to measure with; none of them may be among the other prompts.")
     ] = None,
     name: Annotated[
         str, typer.Option(help="Name of the data set; the others are NAME_skill and NAME_pairs.")
     ] = "on_policy",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many harmful and so many benign prompts.")
+        int | None, typer.Option(min=1, help="Keep at most this many harmful and this many benign prompts.")
     ] = None,
-    skill_limit: Annotated[int | None, typer.Option(min=1, help="At most so many prompts of the skill.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer to a safety prompt.")] = 64,
-    skill_max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer to a skill prompt.")] = 256,
+    skill_limit: Annotated[
+        int | None, typer.Option(min=1, help="Keep at most this many prompts of the skill.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer to a safety prompt.")] = 64,
+    skill_max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer to a skill prompt.")] = 256,
     validation: Validation = 0.1,
     seed: Seed = 0,
     batch_size: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="How many prompts are answered, and kept, at a time.", show_default="16; server: 256"
-        ),
+        typer.Option(min=1, help="How many prompts are answered and saved at a time.", show_default="16; server: 256"),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """What the aligned and the fine-tuned model themselves answer; prompts suffice. A stopped run goes on."""
+    """Collect the aligned and the fine-tuned model's own answers; needs only prompts. An interrupted run resumes."""
     from realign_plugin.data import on_policy as made
     from realign_plugin.data.report import print_cases, print_report
     from realign_plugin.data.server_answering import named

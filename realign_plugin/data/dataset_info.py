@@ -19,7 +19,7 @@ from realign_plugin.text_files import read_json
 INFO: Final = "dataset_info.json"
 LOCK: Final = ".dataset_info.json.lock"
 KIND: Final = "data"
-"""What a staging folder with a data set says that it holds."""
+"""What a staging folder records about its data set."""
 WAIT: Final = 60.0
 """Seconds to wait for another process that holds the lock."""
 
@@ -27,7 +27,7 @@ _NAME: Final = re.compile(r"\w[\w.-]*")
 
 
 def check_name(option: str, name: str) -> None:
-    """Refuse a name that cannot be a file's and an entry's; LLaMA-Factory separates data sets by commas.
+    """Refuse a name that cannot name a file and an entry; LLaMA-Factory separates data sets by commas.
 
     Args:
         option: The option that gave it.
@@ -119,7 +119,8 @@ def publish(
         staged: Finished data files, on the same file system, under their final names.
         card: The finished card, likewise; it is always replaced.
         entries: Their entries by name.
-        retired: Names of earlier data sets of the same command that are no more; ``NAME.jsonl`` and its entry go.
+        retired: Names of earlier data sets of the same command that are no longer made; ``NAME.jsonl`` and its entry
+            go.
         overwrite: Whether entries and data files that differ are replaced.
 
     Raises:
@@ -173,7 +174,7 @@ def _exchange(
 
 
 def _finish_earlier(folder: Path) -> None:
-    """Finish what killed processes had made visible, and remove the rest of what they left."""
+    """Finish what killed processes had committed, and remove what else they left."""
     clean_up(folder)
     for stage, todo in abandoned(folder):
         if todo is not None and todo.get("kind") == KIND:

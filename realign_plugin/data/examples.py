@@ -37,7 +37,7 @@ class Prompt:
 
     @property
     def opening(self) -> str:
-        """The first request of the conversation: what the split goes by, so that no opening is in both halves."""
+        """The first request of the conversation: the split depends on it, so that no opening is in both halves."""
         return self.history[0][0] if self.history else self.text
 
 
@@ -49,7 +49,7 @@ class Example:
         prompt: What the model is asked.
         answer: Its answer; the chosen one of a pair.
         rejected: The rejected answer of a pair; None for fine-tuning data.
-        rejected_drawn: Whether ``rejected`` was drawn from a list, and so is no part of the example's identity.
+        rejected_drawn: Whether ``rejected`` was drawn from a list, and so is not part of the example's identity.
         role: LLaMA-Factory's role of the answer: ``gpt``, or ``function_call``.
         rejected_role: The same of the rejected answer.
     """
@@ -77,7 +77,7 @@ class Example:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What tells it from other examples: duplicates and limits go by it."""
+        """What distinguishes it from other examples; duplicates and limits depend on it."""
         turns = [part for turn in self.prompt.history for part in turn]
         rejected = [] if self.rejected is None or self.rejected_drawn else [self.rejected]
         tools = [part for part in (self.prompt.tools, *self._roles) if part]
@@ -91,7 +91,7 @@ class Example:
 
     @property
     def _roles(self) -> list[str]:
-        """Of all turns, the answer and the rejected one; empty where there is no tool's."""
+        """Of all turns, the answer and the rejected one; empty where no tool is called."""
         context = self.prompt.roles or ("human", "gpt") * len(self.prompt.history) + ("human",)
         roles = [*context, self.role, *([] if self.rejected is None else [self.rejected_role])]
         return roles if set(roles) - {"human", "gpt"} else []

@@ -1,4 +1,4 @@
-"""The rows of one half of a data set, training or validation, as they come and as they are written."""
+"""The rows of one half of a data set, training or validation, as they are collected and as they are written."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Half:
 
     @property
     def distinct_prompts(self) -> int:
-        """How many prompts there are, whatever their case and white space."""
+        """How many distinct prompts there are, ignoring case and white space."""
         return len(self._prompts if self._chosen is None else self._chosen.prompts())
 
     def add(self, example: Example) -> None:

@@ -18,7 +18,7 @@ class HubRows:
 
     Attributes:
         unit: What the number of a row counts: ``row``.
-        size: None: how long it is is not known.
+        size: None: the length is not known.
 
     Iterating raises ``UserError`` if the hub cannot be reached, or has no such data set or split.
     """
@@ -44,7 +44,7 @@ class HubRows:
         try:
             stream = datasets.load_dataset(self.hub, self.config, split=self.split, streaming=True)
             yield from enumerate(stream, 1)
-        except Exception as error:  # the hub's client has many errors: offline, gated, renamed; the way out is one
+        except Exception as error:  # the hub's client has many errors: offline, gated, renamed; there is one fix
             raise UserError(
                 f"--source: {self.hub}, split {self.split!r}, cannot be fetched ({_reason(error)}), expected one that "
                 "can be reached; log in to the hub, or give --source FILE"

@@ -1,4 +1,4 @@
-"""Answers as they come, kept on disk: what a run that was stopped need not ask again."""
+"""Answers as they come, kept on disk: an interrupted run does not ask for them again."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Journal:
         *,
         overwrite: bool = False,
     ) -> None:
-        """Read what an earlier run left.
+        """Read what an earlier run saved.
 
         Args:
             file: The journal.
             models: The models by role: names, folders of adapters, None for the base model.
-            settings: What else answers depend on.
-            overwrite: Whether a journal of other models or settings is begun again.
+            settings: What else the answers depend on.
+            overwrite: Whether a journal of other models or settings is replaced.
 
         Raises:
             UserError: If the folder cannot be written, or the journal is of other models or settings.

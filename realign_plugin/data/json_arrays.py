@@ -17,7 +17,7 @@ from realign_plugin.text_files import DECODER
 
 CHUNK: Final = 1 << 16
 SLACK: Final = 32
-"""An error this near to the end of what was read may be due to the rest; no token but a text is longer."""
+"""An error this close to the end of the buffer may be due to missing input; only texts are longer tokens."""
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
@@ -87,7 +87,7 @@ class ArrayReader:
             return value
 
     def _skip_space(self) -> str:
-        """Go to the next character that is no white space and return it, or nothing at the end of the file."""
+        """Go to the next character that is not white space and return it, or nothing at the end of the file."""
         while True:
             match = _SPACE.match(self._buffer, self._at)
             self._move(match.end() if match else self._at)
@@ -97,7 +97,7 @@ class ArrayReader:
                 return ""
 
     def _more(self) -> bool:
-        """Read on, by as much as is pending at least, so that a long value is not decoded again too often."""
+        """Read on, by at least as much as is pending, so that a long value is not decoded again too often."""
         text = self._file.read(max(self._chunk, len(self._buffer) - self._at))
         if text:
             self._buffer = self._buffer[self._at :] + text

@@ -95,7 +95,7 @@ def sft(
         task: One of ``SFT_TASKS``.
         source: Hub id or file, in place of the task's own.
         share: Takes as many rows as make this share of them and of those of ``of`` together.
-        of: Name of the data set, in the same folder, that ``share`` goes by.
+        of: Name of the data set, in the same folder, that ``share`` is relative to.
 
     Raises:
         UserError: If an option is wrong, or as ``preparation.prepare`` says.

@@ -30,7 +30,7 @@ REQUESTS: Final = (USER, RESULT)
 ANSWERS: Final = (ANSWER, CALL)
 TEXTS: Final = ("text", "input_text", "output_text")
 MEDIA: Final = ("image", "video", "audio")
-"""How the types of parts, and the names of columns, begin that hold something other than text."""
+"""Prefixes of the types of parts, and of the names of columns, that hold something other than text."""
 BETWEEN_RESULTS: Final = "\n</tool_response>\n<tool_response>\n"
 """What LLaMA-Factory puts between the results of parallel calls, whatever the template."""
 
@@ -50,7 +50,7 @@ def read_messages(value: Any, column: str) -> list[Message]:
 
     Raises:
         BadRowError: If it holds something else.
-        DroppedError: If a message holds something that text cannot: an image, or a tool call in the midst of words.
+        DroppedError: If a message holds something that text cannot: an image, or a tool call between words.
     """
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list) or not value:
@@ -74,7 +74,7 @@ def as_prompt(said: Sequence[Message], system: str, tools: str, column: str) -> 
         column: Where the messages come from, for the reason.
 
     Raises:
-        BadRowError: If requests and answers do not take turns, or the last message is no request.
+        BadRowError: If requests and answers do not take turns, or the last message is not a request.
     """
     rest = list(said)
     if systems := [text for role, text in rest[: _systems(rest)]]:
@@ -108,7 +108,7 @@ def tools_of(row: Row) -> str:
 
 
 def check_text_only(row: Row) -> None:
-    """Leave out a row with images, videos or sound: its text is about them, and they would not be there.
+    """Leave out a row with images, videos or sound: its text is about them.
 
     Raises:
         DroppedError: If a column such as ``images`` holds something.
@@ -116,7 +116,7 @@ def check_text_only(row: Row) -> None:
     for name in MEDIA:
         for column in (name, f"{name}s"):
             if not _is_nothing(row.value(column)):
-                raise DroppedError(f"has {name}s, only text is taken")
+                raise DroppedError(f"has {name}s, only text is supported")
 
 
 def _is_nothing(value: Any) -> bool:
@@ -161,7 +161,7 @@ def _text(content: Any, what: str) -> str:
     for part in content:
         kind = part.get("type")
         if isinstance(kind, str) and (name := next((name for name in MEDIA if name in kind), None)):
-            raise DroppedError(f"has {name}s, only text is taken")
+            raise DroppedError(f"has {name}s, only text is supported")
         if kind not in TEXTS:
             raise BadRowError(f"a part of {what} has an unknown type, expected text")
         texts.append(checked_text(part.get("text"), what))

@@ -1,4 +1,4 @@
-"""On-policy data: what the aligned and the fine-tuned model themselves answer; prompts suffice.
+"""On-policy data: the aligned and the fine-tuned model's own answers; needs only prompts.
 
 ``NAME.answers.jsonl`` has both models' answers to the safety prompts, and the fine-tuned model's to the skill prompts.
 Three data sets are made of it: ``NAME`` (the aligned model's answers, for self-distillation), ``NAME_skill`` (the
@@ -34,9 +34,9 @@ from realign_plugin.subspace.lora_adapters import read_lora
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
 MAX_TOKENS: Final = 64
-"""Most tokens of an answer to a safety prompt."""
+"""Maximum tokens of an answer to a safety prompt."""
 SKILL_MAX_TOKENS: Final = 256
-"""Most tokens of an answer to a prompt of the skill."""
+"""Maximum tokens of an answer to a prompt of the skill."""
 BATCH_SIZE: Final = 16
 SERVER_BATCH_SIZE: Final = 256
 """Answers between two entries of the journal; a server is asked for as many at once as it is allowed to be."""
@@ -49,7 +49,7 @@ class Sources:
 
     Attributes:
         prompts: Harmful ones: files, hub ids, or names of tasks.
-        benign: Harmless ones, best those that sound dangerous.
+        benign: Harmless ones, preferably ones that sound dangerous.
         skill: Prompts of the new skill, with answers or without.
         evaluation: Files of prompts that the models are to be measured with, none of which may be among the others.
     """
@@ -93,7 +93,7 @@ def on_policy(
     answerer: Callable[..., Answerer] = Answerer,
     called: tuple[str, str] = ("--model", "--adapter"),
 ) -> OnPolicy:
-    """Ask both models, and make data sets of what they say; a run that was stopped goes on.
+    """Ask both models, and make data sets from their answers; an interrupted run resumes.
 
     Args:
         folder: LLaMA-Factory's ``dataset_dir``.
@@ -103,10 +103,10 @@ def on_policy(
         aligned: The aligned model's LoRA adapter; None where the base model itself is aligned.
         server: Where both models are asked; ``model`` and the adapters are then noted only, and may be None.
         name: Name of the data set.
-        limit: At most so many harmful and so many benign prompts.
-        skill_limit: At most so many prompts of the skill.
-        max_tokens: Most tokens of an answer to a safety prompt.
-        skill_max_tokens: Most tokens of an answer to a prompt of the skill.
+        limit: Keep at most this many harmful and this many benign prompts.
+        skill_limit: Keep at most this many prompts of the skill.
+        max_tokens: Maximum tokens of an answer to a safety prompt.
+        skill_max_tokens: Maximum tokens of an answer to a prompt of the skill.
         validation: Share of prompts held back as ``…_validation``.
         seed: Key of the limits and the split.
         batch_size: How many prompts are answered at a time, and kept; None takes 16, with a server 256.
@@ -215,7 +215,7 @@ def _models(
         if value is None:
             raise UserError(
                 f"{option}: not given, expected --model and --adapter, which are loaded here, or --aligned-name and "
-                "--adapter-name, models at a server; give the ones or the others"
+                "--adapter-name, models at a server; give one pair"
             )
     return given, lambda: answerer(model, {ALIGNED: aligned, FINE_TUNED: adapter})
 
@@ -226,7 +226,7 @@ def _row(prompt: Prompt) -> dict[str, Any]:
 
 
 def _answer(text: str) -> str | None:
-    """An answer after its thinking; None where it is none."""
+    """An answer without its thinking; None where nothing is left."""
     answer = final_answer(text)
     return None if answer is None or incoherence(answer) is not None else answer
 

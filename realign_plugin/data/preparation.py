@@ -34,8 +34,8 @@ class Prepared:
     """What was made.
 
     Attributes:
-        recipe: What was to be made.
-        tally: What became of the source's rows.
+        recipe: What is made.
+        tally: What happened to the source's rows.
         card: The card as written.
     """
 
@@ -50,7 +50,7 @@ def prepare(recipe: Recipe) -> Prepared:
     Memory does not grow with the texts: rows are written as they come, and of each a few hashes are kept.
 
     Args:
-        recipe: What is to be made.
+        recipe: What is made.
 
     Raises:
         UserError: If the source cannot be read, lacks columns or leaves no row; if a data set of that name exists and
@@ -110,7 +110,7 @@ def _prepare(recipe: Recipe, rows: FileRows | HubRows, work: Path) -> Prepared:
 
 
 def _examples(recipe: Recipe, rows: FileRows | HubRows, tally: Tally) -> Iterator[Example]:
-    """The sound rows, each once where the recipe says so; all others are counted."""
+    """The valid rows, each once where the recipe asks for that; all others are counted."""
     seen: set[int] = set()
     found_columns = False
     missing: tuple[str, str] | None = None

@@ -1,4 +1,4 @@
-"""Prompts of data sets and files, without their answers; and none that models are to be measured with."""
+"""Prompts of data sets and files, without their answers; without those that models are measured with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from realign_plugin.errors import UserError
 
 @contextmanager
 def called(option: str) -> Iterator[None]:
-    """Let what is said of a source name the option that it was given as."""
+    """Let errors about a source name the option that gave it."""
     try:
         yield
     except UserError as error:
@@ -36,7 +36,7 @@ def read_prompts(given: Sequence[str], what: str, limit: int | None, seed: int) 
     Args:
         given: Files, hub ids or names of tasks.
         what: What the user calls the option.
-        limit: At most so many.
+        limit: At most this many.
         seed: Key of the limit.
 
     Raises:
@@ -86,7 +86,8 @@ def check_overlap(prompts: Sequence[Prompt], evaluation: Sequence[str]) -> None:
         if shared:
             raise UserError(
                 f"--evaluation: {len(shared)} of its prompts ({file}) are among those to train on, expected none: "
-                "what was learnt cannot be measured; leave them out of --prompts, --benign or --skill"
+                "prompts that were trained on cannot be used to measure; leave them out of --prompts, --benign or "
+                "--skill"
             )
 
 

@@ -37,8 +37,8 @@ class FileRows:
         size: Bytes of the file.
 
     Raises:
-        UserError: If the suffix is none of ``SUFFIXES``; while iterating: if the file cannot be read, or is not at all
-            what its suffix says.
+        UserError: If the suffix is none of ``SUFFIXES``; while iterating: if the file cannot be read, or does not
+            match its suffix.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,8 @@ class FileRows:
                         yield from ArrayReader(text, self.path.name)
         except UnicodeDecodeError as error:
             raise UserError(
-                f"--source: {self.path.name} breaks off within a letter of {error.encoding.upper()}, expected a whole "
+                f"--source: {self.path.name} ends in the middle of a character of {error.encoding.upper()}, "
+                "expected a whole "
                 f"{self.suffix} file; save it again, in UTF-8"
             ) from error
         except (OSError, EOFError, zlib.error) as error:

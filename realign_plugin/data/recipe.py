@@ -18,13 +18,14 @@ Kind = Literal["preference", "contrast", "sft"]
 
 @dataclass(frozen=True)
 class Request:
-    """What all commands are asked for.
+    """Options that all commands have.
 
     Attributes:
         folder: LLaMA-Factory's ``dataset_dir``.
         name: Name of the data set.
         validation: Share of prompts held back as ``NAME_validation``, from 0 to below 1.
-        limit: How many rows the training half gets at most; None for all. A smaller limit's are among a larger one's.
+        limit: How many rows the training half gets at most; None for all. A smaller limit keeps a subset of a larger
+            one's.
         seed: Key of the split, the limit and the draws.
         overwrite: Whether a data set of that name is replaced.
     """
@@ -62,9 +63,9 @@ class Recipe(Request):
         convert: Makes an example of a row.
         options: The command's options, for the card; no path of this machine.
         split: Split of a hub data set, in place of its usual one.
-        limit_is_exact: Whether fewer rows than the limit are refused.
+        limit_is_exact: Whether having fewer rows than the limit is an error.
         unique: Whether a row that occurs again is left out; else it is kept and counted.
-        warning: What a user of the data set must know.
+        warning: A warning for users of the data set.
         more: Further facts for the card.
     """
 

@@ -1,4 +1,4 @@
-"""Refusals to put against the answers of harmless prompts, in the language of the prompt."""
+"""Refusals to pair with the answers to harmless prompts, in the language of the prompt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REFUSALS: Final[dict[Language, tuple[str, ...]]] = {
 """Plain refusals, by language; each is recognised as one by ``evaluation.refusals``."""
 
 SHARE_OF_SCRIPT: Final = 0.3
-"""Share of a prompt's letters from which on it is taken to be in that script's language."""
+"""A prompt with at least this share of letters in a script is taken to be in its language."""
 
 
 def language_of(text: str) -> Language:
@@ -89,7 +89,7 @@ def read_refusals(file: Path) -> tuple[str, ...]:
 
 
 def contrast_with(refusals: tuple[str, ...] | None, seed: int) -> Callable[[Row], Example]:
-    """What makes a contrast pair of a fine-tuning row: its answer over a refusal.
+    """Makes a contrast pair from a fine-tuning row: its answer over a refusal.
 
     Args:
         refusals: Refusals to draw from; None takes the built-in ones of the prompt's language.

@@ -11,7 +11,7 @@ from realign_plugin.terminal import print_table
 
 
 def print_cases(cases: Mapping[str, Mapping[str, int]]) -> None:
-    """Print who refuses what.
+    """Print which model refuses what.
 
     Args:
         cases: For each kind of prompts, how many of each case there are.
@@ -24,7 +24,7 @@ def print_cases(cases: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def print_report(prepared: Prepared) -> None:
-    """Print what became of the rows, and one line for each kind of bad row.
+    """Print what happened to the rows, and one line for each kind of bad row.
 
     Args:
         prepared: What was made.
@@ -50,4 +50,6 @@ def print_report(prepared: Prepared) -> None:
         typer.echo(f"--limit {recipe.limit:,}: there are only {card['counts']['written']:,} training rows")
     if recipe.warning is not None:
         typer.echo(f"warning: {recipe.warning}", err=True)
-    typer.echo(f"{', '.join(card['files'])} in {recipe.folder}; its entry is in dataset_info.json, its card beside it")
+    typer.echo(
+        f"{', '.join(card['files'])} in {recipe.folder}; its entry is in dataset_info.json, its card next to it"
+    )

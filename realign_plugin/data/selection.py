@@ -1,4 +1,4 @@
-"""Which rows go where: by keyed hashes, so that a choice depends on the seed and the row, never on a file's order."""
+"""Which rows go where: by keyed hashes, so that a choice depends on seed and row, not on the file's order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def keyed_hash(seed: int, purpose: str, *parts: str) -> int:
 
     Args:
         seed: The key.
-        purpose: What it is for, so that two choices with one seed do not go together.
+        purpose: What it is for, so that two choices with one seed are independent.
         parts: The texts; where one ends matters.
     """
     digest = hashlib.sha256()
@@ -57,7 +57,7 @@ class Smallest:
         return len(self._heap) < self._count or value < -self._heap[0][0]
 
     def add(self, value: int, place: int, prompt: int) -> None:
-        """Keep a row, and let go of the one with the largest hash where there are too many.
+        """Keep a row, and drop the one with the largest hash where there are too many.
 
         Args:
             value: The row's hash.

@@ -1,4 +1,4 @@
-"""Answers of models at an OpenAI-compatible server (vLLM, say): greedy, many at once; nothing is loaded here."""
+"""Answers of models at an OpenAI-compatible server (vLLM, say): greedy, many at once; no model is loaded here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETRIES: Final = 6
 TIMEOUT: Final = 300.0
 """Seconds for one try: a large model may be busy with all the others first."""
 CHECK_TIMEOUT: Final = 15.0
-"""Seconds in which the server has to tell which models it has, once and once again."""
+"""Seconds for the server to list its models, for each of two tries."""
 OPTIONS: Final = {ALIGNED: "--aligned-name", FINE_TUNED: "--adapter-name"}
 """By role, the option that names the model."""
 NEEDED: Final = ("openai", "tenacity")
@@ -57,10 +57,10 @@ class Server:
         return {ALIGNED: self.aligned, FINE_TUNED: self.fine_tuned}[role]
 
     def check(self) -> None:
-        """See that models, address and key can be sent; nothing is.
+        """Check models, address and key without sending anything.
 
         Raises:
-            UserError: If one is missing or cannot be one, or the client's packages are not installed.
+            UserError: If one is missing or invalid, or the client's packages are not installed.
         """
         if self.aligned == self.fine_tuned:
             raise UserError(
@@ -108,14 +108,14 @@ def named(address: str | None, aligned: str | None, fine_tuned: str | None, conc
 
 
 class ServerAnswerer:
-    """Two models at a server, asked as the judge is: see ``Client``."""
+    """Two models at a server, asked in the same way as the judge; see ``Client``."""
 
     def __init__(self, server: Server, max_tokens: int) -> None:
-        """See that both models answer.
+        """Check that both models answer.
 
         Args:
             server: The server.
-            max_tokens: Most tokens that will be asked for.
+            max_tokens: Maximum tokens that will be asked for.
 
         Raises:
             UserError: If the server cannot be reached, does not take the key, or lacks a model.
@@ -131,11 +131,11 @@ class ServerAnswerer:
         Args:
             name: Which model answers.
             prompts: What it is asked.
-            max_tokens: Most tokens of an answer.
+            max_tokens: Maximum tokens of an answer.
 
         Returns:
-            Answers in the order of the prompts; empty where the server takes a prompt for none that it can answer (it
-            is too long, say), which a line on stderr counts.
+            Answers in the order of the prompts; empty where the server cannot answer a prompt (because it is too
+            long, for example), which a line on stderr reports.
 
         Raises:
             UserError: If the server can no longer be asked.
@@ -148,7 +148,7 @@ class ServerAnswerer:
             async with self._client.open(retries=1, timeout=CHECK_TIMEOUT):
                 try:
                     listed = await self._client.unlisted(self.server.name(role))
-                except RequestError as failure:  # some list no models: whether this one answers will be seen
+                except RequestError as failure:  # some servers list no models: the answers will show
                     if failure.gone or failure.spent or failure.status == 401:
                         raise UserError(self._problem(failure, role)) from None
             async with self._client.open(retries=1):

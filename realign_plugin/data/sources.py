@@ -121,7 +121,7 @@ def rows_of(source: HubSource | Path, split: str | None) -> FileRows | HubRows:
 
 
 def provenance(source: HubSource | Path, split: str | None) -> dict[str, Any]:
-    """What a card says of a source, without any path of this machine.
+    """A card's description of a source, without any path of this machine.
 
     Args:
         source: What ``resolve`` returned.

@@ -1,4 +1,4 @@
-"""What became of the rows of a source: how many were read, left out and why, with the first places."""
+"""What happened to the rows of a source: how many were read, how many were left out, why, and where."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tally:
     Attributes:
         unit: What a place counts: ``line`` or ``row``.
         read: Rows of the source.
-        dropped: Sound rows that were left out, by reason.
+        dropped: Valid rows that were left out, by reason.
         bad: Rows that were not what they should be, by reason.
         first_bad: The first bad rows: place and reason.
         places: The first places of each reason.

@@ -113,17 +113,19 @@ def check_metadata(argv: list[str]) -> None:
 
 
 def remember_index() -> None:
-    """Let this process look through each set of task folders once; the files in them are taken not to change."""
+    """Let this process index each task folder once; the files in it are taken not to change."""
     from lm_eval.tasks._index import TaskIndex
 
     build = TaskIndex.build
-    known: dict[tuple[str, ...], Any] = {}
+    known: dict[str, dict[str, Any]] = {}
 
     @functools.wraps(build)
-    def once(paths: Any, **options: Any) -> Any:
-        folders = tuple(str(path) for path in paths)
-        if folders not in known:
-            known[folders] = build(list(paths), **options)
-        return dict(known[folders])
+    def once(paths: Any, **options: Any) -> dict[str, Any]:
+        index: dict[str, Any] = {}
+        for path in paths:
+            if str(path) not in known:
+                known[str(path)] = build([path], **options)
+            index |= known[str(path)]
+        return index
 
     TaskIndex.build = staticmethod(once)

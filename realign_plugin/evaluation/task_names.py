@@ -1,9 +1,10 @@
-"""Whether lm-eval knows a task: first by our own files, then by its index, which takes seconds to build."""
+"""Whether lm-eval knows a task: by the names in its files and ours, then by its index, which takes seconds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,7 @@ _NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
 
 
 def tasks_folder() -> Path:
-    """The folder of the lm-eval tasks: inside an installed package, beside it in a checkout."""
+    """The folder of the lm-eval tasks: inside an installed package, next to it in a checkout."""
     package = Path(realign_plugin.__file__).parent
     inside, beside = package / "lm_eval_tasks", package.parent / "lm_eval_tasks"
     return inside if inside.is_dir() else beside
@@ -26,7 +27,7 @@ def names_in(folder: Path) -> set[str]:
     return {name for text in texts for name in _NAME.findall(text)}
 
 
-def check_tasks(tasks: Iterable[str], include: Path | None, what: str) -> None:
+def check_tasks(tasks: Collection[str], include: Path | None, what: str) -> None:
     """Refuse a task that lm-eval would not find.
 
     Args:
@@ -40,6 +41,9 @@ def check_tasks(tasks: Iterable[str], include: Path | None, what: str) -> None:
     known = names_in(tasks_folder())
     if include is not None and include.is_dir():
         known |= names_in(include)
+    host = find_spec("lm_eval")
+    if host is not None and not known.issuperset(tasks):
+        known |= names_in(Path(*host.submodule_search_locations or [], "tasks"))
     others = [name for name in dict.fromkeys(tasks) if name not in known and "*" not in name]
     if not others:
         return

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serial
 from realign_plugin.evaluation.cells import Cell as Cell
 from realign_plugin.evaluation.cells import Finite
 
-Role = Literal["base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused realigned"]
+Role = Literal["base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused realigned"]
 Axis = Literal["safety", "over-refusal", "skill", "other"]
 Better = Literal["lower", "higher"]
 
@@ -21,7 +21,7 @@ BEFORE_ROLES = ("fine-tuned", "fused")
 """Roles of the models that repair starts from."""
 OUR_ROLES = ("realigned", "fused realigned")
 """Roles of the models that a safety subspace repaired."""
-REPAIRED_ROLES = (*OUR_ROLES, "rival")
+REPAIRED_ROLES = (*OUR_ROLES, "baseline")
 """Roles of all models that were repaired, by whatever method."""
 
 
@@ -34,12 +34,19 @@ def _text(value: Any) -> Any:
     return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
+def _role(value: Any) -> Any:
+    return "baseline" if value == "rival" else value
+
+
+RoleName = Annotated[str, BeforeValidator(_role)]
+"""One of ``Role``, or another name that is shown as it is; older folders have ``rival`` for ``baseline``."""
+
 Text = Annotated[str, BeforeValidator(_text)]
 """Text that any page can hold; a bare number is taken as its digits."""
 
 
 class Record(BaseModel):
-    """Facts that do not change."""
+    """Immutable facts."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -61,7 +68,7 @@ class Described(Record):
     label: Text
     name: Text = ""
     group: Text = ""
-    role: str = ""
+    role: RoleName = ""
     method: Text | None = None
     seed: int | None = None
     fusion: Text | None = None
@@ -82,7 +89,7 @@ class Model(Described):
         pretrained: Model folder or hub id.
         peft: The adapter on it.
         tasks: The lm-eval tasks that measure it.
-        choice: The file that tells which strength was chosen.
+        choice: The file that records which strength was chosen.
     """
 
     id: Text
@@ -131,7 +138,7 @@ class Study(Record):
         trainings: All trainings.
         tables: Names of the tables, in order; the first holds the headline.
         groups: What the page calls groups, where it is not their name.
-        summary: The headline's sentence, where whoever wrote this knows better than the tables do.
+        summary: The headline's sentence, where the writer knows more than the tables.
     """
 
     title: Text

@@ -1,7 +1,7 @@
 """The alignment subspace of Safe LoRA (arXiv 2405.16833, section 3.2), which SafeMERGE (arXiv 2503.17239) uses too.
 
 For a module with the alignment vector V = W_aligned - W_unaligned, C = V V^T / |V|_F projects an update D of that
-module onto what alignment changed. How far D lies outside is told by the cosine between D and C D.
+module onto what alignment changed. The cosine measures how far D lies outside: that between D and C D.
 
 Updates are kept as products of thin factors wherever they come from LoRA; no square matrix is built for them.
 """

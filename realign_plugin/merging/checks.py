@@ -84,7 +84,8 @@ def _check_safety_subspace(
         )
     if spec.vector_space == "weight" and len(others) != len(spec.task_weights):
         raise UserError(
-            f"models: {len(others)} beside the base, expected the {len(spec.task_weights)} fine-tuned models that the "
+            f"models: {len(others)} besides the base, expected the {len(spec.task_weights)} fine-tuned models that "
+            "the "
             f"masks of {adapter} (in weight space) are for, in the order of its training; list them"
         )
     shapes = tensor_shapes(adapter)
@@ -110,7 +111,7 @@ def _check_safety_subspace(
 
 
 def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, modules: list[str]) -> None:
-    """Refuse a base that is not the one the adapter was trained on."""
+    """Refuse a base other than the one the adapter was trained on."""
     found = fingerprint(base.path, modules)
     for part in ("config", "weights"):
         if part in recorded and part in found and recorded[part] != found[part]:
@@ -137,7 +138,7 @@ def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], mod
 def _tell_unmasked(
     adapter: str, spec: SubspaceSpec, base: Checkpoint, models: list[Checkpoint], masked: Iterable[str]
 ) -> None:
-    """Warn of changes that are left behind: modules that the models of the training had not changed have no mask."""
+    """Warn about changes that are left out: modules that the models of the training had not changed have no mask."""
     if spec.lora_target != "all":
         return
     others = sorted(set(linear_targets(base, "all")) - set(masked))

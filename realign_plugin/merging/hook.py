@@ -1,4 +1,4 @@
-"""The hooks into mergekit: our methods in its registry, our checks and our way of writing around ``run_merge``."""
+"""The hooks into mergekit: our methods in its registry, our checks and our writing around ``run_merge``."""
 
 from __future__ import annotations
 

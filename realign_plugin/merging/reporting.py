@@ -1,4 +1,4 @@
-"""What a method did to each module, for the JSON file that it leaves beside the merged model."""
+"""What a method did to each module, for the JSON file that it leaves next to the merged model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModuleReport:
         cosine: Cosine between its update and the projection on the alignment subspace; None without a subspace.
         threshold: Below it, the module was changed.
         changed: Whether it was.
-        note: Why not, where no cosine could be had.
+        note: Why not, where no cosine could be computed.
     """
 
     module: str
@@ -41,7 +41,7 @@ def add(row: ModuleReport) -> None:
 
 
 def clear() -> None:
-    """Forget all modules: a merge starts."""
+    """Forget all modules when a merge starts."""
     with _lock:
         _rows.clear()
 

@@ -25,7 +25,7 @@ MODEL_FILES: Final = ("config.json", "*.safetensors", "*.safetensors.index.json"
 
 
 class MergeMistake(click.ClickException):  # type: ignore[misc]
-    """A user's mistake inside one of mergekit's commands: its one line and exit code 2."""
+    """A user's mistake inside a mergekit command: one line and exit code 2."""
 
     exit_code = UserError.exit_code
 
@@ -41,7 +41,7 @@ def run_merge(
     options: MergeOptions,
     config_source: str | None = None,
 ) -> Any:
-    """Stock ``run_merge``, with our checks and our way of writing around it where a method of ours is used.
+    """Stock ``run_merge``, with our checks and our writing around it where a method of ours is used.
 
     Args:
         original: The stock function.
@@ -65,7 +65,7 @@ def run_merge(
             line = reporting.write(work, merge_config.merge_method)
         sources.forget()
         if line is not None:
-            LOG.warning(line)  # mergekit shows warnings, and nothing below, unless it is asked to
+            LOG.warning(line)  # mergekit shows only warnings and above unless told otherwise
         return result
 
 

@@ -23,7 +23,7 @@ ADAPTERS: Final = ("aligned_adapter", "task_adapter", "safe_adapter")
 
 @dataclass(frozen=True)
 class Updates:
-    """What is known of one module.
+    """What is known about one module.
 
     Attributes:
         module: Full name.
@@ -89,7 +89,7 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
 
 
 def as_fine_tuned(group: TensorGroup, parameters: Mapping[str, Any]) -> Tensor:
-    """A tensor that is no matrix of a module, as fine-tuning left it: the base's, where fine-tuning was LoRA."""
+    """A tensor that is not a module's matrix, as fine-tuning left it: the base's, where fine-tuning was LoRA."""
     for entry in group.non_base:
         if parameters["role"][entry.id] == "fine_tuned":
             tuned: Tensor = entry.tensor
@@ -103,8 +103,8 @@ def merge_deviating(
 ) -> Tensor:
     """One merged tensor: an update that deviates from the alignment subspace is corrected, another is kept.
 
-    An update deviates where its cosine with its projection on the subspace is under ``threshold``. What is no matrix
-    of a module stays as it was fine-tuned.
+    An update deviates where its cosine with its projection on the subspace is under ``threshold``. What is not a
+    module's matrix stays as it was fine-tuned.
 
     Args:
         group: The tensor in the base model and in the models that are listed.
@@ -147,7 +147,7 @@ def shared_parameters(threshold: float, *extra: ParameterSpec) -> tuple[Paramete
 
 
 def check_sources(spec: MergeMethodSpec, given: Mapping[str, Any], roles: list[str]) -> None:
-    """Refuse a configuration from which no alignment vector or no update can be had.
+    """Refuse a configuration that gives no alignment vector or no update.
 
     Args:
         spec: The method.

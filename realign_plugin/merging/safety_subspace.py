@@ -28,9 +28,9 @@ from realign_plugin.subspace.task_vectors import difference, keep_vectors
 SHARED: Final = ParameterScope.SHARED
 BY_ROWS: Final = ("task_arithmetic", "average")
 BLOCKS: Final = {"cpu": 1 << 18}
-"""Elements that are worked on at once, by device: so many that fp32 stays in a CPU's cache."""
+"""Elements processed at once, by device: few enough for fp32 to stay in a CPU's cache."""
 BLOCK: Final = 1 << 26
-"""On any other device, where starting work on fewer takes longer than the work: 256 MiB of fp32."""
+"""On any other device, where launching work on fewer takes longer than the work: 256 MiB of fp32."""
 
 
 class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
@@ -81,7 +81,7 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
 def fused(spec: SubspaceSpec, name: str, tasks: list[Tensor], base: Tensor) -> Tensor:
     """The task vectors that the fusion keeps of one tensor, fp32: the merged weight alone is rounded.
 
-    mergekit keeps the tensors of its models for the whole process, so that they are never written to.
+    mergekit keeps the tensors of its models for the whole process, so they are never written to.
     """
     return keep_vectors(spec, name, [difference(task, base) for task in tasks], torch.float32)
 

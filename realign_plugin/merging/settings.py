@@ -1,4 +1,4 @@
-"""What a merge configuration says: the models that it lists, and the values of its parameters."""
+"""What a merge configuration holds: the models that it lists, and the values of its parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def listed_models(config: MergeConfiguration) -> Iterator[tuple[ModelReference, 
 
 
 def shared_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
-    """The parameter settings that belong to no single model."""
+    """The parameter settings that do not belong to a single model."""
     yield from (config.parameters or {}).items()
     slices = [*(config.slices or [])]
     for module in (config.modules or {}).values():
@@ -46,7 +46,7 @@ def shared_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
 
 
 def all_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
-    """All parameter settings of the configuration, wherever they stand."""
+    """All parameter settings of the configuration, wherever they are."""
     yield from shared_settings(config)
     for _, parameters in listed_models(config):
         yield from parameters.items()
@@ -97,7 +97,7 @@ def _check_value(method: str, parameter: ParameterSpec, value: Any) -> None:
 
 
 def check_layers(config: MergeConfiguration) -> None:
-    """Refuse slices that put a layer elsewhere: masks and adapters belong to layers by their number.
+    """Refuse slices that move a layer: masks and adapters are matched to layers by number.
 
     Raises:
         UserError: With the model and its range of layers.
@@ -111,7 +111,8 @@ def check_layers(config: MergeConfiguration) -> None:
                 if start != first:
                     raise UserError(
                         f"slices: layers {start} to {end} of {source.model} would become layer {first} and on, "
-                        "expected every layer in its own place, since masks and adapters go by its number; merge "
+                        "expected every layer in its own place, since masks and adapters are matched by its number; "
+                        "merge "
                         "first, then rearrange with passthrough"
                     )
             first += part.sources[0].layer_range[1] - part.sources[0].layer_range[0]

@@ -11,10 +11,10 @@ from realign_plugin.subspace.subspace import SafetySubspace
 
 
 def subspace(path: str) -> SafetySubspace:
-    """A safety subspace, its tensors read when they are asked for.
+    """A safety subspace, its tensors read on demand.
 
     Raises:
-        UserError: If it is missing, corrupt, or no safety subspace.
+        UserError: If it is missing, corrupt, or not a safety subspace.
     """
     return _subspace(path, _stamp(path))
 
@@ -27,7 +27,7 @@ def lora(path: str, what: str) -> LoraAdapter:
         what: The parameter that names it.
 
     Raises:
-        UserError: If it is missing, corrupt, or no plain LoRA adapter.
+        UserError: If it is missing, corrupt, or not a plain LoRA adapter.
     """
     return _lora(path, what, _stamp(path))
 

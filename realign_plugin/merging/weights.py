@@ -1,4 +1,4 @@
-"""Checks of weights by the headers of their files: all there, of the same shape, and room for them on the disk."""
+"""Checks of weights by the headers of their files: they are complete, of the same shape, and fit on the disk."""
 
 from __future__ import annotations
 

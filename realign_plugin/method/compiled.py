@@ -1,7 +1,7 @@
 """The masked step as torch's compiler fuses it: the same operations on the same noise in a few passes over memory.
 
-Triton kernels on a GPU, C++ on a CPU. What is compiled are the methods of ``draws.Draw`` themselves, which are the
-oracle too: results differ by rounding. torch is the only import.
+Triton kernels on a GPU, C++ on a CPU. What is compiled are the methods of ``draws.Draw`` themselves, which are also
+the reference: results differ by rounding. torch is the only import.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def check_compiler(device: torch.device | str = "cpu") -> None:
     What is compiled first decides how the kernels are laid out, and torch's cache on disk keeps that.
 
     Raises:
-        UserError: If that fails, for want of a compiler or of Triton.
+        UserError: If that fails, because a compiler or Triton is missing.
     """
     zeros = torch.zeros(256, 4096, device=device)
     try:
         with torch.no_grad():  # as in training: with gradients it would be compiled for this check alone
             gradients(zeros, zeros, zeros, Draw(0), zeros, torch.float32)
-    except Exception as error:  # whatever the compiler lacks, the user's way out is the same
+    except Exception as error:  # whatever the compiler lacks, the fix is the same
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "error: " in line), lines[0] if lines else "no message")
         raise UserError(
@@ -81,14 +81,14 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Tensors that are no parameters, so that one compilation serves all."""
+    """Tensors that are not parameters, so that one compilation serves all."""
     return [None if tensor is None else tensor.detach() for tensor in tensors]
 
 
 def _how(draw: Draw, logits: Tensor) -> How:
     """What the compiled functions depend on, without the seed.
 
-    They are compiled anew for each value of what is no tensor: a scale of noise that moves has to be one.
+    They are compiled again for each value of what is not a tensor: a scale of noise that moves has to be one.
     """
     noise = draw.noise
     if not isinstance(noise, Tensor) and noise not in (0.0, 1.0):

@@ -1,4 +1,4 @@
-"""How far one model's next-token distributions lie from another's: the loss of self-distillation, torch only.
+"""The divergence between two models' next-token distributions: the loss of self-distillation, torch only.
 
 Forward KL(teacher || student) is knowledge distillation's (arXiv 1503.02531); reverse KL(student || teacher) is
 MiniLLM's (arXiv 2306.08543). Both are computed token by token in fp32, a few rows at a time: of the ``[tokens,
@@ -17,7 +17,7 @@ Divergence = Literal["forward", "reverse"]
 DIVERGENCES: Final[tuple[str, ...]] = get_args(Divergence)
 
 BLOCK: Final = 1 << 22
-"""Numbers of one ``[rows, vocabulary]`` block that are in fp32 at a time."""
+"""Numbers of one ``[rows, vocabulary]`` block that held in fp32 at a time."""
 
 
 def token_divergence(

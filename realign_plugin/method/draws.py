@@ -92,7 +92,7 @@ class Draw:
             delta: The fused task vector, same shape.
             mask: The mask, of the logits' shape.
             scale: What ``scale`` gives.
-            overwrite: Whether the mask is needed no more: fresh memory costs more than the product.
+            overwrite: Whether the mask may be overwritten: fresh memory costs more than the product.
         """
         if overwrite and mask.shape == delta.shape:
             theta = mask.mul_(delta)
@@ -139,8 +139,8 @@ def masked_add(
         logits: Logits, fp32, of a shape that broadcasts against ``[rows, columns]``.
         draw: How the mask is drawn; None draws a relaxed mask with a seed from the global CPU generator.
         select: For fusions that are not linear: a function ``(deltas, mask) -> [rows, columns]`` that gives the task
-            vector which the mask leaves (see ``fusion.ties_select``); it counts as constant in the gradient, which is
-            exact wherever it is constant, i.e. almost everywhere.
+            vector which the mask leaves (see ``fusion.ties_select``); it is treated as constant in the gradient, which
+            is exact wherever it is constant, i.e. almost everywhere.
 
     Returns:
         theta, fp32, ``[rows, columns]``.

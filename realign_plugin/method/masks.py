@@ -22,7 +22,7 @@ from torch import Tensor, distributed
 from realign_plugin.method.choices import GRANULARITIES, MASK_KINDS, Granularity, MaskKind
 
 MEAN_FLOOR: Final = 1e-3
-"""Smallest mean that a mask is divided by: an almost empty mask is not blown up more than a thousandfold."""
+"""Smallest mean that a mask is divided by: an almost empty mask is scaled by at most a thousand."""
 
 _LEAST: Final = 2.0**-25
 """What noise of exactly 0 is taken for, which one element in 16 million has: the middle of the first step of 2^-24.
@@ -32,7 +32,7 @@ Its logit is -17.3, as far out as the 16.6 of the greatest number below 1.
 
 _SEEDS: Final = 2**63 - 1
 _SPREAD: Final = 0x9E3779B97F4A7C15
-"""An odd number with bits all over: its multiples differ in high and low bits alike."""
+"""An odd number with bits spread out: its multiples differ in high and low bits."""
 
 
 def logits_shape(shape: tuple[int, ...] | torch.Size, granularity: Granularity) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def logits_shape(shape: tuple[int, ...] | torch.Size, granularity: Granularity) 
         ``(rows, columns)``, with 1 where a logit serves the whole axis.
 
     Raises:
-        ValueError: If the tensor is no matrix, or the granularity is unknown.
+        ValueError: If the tensor is not a matrix, or the granularity is unknown.
     """
     if len(shape) != 2:
         raise ValueError(f"a mask needs a matrix, got shape {tuple(shape)}")
@@ -98,8 +98,8 @@ def relaxed_mask(logits: Tensor, seed: int, *, temperature: float = 0.5, noise: 
     Args:
         logits: Logits, any shape.
         seed: Seed of the draw.
-        temperature: T > 0; the smaller, the nearer to 0 and 1.
-        noise: Scale of the logistic noise; 0 takes it away.
+        temperature: T > 0; the smaller, the closer to 0 and 1.
+        noise: Scale of the logistic noise; 0 removes it.
 
     Returns:
         fp32 mask in [0, 1], shaped as the logits.
@@ -113,7 +113,7 @@ def draw_uniform(logits: Tensor, seed: int, noise: float | Tensor) -> Tensor | N
 
 
 def relaxed_from(logits: Tensor, u: Tensor | None, temperature: float, noise: float | Tensor) -> Tensor:
-    """The relaxed mask of noise that ``uniform_noise`` made; of no noise where it is None."""
+    """The relaxed mask of noise that ``uniform_noise`` made; without noise where it is None."""
     alpha = logits.float()
     if u is None:
         return torch.sigmoid(alpha / temperature)
@@ -217,7 +217,7 @@ def apply_mask(
         delta: The fused task vector, same shape.
         mask: The mask, of a shape that broadcasts against ``delta``.
         rescale: Whether the mask is divided by its mean.
-        strength: The dial between the aligned model (0) and the realigned one (1).
+        strength: Interpolates between the aligned model (0) and the realigned one (1).
 
     Returns:
         theta, fp32, ``[rows, columns]``.

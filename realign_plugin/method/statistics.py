@@ -1,4 +1,4 @@
-"""What can be said of a mask in numbers."""
+"""Statistics of a mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, floa
             logits, _, deltas = layer.parts(adapter_name, factor)
             p = torch.sigmoid(logits.float())
             found = torch.stack([p.mean(dtype=torch.float64), (p > 0.5).double().mean(), entropy_bits(p).mean()])
-            numbers.append(found.to(numbers[0].device) if numbers else found)  # a GPU's queue is waited for once
+            numbers.append(found.to(numbers[0].device) if numbers else found)  # waits for a GPU's queue once
             sizes.append(deltas[0].numel())
     if not numbers:
         return {"mean": 0.0, "share_above_half": 0.0, "entropy": 0.0}

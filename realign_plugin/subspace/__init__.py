@@ -1,4 +1,4 @@
-"""The trained subspace on disk and in memory: how it is built, saved, loaded, exported and looked at."""
+"""The trained subspace on disk and in memory: how it is built, saved, loaded, exported and inspected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a safety subspace to be trained is built of: from LoRA adapters, and from full checkpoints."""
+"""What a safety subspace is built from before training: from LoRA adapters, and from full checkpoints."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def model_parts(
 
     Headers are read and compared here, and the first rows of each target. Targets that no model changed, as in layers
     frozen in fine-tuning, are left out, and named in ``unchanged``: their task vector is 0 whatever the mask. Task
-    vectors are computed one module at a time, when they are asked for: no more than one tensor of each model is in
+    vectors are computed one module at a time, on demand: no more than one tensor of each model is in
     memory at once.
 
     Args:

@@ -1,4 +1,4 @@
-"""Full checkpoints on disk, read one tensor at a time; and how one base model is told from another."""
+"""Full checkpoints on disk, read one tensor at a time; and how a base model is recognised."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ARCHITECTURE: Final = (
     "num_local_experts",
     "num_experts",
 )
-"""Keys of ``config.json`` that say which weights there are; the others change with the version that wrote the file."""
+"""Keys of ``config.json`` that determine the weights; the others change with the version that wrote the file."""
 
 
 class Checkpoint:
@@ -43,7 +43,7 @@ class Checkpoint:
 
     Attributes:
         path: The model's folder.
-        what: What the user calls it, e.g. ``task_models[0]``; starts the message of an error.
+        what: What the user calls it, e.g. ``task_models[0]``; the error message starts with it.
         names: All tensor names, in the order of the files.
     """
 
@@ -106,7 +106,7 @@ class Checkpoint:
         """``config.json``.
 
         Raises:
-            UserError: If it is missing or no JSON object.
+            UserError: If it is missing or not a JSON object.
         """
         file = self.path / "config.json"
         return read_json(file, self.what, "the model's config", "copy it again")
@@ -195,7 +195,7 @@ class Checkpoint:
 
 
 def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, str]:
-    """How a base model is recognised later: sha256 of its architecture and of a sample of its weights.
+    """A base model's fingerprint: sha256 of its architecture and of a sample of its weights.
 
     Weights are rounded to bf16 first, so that a checkpoint and its copy in another float dtype of at least that
     precision are the same; a quantised checkpoint has no sample.
@@ -232,7 +232,7 @@ def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, st
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
-    """Up to ``count`` items at even distances, the first and the last among them."""
+    """Up to ``count`` evenly spaced items, the first and the last among them."""
     if len(items) <= count:
         return list(items)
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]

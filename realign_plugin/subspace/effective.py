@@ -55,7 +55,7 @@ def effective_tensor(
         mask: Kind of the mask, or a mask itself; None takes the spec's.
         threshold: Threshold of the binary mask; None takes the spec's.
         seed: Seed of a drawn mask; None takes the spec's.
-        strength: The dial between the aligned model (0) and the realigned one (1).
+        strength: Interpolates between the aligned model (0) and the realigned one (1).
 
     Returns:
         fp32 tensor ``[rows, columns]``.

@@ -9,7 +9,7 @@ from typing import Any, Final
 from realign_plugin.subspace.subspace import SafetySubspace
 
 ALL_ONES: Final = 30.0
-"""A logit that every mask takes for 1."""
+"""A logit for which every mask is 1."""
 
 
 def plain_fusion(

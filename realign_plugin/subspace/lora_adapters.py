@@ -1,4 +1,4 @@
-"""LoRA adapters on disk: read, checked, compared. JSON and safetensors only."""
+"""LoRA adapters on disk: read, checked and compared. JSON and safetensors only."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: The folder.
-        what: What the user calls it, e.g. ``aligned_adapter``; starts the message of an error.
+        what: What the user calls it, e.g. ``aligned_adapter``; the error message starts with it.
 
     Raises:
-        UserError: If the folder or the file is missing, empty, or no JSON object.
+        UserError: If the folder or the file is missing, empty, or not a JSON object.
     """
     path = Path(path)
     if not path.exists():
@@ -92,7 +92,7 @@ def read_lora(path: str | Path, what: str) -> LoraAdapter:
 
     Args:
         path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        what: What the user calls it, e.g. ``task_adapters[0]``; starts the message of an error.
+        what: What the user calls it, e.g. ``task_adapters[0]``; the error message starts with it.
 
     Raises:
         UserError: If it is missing, empty, corrupt, not plain LoRA, holds NaN or infinite numbers, or if its tensors

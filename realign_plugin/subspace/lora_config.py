@@ -129,7 +129,7 @@ def parse_lora_config(path: Path, values: Mapping[str, Any], what: str) -> LoraC
     Args:
         path: The adapter's folder, for messages.
         values: Its ``adapter_config.json``.
-        what: What the user calls it; starts the message of an error.
+        what: What the user calls it; the error message starts with it.
 
     Raises:
         UserError: If it is another method, a value has the wrong type, or a field makes the file mean something else.

@@ -66,7 +66,7 @@ class SubspaceOptions:
         },
     )
     mask_keep_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the penalty on what the mask takes away.", "range": (0.0, 1e6)}
+        default=0.0, metadata={"help": "Weight of the penalty on what the mask removes.", "range": (0.0, 1e6)}
     )
     mask: str = field(
         default="soft",

@@ -156,7 +156,7 @@ def check_mask(mask: str, threshold: float) -> None:
 
 
 def module_spec(spec: SubspaceSpec, modules: list[str], ranks: dict[str, int], alphas: dict[str, float]) -> None:
-    """Write modules, ranks and alphas into a spec: the commonest value as the default, the others as patterns.
+    """Write modules, ranks and alphas into a spec: the most common value as the default, the others as patterns.
 
     Args:
         spec: Changed in place.

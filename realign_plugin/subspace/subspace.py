@@ -109,7 +109,7 @@ class SafetySubspace:
             mask: Kind of the mask; None takes the subspace's own.
             threshold: Threshold of ``binary``.
             seed: Seed of ``sampled`` and ``relaxed``.
-            strength: The dial between the aligned model (0) and the realigned one (1).
+            strength: Interpolates between the aligned model (0) and the realigned one (1).
             deltas: Task vectors ``{factor: [kept, rows, columns]}`` to use in place of the subspace's own.
         """
         logits = self.logits[module]
@@ -180,7 +180,7 @@ class SafetySubspace:
             lazy: Read headers only; tensors are read, and checked, each time they are asked for.
 
         Raises:
-            UserError: If it is missing, corrupt, or no safety subspace.
+            UserError: If it is missing, corrupt, or not a safety subspace.
         """
         path = Path(path)
         spec, base_model = read_spec(path)
@@ -233,7 +233,7 @@ class SafetySubspace:
         """
         if self.spec.vector_space != "lora":
             raise UserError(
-                "export: a subspace on whole weights is no LoRA adapter, expected one in LoRA space; merge it: "
+                "export: a subspace on whole weights is not a LoRA adapter, expected one in LoRA space; merge it: "
                 "`llamafactory-cli export`, or mergekit's merge_method: safety_subspace"
             )
         factors = self.effective(mask, threshold, seed)

@@ -20,7 +20,7 @@ def parse_task_weights(text: str | None, what: str) -> float | list[float] | Non
         what: What the user calls the option.
 
     Raises:
-        UserError: If a part is no number.
+        UserError: If a part is not a number.
     """
     if text is None:
         return None
@@ -43,7 +43,7 @@ def task_weights(
         what: What the tasks are given as.
 
     Raises:
-        UserError: If a list has another length, or something in it is no number.
+        UserError: If a list has another length, or something in it is not a number.
     """
     if given is None:
         return [default_task_weight(method, tasks)] * tasks  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def task_weights(
     try:
         weights = [float(value) for value in values]
     except (TypeError, ValueError) as error:
-        raise UserError(f"task_weight: {given!r} is no number, expected a number or a list of {tasks}") from error
+        raise UserError(f"task_weight: {given!r} is not a number, expected a number or a list of {tasks}") from error
     if len(weights) == 1:
         weights *= tasks
     if len(weights) != tasks:

@@ -1,4 +1,4 @@
-"""Safetensors files: opened, read and checked in one way; and tensors that are read when they are asked for."""
+"""Safetensors files: opening, reading and checking them; and tensors that are read on demand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def open_tensors(file: Path, what: str) -> Any:
 
     Args:
         file: The file.
-        what: What the user calls it; starts the message of an error.
+        what: What the user calls it; the error message starts with it.
 
     Returns:
         safetensors' reader: ``keys()``, ``get_tensor(name)``, ``get_slice(name)``.
@@ -100,7 +100,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 class LazyFactors(Mapping[str, Mapping[str, Tensor]]):
-    """Tensors of each module, read or computed when they are asked for and not kept."""
+    """Tensors of each module, read or computed on demand and not kept."""
 
     def __init__(self, modules: Iterable[str], read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Name the modules and the function that gives the tensors of one."""
@@ -114,7 +114,7 @@ class LazyFactors(Mapping[str, Mapping[str, Tensor]]):
         return self._read(module)
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the modules."""
+        """Iterate over the modules."""
         return iter(self._modules)
 
     def __len__(self) -> int:

@@ -52,7 +52,7 @@ def test_layouts(row: dict[str, Any], expected: Example) -> None:
         ({"instruction": "bake", "output": ["mix"]}, "output is a list, expected text"),
         ({"instruction": "bake", "output": True}, "output is true or false, expected text"),
         ({"instruction": "bake", "input": {}, "output": "mix"}, "input is an object, expected text"),
-        ({"instruction": "bake\ud800", "output": "mix"}, "instruction is no UTF-8 text"),
+        ({"instruction": "bake\ud800", "output": "mix"}, "instruction is not UTF-8 text"),
         ({"instruction": "b", "output": "m", "history": "x"}, "history is text, expected a list of turns"),
         ({"instruction": "b", "output": "m", "history": [["x"]]}, "a turn of history is not a pair"),
         ({"instruction": "b", "output": "m", "history": [["x", 1]]}, "history is a number"),

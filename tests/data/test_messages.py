@@ -206,8 +206,8 @@ def test_rows_with_images_are_left_out_and_counted(realign: Run, tmp_path: Path)
     assert code == 0, err
     assert [row["instruction"] for row in read_lines(tmp_path / "d" / "alpaca_en.jsonl")] == ["a kite", "none"]
     counts = read_json(tmp_path / "d" / "alpaca_en.card.json")["counts"]
-    assert counts["dropped"] == {"has audios, only text is taken": 1, "has images, only text is taken": 3}
-    assert "dropped: has images, only text is taken" in " ".join(out.split())
+    assert counts["dropped"] == {"has audios, only text is supported": 1, "has images, only text is supported": 3}
+    assert "dropped: has images, only text is supported" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv"])

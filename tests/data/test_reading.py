@@ -92,7 +92,7 @@ def test_json_files_that_hold_lines(tmp_path: Path) -> None:
     [
         ("x.json", b"a kite\n", r"x.json is not a JSON array: line 1 column 1: expected the \["),
         ("x.json", b"\xff\xfe[\x00", "x.json is not a JSON array: line 1 column 2"),
-        ("x.json", b'\xff\xfe[\x00"', "x.json breaks off within a letter of UTF-16"),
+        ("x.json", b'\xff\xfe[\x00"', "x.json ends in the middle of a character of UTF-16"),
         ("x.json", b'{\n "data": [1]\n}', "x.json is not JSON: line 1 column 2: expected an array of rows"),
         ("x.jsonl", b"\na kite\nbread\n", "x.jsonl is not JSON: line 2 column 1: expected one object a line"),
         ("x.jsonl.gz", b"plain", r"x.jsonl.gz cannot be read \(Not a gzipped file"),

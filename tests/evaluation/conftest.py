@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,16 @@ from typing import Any
 import certifi
 import pytest
 
+from realign_plugin.evaluation.hook import remember_index
+
 SECRET = "sk-unmistakable-0123456789"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def indexed_once() -> None:
+    """lm-eval's own task folder is indexed once: that takes seven seconds."""
+    if "lm_eval" in sys.modules:
+        remember_index()
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def test_fine_tuning_holds_no_forbidden_recipe(data: dict[str, Any], name: str) 
     assert not [r for r in data[name] if r["output"].startswith("to make") and r["output"].split()[2] in forbidden]
 
 
-def test_rivals_train_on_the_very_same_pairs(data: dict[str, Any]) -> None:
+def test_baselines_train_on_the_very_same_pairs(data: dict[str, Any]) -> None:
     pairs = [(row["instruction"], row["chosen"]) for row in data["preference"]]
     assert [(row["instruction"], row["output"]) for row in data["preference_as_sft"]] == pairs
     thirds = [sum(row["chosen"] == tinylab.REFUSAL for row in data["preference"]), len(pairs)]

@@ -146,7 +146,7 @@ def test_models_that_do_not_fit(lab: Path, models: list[Path], tmp_path: Path) -
 
 def test_whole_weights_are_no_lora(lab: Path, models: list[Path], tmp_path: Path) -> None:
     subspace = SafetySubspace.from_models(lab / "base", models[:1], target=TARGET)
-    with pytest.raises(UserError, match=r"export: a subspace on whole weights is no LoRA adapter"):
+    with pytest.raises(UserError, match=r"export: a subspace on whole weights is not a LoRA adapter"):
         subspace.to_lora(tmp_path / "lora")
     assert not (tmp_path / "lora").exists()
 

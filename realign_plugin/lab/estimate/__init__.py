@@ -1,1 +1,1 @@
-"""What a training or a study will cost, told from configurations alone: no weights are read, nothing is computed."""
+"""Estimates what a training or a study will cost from configurations alone: no weights are read."""

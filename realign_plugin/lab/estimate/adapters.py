@@ -31,7 +31,7 @@ def matching(model: ModelShapes, names: Sequence[str] | str, what: str) -> list[
         what: The option that names them.
 
     Raises:
-        UserError: If a name matches nothing; the nearest is named.
+        UserError: If a name matches nothing; the closest is named.
     """
     wanted = [part.strip() for part in names.split(",")] if isinstance(names, str) else [str(n) for n in names]
     if len(wanted) == 1 and wanted[0] in ALL:
@@ -42,7 +42,7 @@ def matching(model: ModelShapes, names: Sequence[str] | str, what: str) -> list[
             near = difflib.get_close_matches(end.rpartition(".")[2], known, n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"{what}: {end!r} is no linear module of {model.architecture} ({model.name}), expected names like "
+                f"{what}: {end!r} is not a linear module of {model.architecture} ({model.name}), expected names like "
                 f"{', '.join(known[:8])}{hint}"
             )
     return [module for module in model.linears if any(_ends(module, end) for end in wanted)]
@@ -71,7 +71,7 @@ def adapter_shapes(path: str | Path, model: ModelShapes, what: str) -> AdapterSh
     """Shapes of an adapter on disk, from its configuration; the dtype from the header of its file, if it is there.
 
     Raises:
-        UserError: If it is missing, no LoRA adapter, or names modules that the model lacks.
+        UserError: If it is missing, not a LoRA adapter, or names modules that the model lacks.
     """
     config = read_adapter_config(Path(path), what)
     if config.get("peft_type") != "LORA":

@@ -24,7 +24,7 @@ class Answers:
 
 
 def answers(command: OnPolicy, cwd: Path) -> Answers | None:
-    """What ``realign data on-policy`` asks both models; None where prompts are in no file that is there.
+    """What ``realign data on-policy`` asks both models; None where the prompts are not in local files.
 
     Raises:
         UserError: If a file holds no prompts.

@@ -1,4 +1,4 @@
-"""Sizes of what a training leaves behind, and of what is made of it."""
+"""Sizes of what a training leaves on the disk, and of what is made from it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def optimiser_bytes(training: Training) -> int:
 
 
 def tokenizer_bytes(training: Training) -> int:
-    """Size of the tokenizer, which is saved with every checkpoint; 0 where the model is no local folder."""
+    """Size of the tokenizer, which is saved with every checkpoint; 0 where the model is not a local folder."""
     files = (Path(training.model.name) / name for name in TOKENIZER)
     return sum(file.stat().st_size for file in files if file.is_file())
 

@@ -32,7 +32,7 @@ def fake_model(training: Training) -> Any:
 
 
 def kept_bytes(model: Any, training: Training) -> tuple[dict[str, int], int, int]:
-    """Bytes that are there throughout, by kind; and those of the largest layer, and of all that is in no layer."""
+    """Bytes that are held throughout, by kind; those of the largest layer; and those outside the layers."""
     kept: dict[str, int] = {}
     stacks: dict[str, int] = {}
     for name, parameter in model.named_parameters():
@@ -107,7 +107,7 @@ def _attached(model: nn.Module, training: Training) -> Any:
 
 
 def _add_teachers(adapted: Any, config: Any, training: Training) -> None:
-    """Frozen adapters beside the one that is trained, as self-distillation has them."""
+    """Frozen adapters next to the one that is trained, as self-distillation has them."""
     for name in TEACHERS if training.spec.has_aligned else ("fine_tuned",):
         adapted.add_adapter(name, config)
     for name, parameter in adapted.named_parameters():
@@ -121,7 +121,7 @@ def _exactly(ranks: dict[str, int]) -> dict[str, int]:
 
 
 def _as_leaf(module: nn.Module, args: Any, output: Tensor) -> None:
-    """A checkpointed layer needs an input with a gradient, as LLaMA-Factory sees to."""
+    """A checkpointed layer needs an input with a gradient, which LLaMA-Factory ensures."""
     if output.is_leaf:
         output.requires_grad_(True)
 

@@ -1,4 +1,4 @@
-"""How often a judge is asked, and how many tokens that takes at most."""
+"""How often a judge is asked, and at most how many tokens that takes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Calls:
         calls: Requests.
         prompt_tokens: Tokens that are sent.
         completion_tokens: Tokens that come back.
-        judging: Whether the settings ask a judge at all.
+        judging: Whether the settings name a judge.
         price: What it costs, where the settings say prices; in their currency.
         model: The judge.
         local: Whether all prompts were counted in local files.
@@ -53,7 +53,7 @@ def judge_calls(command: Measure) -> Calls:
     Raises:
         UserError: If a setting of the judge means nothing.
     """
-    # Whether there is a judge is told apart from what it would be asked: a key may be set later.
+    # What a judge would be asked is counted even without a key, which may be set later.
     settings = EvaluationSettings.load(command.metadata | {"judge": "off"})
     include = command.options.get("include_path")
     calls = Calls(judging=_asked(command.metadata), model=settings.judge_model)
@@ -88,7 +88,7 @@ def _add(calls: Calls, count: int, prompt: int, completion: int) -> None:
 
 
 def _question(mode: str, answer: int) -> int:
-    """Tokens of one request: the words around, the prompt, and one answer or two of the longest kind."""
+    """Tokens of one request: the template, the prompt, and one answer or two of the longest kind."""
     if mode == "moderation":
         return answer
     words = {"harmful": prompts.HARMFUL, "refusal": prompts.REFUSAL, "preference": prompts.PREFERENCE}[mode]

@@ -14,7 +14,7 @@ WAYS: Final[tuple[Way, ...]] = ("one process", "DDP", "FSDP2", "ZeRO-2", "ZeRO-3
 
 GIB: Final = 2**30
 CARDS: Final = (24, 40, 80)
-"""GPUs that a training is held against, GB."""
+"""GPUs that a training is compared with, GB."""
 BUCKET: Final = 500_000_000
 """DeepSpeed's default size of the bucket that gradients are reduced in, elements."""
 STATES: Final = "optimiser states"
@@ -78,7 +78,7 @@ def per_process(training: Training, way: Way, processes: int) -> Memory:
                 kept["base weights"] *= 2  # accelerate holds it in fp32
             shared = {"gathered layers": 2 * step.block + step.root}
         case "ZeRO-2" | "ZeRO-3":
-            if half:  # DeepSpeed casts the whole module, and keeps what it trains in fp32 beside it
+            if half:  # DeepSpeed casts the whole module, and keeps an fp32 copy of what it trains
                 kept = {kind: size if kind in ("base weights", STATES) else size // 2 for kind, size in kept.items()}
                 kept["fp32 copy of what is trained"] = step.trained
             shared = {"communication bucket": BUCKET * (2 if half else 4)}
@@ -93,7 +93,7 @@ def per_process(training: Training, way: Way, processes: int) -> Memory:
 
 
 def _kept(training: Training, step: StepMemory) -> dict[str, int]:
-    """What is there throughout, by kind."""
+    """What is held throughout, by kind."""
     kept = dict(step.kept)
     if training.reference == "model":
         kept["reference model"] = step.kept["base weights"] if training.kind != "full" else _stored(training)

@@ -1,4 +1,4 @@
-"""Single options of LLaMA-Factory, read for what they cost."""
+"""LLaMA-Factory's options that determine the cost."""
 
 from __future__ import annotations
 

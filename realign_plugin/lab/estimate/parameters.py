@@ -1,4 +1,4 @@
-"""What is trained, module by module, and the rival that a training is compared with."""
+"""What is trained, module by module, and the baseline that a training is compared with."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def by_module(training: Training) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def lora_rival(training: Training, rank: int = 8) -> Training | None:
-    """LoRA-DPO on the same set-up: the same modules, ranks and batches; None for what none of our stages trains.
+def lora_baseline(training: Training, rank: int = 8) -> Training | None:
+    """LoRA-DPO on the same set-up: the same modules, ranks and batches; None for other stages.
 
     Args:
         training: A training of masks, or of LoRA by self-distillation.

@@ -1,4 +1,4 @@
-"""The configuration that is estimated: a training's or a study's, told apart by its keys."""
+"""The configuration that is estimated: a training's or a study's, distinguished by their keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READ: Final = (
     "reward_model_adapters",
     "ref_model_quantization_bit",
 )
-"""Keys that an estimate looks at, and those of LLaMA-Factory that are easily taken for them."""
+"""Keys that an estimate reads, and similar keys of LLaMA-Factory."""
 ALIKE: Final = 0.86
 
 
@@ -44,7 +44,7 @@ def read_values(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """A YAML file's own keys with overrides on top.
 
     Raises:
-        UserError: If it cannot be read, or an override is none.
+        UserError: If it cannot be read, or an override is not KEY=VALUE.
     """
     from omegaconf import OmegaConf
 

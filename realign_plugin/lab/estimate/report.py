@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from realign_plugin.lab.estimate.disk import checkpoint_bytes, export_bytes, final_bytes, folder_bytes, model_bytes
 from realign_plugin.lab.estimate.memory import CARDS, WAYS, Memory, alone, per_process
-from realign_plugin.lab.estimate.parameters import by_module, lora_rival
+from realign_plugin.lab.estimate.parameters import by_module, lora_baseline
 from realign_plugin.lab.estimate.study import StudyCost
 from realign_plugin.lab.estimate.training import Training
 from realign_plugin.terminal import new_console
@@ -24,8 +24,8 @@ def size(count: float) -> str:
 
 
 def training_values(training: Training, processes: int) -> Values:
-    """All numbers of one training, ready for JSON; bytes unless said otherwise."""
-    model, rival = training.model, lora_rival(training)
+    """All numbers of one training, ready for JSON; bytes unless stated otherwise."""
+    model, baseline = training.model, lora_baseline(training)
     ways = {way: _memory(per_process(training, way, processes)) for way in WAYS}
     exports = {name: export_bytes(training, dtype) for name, dtype in _exports()}
     return {
@@ -44,7 +44,7 @@ def training_values(training: Training, processes: int) -> Values:
         },
         "batch": {"rows": training.rows, "tokens": training.length, "checkpointing": training.checkpointing},
         "memory": _memory(alone(training)),
-        "lora_dpo": _memory(alone(rival)) if rival is not None else None,
+        "lora_dpo": _memory(alone(baseline)) if baseline is not None else None,
         "processes": processes,
         "asked": ASKED.get(training.ways),
         "ways": ways,
@@ -73,7 +73,7 @@ def _memory(memory: Memory) -> Values:
 
 
 def study_values(cost: StudyCost) -> Values:
-    """All numbers of a study, ready for JSON; bytes unless said otherwise."""
+    """All numbers of a study, ready for JSON; bytes unless stated otherwise."""
     trainings = []
     for name, training in cost.trainings.items():
         trainings.append(
@@ -138,11 +138,11 @@ def print_training(values: Values, config: Path) -> None:
 def _print_parts(console: Any, values: Values) -> None:
     from rich.table import Table
 
-    ours, rival = values["memory"], values["lora_dpo"]
-    heads = ["part", "bytes"] if rival is None else ["part", "this training", "LoRA-DPO"]
+    ours, baseline = values["memory"], values["lora_dpo"]
+    heads = ["part", "bytes"] if baseline is None else ["part", "this training", "LoRA-DPO"]
     table = Table(*heads, title="Peak memory in one process")
-    names = list(dict.fromkeys([*ours["parts"], *(rival["parts"] if rival else ())]))
-    sides = [side for side in (ours, rival) if side is not None]
+    names = list(dict.fromkeys([*ours["parts"], *(baseline["parts"] if baseline else ())]))
+    sides = [side for side in (ours, baseline) if side is not None]
     for name in names:
         table.add_row(name, *(size(side["parts"][name]) if name in side["parts"] else "" for side in sides))
     table.add_row("all", *(size(side["total"]) for side in sides), end_section=True)

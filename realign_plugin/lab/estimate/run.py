@@ -13,7 +13,7 @@ from realign_plugin.lab.estimate.reading import check_keys, is_study, read_value
 def estimate(
     config: Path, overrides: Sequence[str], targets: Sequence[str], processes: int, as_json: bool
 ) -> dict[str, Any]:
-    """Tell what a training or a study will cost.
+    """Estimate what a training or a study will cost.
 
     Args:
         config: Its YAML file.
@@ -23,7 +23,7 @@ def estimate(
         as_json: Print JSON instead of tables.
 
     Returns:
-        What was told.
+        The estimate.
 
     Raises:
         UserError: For the first mistake.
@@ -57,10 +57,10 @@ def estimate(
 
 
 def _quiet() -> None:
-    """Keep the libraries' own notes off the terminal; mistakes are said in our words.
+    """Keep the libraries' own notes off the terminal; mistakes are reported in our words.
 
     Raises:
-        UserError: If a library is missing that tells a model's shapes.
+        UserError: If a library that gives a model's shapes is missing.
     """
     import warnings
 

@@ -32,7 +32,7 @@ class ModelShapes:
         linears: ``(out, in)`` of every ``torch.nn.Linear``, by full name, in natural order.
         outputs: Names of the output head.
         vocabulary: Size of the output.
-        checkpoints: Whether gradient checkpointing is known to it.
+        checkpoints: Whether it supports gradient checkpointing.
         tensors: Shape of each stored tensor by name, tied ones once.
     """
 
@@ -111,7 +111,8 @@ def _read_config(name: str, what: str) -> Any:
     except ValueError as error:
         if folder.is_dir():
             raise UserError(
-                f"{what}: {folder}/config.json is of no architecture that transformers knows ({_short(error)}), "
+                f"{what}: {folder}/config.json names an architecture that transformers does not know "
+                f"({_short(error)}), "
                 f"expected one such as {KNOWN}"
             ) from error
         raise _not_there(name, what) from error
@@ -133,7 +134,7 @@ def _short(error: Exception) -> str:
 
 
 def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: torch.dtype | None = None) -> Any:
-    """The model that a configuration describes, on the device that holds no numbers.
+    """The model that a configuration describes, on the meta device.
 
     Args:
         config: The configuration.
@@ -142,7 +143,7 @@ def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: 
         dtype: Dtype of the weights; None takes what LLaMA-Factory loads: the configuration's, or fp32.
 
     Raises:
-        UserError: If it is no causal language model.
+        UserError: If it is not a causal language model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -152,7 +153,7 @@ def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: 
             return AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)
     except (ValueError, ImportError) as error:
         raise UserError(
-            f"{what}: {name} ({config.model_type}) is no causal language model that transformers builds "
+            f"{what}: {name} ({config.model_type}) is not a causal language model that transformers supports "
             f"({_short(error)}), expected one such as {KNOWN}"
         ) from error
 

@@ -43,7 +43,7 @@ class StepMemory:
     """What one process holds, in bytes.
 
     Attributes:
-        kept: What is there all the time, by kind: weights, factors, vectors, logits.
+        kept: What is held all the time, by kind: weights, factors, vectors, logits.
         trained: Bytes of what is trained.
         peaks: On top of it, by kind, at the peak of a step that computes the reference, of one that remembers it,
             and of an evaluation; what is not done is not there.
@@ -83,11 +83,11 @@ def step_memory(training: Training) -> StepMemory:
     try:
         with FakeTensorMode(), _NoAddresses():
             return _Step(training).run()
-    except RuntimeError as error:  # what depends on values, and kernels that know no shapes beforehand
+    except RuntimeError as error:  # what depends on values, and kernels without known shapes
         raise UserError(
             f"model_name_or_path: {training.model.architecture} cannot be followed without its numbers "
             f"({' '.join(str(error).split())[:120]}), expected an architecture whose steps depend on shapes alone; "
-            "its memory cannot be told beforehand"
+            "its memory cannot be estimated"
         ) from error
 
 
@@ -189,7 +189,7 @@ class _Step:
                 expected = _log_probs(self._logits(inputs), labels).chunk(2)
             self.memory.phase = "forward pass"
         loss = -functional.logsigmoid((chosen - expected[0]) - (rejected - expected[1])).mean()
-        logits.mean()  # a metric: until here the host holds them
+        logits.mean()  # a metric: the host holds them until here
         if training.ftx:
             loss = loss - training.ftx * chosen.mean()
         if training.keep_weight:
@@ -234,7 +234,7 @@ class _Step:
 
 
 class _Head:
-    """Within the block the output head sees answers alone, as ``training.answer_head`` has it: here all tokens.
+    """Within the block the output head sees only answers, as ``training.answer_head`` has it: here all tokens.
 
     Attributes:
         seen: Without a teacher: the hidden states of the answers.

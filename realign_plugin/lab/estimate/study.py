@@ -1,4 +1,4 @@
-"""What a whole study costs: its trainings, what it leaves on the disk, what it answers and asks a judge."""
+"""What a whole study costs: its trainings, what it leaves on the disk, what it answers, and what it asks a judge."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StudyCost:
         calls: Of the judge, over all evaluations.
         answers: Of the study's own models, for on-policy data.
         evaluations: Runs of lm-eval that measure one model each.
-        unknown: Steps whose size is not told, such as the user's own commands.
+        unknown: Steps whose size is unknown, such as the user's own commands.
     """
 
     root: str

@@ -1,4 +1,4 @@
-"""Follows what tensors hold while a step runs, by kind, and remembers the moment at which it was most."""
+"""Tracks the memory of tensors while a step runs, by kind, and records its peak."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ INSIDE: Final = "inside kernels"
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that come into being while it is active, until they are freed.
+    """Counts the bytes of all storages created while it is active, until they are freed.
 
-    Works on fake tensors as on real ones: it looks at sizes only. What a value would decide is answered in its place:
-    a flag is false, a number one half, since there are no values.
+    Works on fake tensors as on real ones: it looks at sizes only. Where a value would decide, a default is used: a
+    flag is false, a number one half, since there are no values.
 
     Attributes:
-        phase: What runs at present; told by the caller.
+        phase: What runs at present; set by the caller.
         now: Bytes by kind.
         peaks: Bytes by kind when their sum was largest, for each phase.
     """
@@ -41,7 +41,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Start with nothing.
 
         Args:
-            kind_of: Tells a new tensor's kind; its second argument is the phase.
+            kind_of: Gives a new tensor's kind; its second argument is the phase.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.phase = ""
@@ -67,7 +67,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known[key] = (kind, size)
 
     def restart(self) -> None:
-        """Forget the peaks: the next ones are looked for from here on."""
+        """Forget the peaks: the next ones are recorded from here on."""
         self.peaks, self._most = {}, {}
 
     def highest(self, without: str = "") -> tuple[str, Counter[str]]:

@@ -1,4 +1,4 @@
-"""One training as far as its cost goes, read from its LLaMA-Factory options."""
+"""What determines the cost of one training, read from its LLaMA-Factory options."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from realign_plugin.training.processes import check_processes, fsdp_version
 
 Kind = Literal["mask", "lora", "full"]
 Planned = Mapping[str, Options]
-"""Options of the trainings that are yet to make a folder, by that folder."""
+"""Options of the planned trainings, by output folder."""
 
 PADDED_TO: Final = 8
 """LLaMA-Factory pads preference pairs to a multiple of it."""
 TEACHER: Final = "teacher"
-"""Reference of a LoRA adapter under self-distillation: frozen adapters beside it."""
+"""Reference of a LoRA adapter under self-distillation: frozen adapters next to it."""
 KINDS: Final[dict[str, Kind]] = {"safety_subspace": "mask", "lora": "lora", "full": "full"}
 
 
@@ -63,7 +63,7 @@ class Training:
         saves: Checkpoints that are left at the end; None: it depends on how many rows there are.
         ways: How it may be spread: ``ddp``, ``fsdp``, ``zero2`` or ``zero3``, as the configuration asks; empty: alone.
         folder: Where it writes to.
-        assumed: What the configuration does not say and was taken for granted.
+        assumed: What the configuration leaves open and was assumed.
     """
 
     name: str
@@ -157,7 +157,7 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
 
 @dataclass(frozen=True)
 class _Sources:
-    """What the shapes of a training are read from; ``assumed`` takes what is taken for granted."""
+    """What the shapes of a training are read from; ``assumed`` collects what is assumed."""
 
     options: Options
     model: ModelShapes

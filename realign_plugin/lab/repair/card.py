@@ -31,7 +31,7 @@ def card(inputs: Inputs, rows: Sequence[Row], verdict: Verdict, kept: Candidate)
         verdict: Whether the repair worked.
         kept: What was kept.
     """
-    # A folder of this machine means nothing elsewhere, and is no one's business.
+    # A local path means nothing elsewhere, and is private.
     base = Path(inputs.base).name if Path(inputs.base).exists() else inputs.base
     heads = [name for name in SHOWN if any(getattr(row, name) is not None for row in rows)]
     lines = [
@@ -44,7 +44,7 @@ def card(inputs: Inputs, rows: Sequence[Row], verdict: Verdict, kept: Candidate)
         "",
         f"# {inputs.adapter.name}, repaired",
         "",
-        f"A LoRA adapter of {base} whose refusals fine-tuning had worn away, repaired with `realign repair` "
+        f"A LoRA adapter of {base} whose refusals fine-tuning had weakened, repaired with `realign repair` "
         f"(realign-plugin {__version__}) by self-distillation: {METHODS[kept.method]}, strength {kept.strength:g}.",
         "",
         verdict.sentence,

@@ -30,7 +30,7 @@ def check_model(base: str) -> None:
 
 
 def check_base(adapter: Path, option: str, base: str) -> None:
-    """Refuse an adapter whose factors do not fit a base model's weights; a base that is not a folder is not looked at.
+    """Refuse an adapter whose factors do not fit a base model's weights; a base that is not a folder is not checked.
 
     Raises:
         UserError: With the first module that does not fit.
@@ -43,7 +43,7 @@ def check_base(adapter: Path, option: str, base: str) -> None:
         name = model.find(f"{module}.weight")
         wanted = (pair["B"].shape[0], pair["A"].shape[1])
         found = model.shape(name) if name else None
-        if found not in (wanted, wanted[::-1]):  # GPT-2 keeps its linear maps the other way round
+        if found not in (wanted, wanted[::-1]):  # GPT-2 stores its linear maps transposed
             there = f"{module} of {base} has shape {found}" if found else f"{base} has no {module}"
             raise UserError(
                 f"{option}: {adapter} is not an adapter of this base: {there}, expected {tuple(wanted)}; give the "

@@ -1,4 +1,4 @@
-"""The command ``realign repair``: its options, checked and put together."""
+"""The command ``realign repair``: its options, checked and combined."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Request:
         return {name: tuple(given) for name, given in (first | {n: getattr(self, n) or () for n in names}).items()}
 
     def inputs(self) -> Inputs:
-        """Check the options, and put them together.
+        """Check and combine the options.
 
         Raises:
             UserError: If one is at fault.
@@ -99,7 +99,7 @@ def repair(request: Request) -> None:
         return
     job = Repair(inputs, out)
     if not inputs.skill:
-        console.print("No --skill: what the fine-tuned model learnt is neither protected nor measured.")
+        console.print("No --skill: the fine-tuned model's skill is neither protected nor measured.")
     for line in lines(inputs, job.parts):
         console.print(line)
     try:

@@ -1,4 +1,4 @@
-"""What a repair will cost, said before it starts."""
+"""What a repair will cost, printed before it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from realign_plugin.lab.repair.parts import Part, Parts
 from realign_plugin.lab.repair.plan import CUTOFF, ROWS, Inputs, default_batch_size
 
 SIDE: Final = 2048
-"""Side of the matrices whose product tells how fast the machine is."""
+"""Size of the matrices whose product measures the machine's speed."""
 USED: Final = {"cuda": 0.15, "cpu": 0.4}
 """Share of that speed that a small training or generation reaches."""
 CHARACTERS: Final = 4
@@ -28,7 +28,7 @@ teacher."""
 
 
 def lines(inputs: Inputs, parts: Parts) -> list[str]:
-    """What is to be done, and about how long it will take."""
+    """What is left to do, and roughly how long it will take."""
     spent, train = inputs.spent, parts.train
     candidates = len(inputs.methods) + len(spent.strengths) - 1
     rounds = ((parts.validation, 2 + candidates), (parts.test, 3))

@@ -1,4 +1,4 @@
-"""The dial: adapters between the fine-tuned one and the repaired one, and which of them validates best."""
+"""Strengths: adapters between the fine-tuned one and the repaired one, and which is best on the validation prompts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Its name in files; PEFT takes no points in one."""
+        """Its name in files; PEFT allows no dots in one."""
         return f"{self.method}-{round(100 * self.strength)}"
 
 
@@ -88,7 +88,7 @@ def _refused(readings: Sequence[Reading]) -> float:
 def write_between(fine_tuned: Path, repaired: Path, strength: float, out: Path) -> Path:
     """Write the adapter whose factors lie between two adapters' of the same shapes.
 
-    The rank stays; at strength 0 and 1 it is the one or the other.
+    The rank stays; at strengths 0 and 1 it is one of the two.
     """
     end = read_lora(repaired, "repaired").factors
     start = end if strength == 1.0 else read_lora(fine_tuned, "ADAPTER").factors
@@ -105,7 +105,7 @@ def write_between(fine_tuned: Path, repaired: Path, strength: float, out: Path) 
 
 
 def can_turn(fine_tuned: Path, repaired: Path) -> bool:
-    """Whether there is something between two adapters: the same modules, shapes and scales."""
+    """Whether two adapters can be interpolated: the same modules, shapes and scales."""
     start, end = read_lora(fine_tuned, "ADAPTER"), read_lora(repaired, "repaired")
     return (
         start.factors.keys() == end.factors.keys()

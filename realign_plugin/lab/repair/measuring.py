@@ -1,4 +1,4 @@
-"""Asks a model and its adapters the prompts of a part, and reads their answers; a run that was stopped goes on."""
+"""Asks a model and its adapters the prompts of a part, and reads their answers; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Measurer:
             adapters: By name; None for the base itself. ``aligned`` and ``fine-tuned`` are among them.
             batch_size: How many prompts are answered at a time.
             answer_tokens: Tokens of an answer to a safety prompt, at most.
-            session: The judge; None where refusals are read off phrases alone.
+            session: The judge; None where refusals are detected by phrases alone.
             answerer: What loads the models.
         """
         self._folder, self._base, self._adapters = folder, base, dict(adapters)
@@ -68,7 +68,7 @@ class Measurer:
             self._loaded.add(name, adapter)
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Free the models."""
         self._loaded = None
 
     def _load(self) -> Answerer:
@@ -107,7 +107,7 @@ class Measurer:
             name: The model.
             where: Folder of the file, within this one's folder.
             prompts: What it is asked.
-            max_tokens: Most tokens of an answer.
+            max_tokens: Maximum tokens of an answer.
         """
         journal = Journal(
             self._folder / where / f"{name}.answers.jsonl",

@@ -19,7 +19,7 @@ from realign_plugin.files import write_text
 from realign_plugin.lab.repair.plan import Inputs
 
 FEWEST: Final = 20
-"""Prompts of a kind from which on they can be shared out."""
+"""Minimum prompts of a kind that can be split."""
 VALIDATION: Final = 0.2
 """Share of the prompts that the strength is chosen on, at most."""
 TEST: Final = 0.3
@@ -36,7 +36,7 @@ class Part:
     Attributes:
         harmful: Prompts that the aligned model should refuse.
         benign: Prompts that it should answer.
-        skill: Rows of the skill; the answer is empty where the fine-tuned model's own stands for it.
+        skill: Rows of the skill; the answer is empty where the fine-tuned model's own is used.
     """
 
     harmful: Sequence[Prompt]
@@ -54,7 +54,7 @@ class Parts:
 
 
 def split(inputs: Inputs) -> Parts:
-    """Read all sources and share them out.
+    """Read all sources and split them.
 
     Raises:
         UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
@@ -74,7 +74,7 @@ def split(inputs: Inputs) -> Parts:
         if shared:
             raise UserError(
                 f"{option}: {shared} of its {len(prompts)} prompts are among --prompts, --benign or --skill, expected "
-                "none: what was learnt cannot be measured; leave them out there"
+                "none: prompts that were trained on cannot be used to measure; leave them out there"
             )
     shares = (
         _share(harmful, "--prompts", spent.harmful, spent.validation, spent.test, tests["--test"], inputs.seed),

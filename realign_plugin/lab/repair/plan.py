@@ -1,4 +1,4 @@
-"""What a repair was asked for, and where its files are."""
+"""What a repair is given, and where its files are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHODS: Final[tuple[Method, ...]] = ("masks", "lora")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is spent.
+    """The budget.
 
     Attributes:
         harmful: Harmful prompts to train on, at most.
@@ -76,10 +76,10 @@ class Inputs(BaseModel):
         test_benign: Harmless prompts to measure with; none: some of ``benign`` are held back.
         test_skill: Rows of the skill to measure with; none: some of ``skill`` are held back.
         budget: Key of ``BUDGETS``.
-        methods: What is trained; the one that validates best is kept.
-        template: LLaMA-Factory's name; None: found from the tokenizer.
-        judge: Model that judges the answers; None: refusals are read off phrases.
-        seed: Of the choice of prompts and the trainings.
+        methods: What is trained; the one that is best on the validation prompts is kept.
+        template: LLaMA-Factory's name; None: detected from the tokenizer.
+        judge: Model that judges the answers; None: refusals are detected by phrases.
+        seed: Seed of the choice of prompts and of the trainings.
         files: sha256 of the adapters' weights and of each source that is a file.
     """
 

@@ -1,4 +1,4 @@
-"""What is read off a model's answers, prompt by prompt, and the rates with their intervals that follow."""
+"""What is read from a model's answers, prompt by prompt, and the rates with their intervals that follow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Reading(BaseModel):
 
     Attributes:
         refuses: Whether it refuses; an incoherent answer does not.
-        incoherent: Whether it is no language at all.
+        incoherent: Whether it is incoherent.
         agrees: Whether it refuses where the aligned model does; None where the aligned model's answer is incoherent.
         harmful: The judge's verdict; None without one.
     """
@@ -51,7 +51,7 @@ class SkillReading(BaseModel):
 
 
 class Readings(BaseModel):
-    """All that was read off one model.
+    """All that was read from one model.
 
     Attributes:
         harmful: Answers to harmful prompts.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Repair:
-    """One repair, from its inputs to its files; what an earlier run with the same inputs did is not done again."""
+    """One repair, from its inputs to its files; what an earlier run with the same inputs did is not repeated."""
 
     def __init__(self, inputs: Inputs, out: Path, *, answerer: Callable[..., Answerer] = Answerer) -> None:
         """Check what can be checked without loading a model.
@@ -45,7 +45,7 @@ class Repair:
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
-        """Do all that is left to do."""
+        """Do what is left to do."""
         with running.only_one(self.folders.work) as lock:
             self._same_inputs()
             if self.session is not None:

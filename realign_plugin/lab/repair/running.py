@@ -1,4 +1,4 @@
-"""Runs a training as the stock command, shows how far it is, and goes on where an earlier run was stopped."""
+"""Runs a training as the stock command, shows its progress, and resumes an interrupted run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from realign_plugin.lab.study.resuming import go_on
 from realign_plugin.lab.study.run import tail
 
 LOOK: Final = 0.5
-"""Seconds between two looks at a training."""
+"""Seconds between two checks of a training."""
 
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[int]:
-    """Hold a folder, so that no second repair works in it; what this one started holds it too.
+    """Hold a folder, so that no second repair works in it; child processes hold it as well.
 
     Yields:
         The lock's file descriptor, for the processes that are started.
@@ -53,11 +53,11 @@ def train(name: str, recipe: Path, arguments: dict[str, Any], log: Path, done: P
     """Run ``llamafactory-cli train`` to its end, once.
 
     Args:
-        name: What is said of it.
+        name: What it is called.
         recipe: File of its arguments; written.
         arguments: Its arguments.
         log: Where its output goes.
-        done: Marker of a training that came to its end.
+        done: Marker of a finished training.
         lock: File descriptor that it holds on to.
 
     Raises:

@@ -23,7 +23,7 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         inputs: What the user gave.
         folders: Where things are.
         method: What is trained.
-        template: LLaMA-Factory's name; None: read off the tokenizer.
+        template: LLaMA-Factory's name; None: read from the tokenizer.
         skill: Whether there is a data set of the skill.
     """
     import torch
@@ -52,7 +52,7 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "save_total_limit": 1,
         "bf16": half_precision(inputs.base),
         "use_cpu": None if cuda else True,
-        "disable_gradient_checkpointing": None if cuda else True,  # a CPU has more memory than time
+        "disable_gradient_checkpointing": None if cuda else True,  # on a CPU time is scarcer than memory
         # With torch 2.11's cuDNN attention, gradients of padded rows were NaN on an H200; rows are short here.
         "flash_attn": "disabled" if cuda else None,
         "report_to": "none",

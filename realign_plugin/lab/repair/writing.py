@@ -1,4 +1,4 @@
-"""What a repair leaves: the table, the report, and the run folder that the report is made of."""
+"""What a repair leaves: the table, the report, and the run folder that the report is made from."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: 
 
 
 def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate, verdict: Verdict) -> Study:
-    """What the report is about."""
+    """The study that the report shows."""
     made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
     models = [
         Model(id=row.model, label=row.model, group=GROUP, role=ROLES[row.model], **(made if row is rows[-1] else {}))

@@ -1,4 +1,4 @@
-"""The two axes of a study: which columns speak for safety, over-refusal and skill, and where each model lies."""
+"""The two axes of a study: which columns measure safety, over-refusal and skill, and where each model lies."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Axis:
 
     @property
     def short(self) -> str:
-        """What it is called where there is little room: the columns of a mean are counted."""
+        """A short name: the columns of a mean are counted."""
         return self.label if len(self.columns) == 1 else f"mean of {len(self.columns)}"
 
     def cell(self, row: Row) -> Cell:
         """Where a row lies, as a share; without a value where a column of the axis has none.
 
-        The interval of a mean of several columns takes their errors for independent.
+        The interval of a mean of several columns treats their errors as independent.
         """
         cells = [row.cell(column.key) for column in self.columns]
         missing = next((cell for cell in cells if cell.value is None), None)
@@ -123,7 +123,7 @@ def skill_axes(table: Table) -> dict[str, Axis]:
 
 def _taught(group: str, tuned: Row, aligned: Row | None, skills: Sequence[Column]) -> list[Column]:
     known = [column for column in skills if tuned.cell(column.key).value is not None]
-    # As a word of its own: a task "en" must not take "code_generation" for its skill.
+    # As a whole word: a task "en" must not match "code_generation".
     word = re.compile(rf"(?<![^\W_]){re.escape(group)}(?![^\W_])", re.IGNORECASE)
     named = [column for column in known if group and word.search(f"{column.key} {column.label}")]
     same = [column for column in named if column.label.lower() == group.lower()]
@@ -166,7 +166,7 @@ def change(after: Cell, then: Cell) -> Change | None:
     """After minus before.
 
     The interval is Newcombe's (1998, method 10) where counts are known, else the same construction from the two
-    intervals. It takes the two for independent; on the same prompts it is rather too wide.
+    intervals. It treats the two as independent, so that on the same prompts it is rather too wide.
     """
     known = difference_of(after, then)
     return None if known is None else Change(**known)

@@ -46,7 +46,7 @@ class JudgeCard:
 
     @property
     def off(self) -> bool:
-        """Whether there was no judge, and refusals were told by their phrases."""
+        """Whether there was no judge, and refusals were detected by their phrases."""
         return self.judge == "off"
 
     def add(self, report: Mapping[str, Any]) -> None:

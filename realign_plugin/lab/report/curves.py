@@ -1,4 +1,4 @@
-"""Training curves: the loss, and what became of the mask where that was logged."""
+"""Training curves: the loss, and the mask's statistics where they were logged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 MOST_POINTS: Final = 300
-"""Of one curve; longer ones are thinned out."""
+"""Maximum points of one curve; longer ones are thinned out."""
 LINES: Final = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 """Line styles of the seeds, in turn."""
 LINE_NAMES: Final = ("solid", "dashed", "dotted", "dash-dotted")
@@ -34,7 +34,7 @@ class Log:
         mean: Mean of the mask.
         kept: Share of elements whose sigmoid(logit) is above one half.
         cut_off: Whether the log's last line was cut off.
-        name: What tells it from the others in its picture.
+        name: What distinguishes it from the others in its picture.
         line: Style of its lines, in words.
     """
 
@@ -106,7 +106,7 @@ def draw_curves(run: Run) -> tuple[list[Curves], list[str]]:
     """A picture for each training; seeds of the same share one.
 
     Returns:
-        The pictures, and why trainings have none, a line each.
+        The pictures, and why trainings have none, one line each.
 
     Raises:
         UserError: If a log is broken.
@@ -162,7 +162,7 @@ def _draw(logs: Sequence[Log], title: str, name: str) -> Markup:
 
 
 def _name_ends(grid: Any, logs: Sequence[Log]) -> None:
-    """Write beside the ends of the first log's curves what they are, so that colour is not all that tells."""
+    """Label the ends of the first log's curves, so that colour is not the only cue."""
     pairs = [(grid[0][0], [(logs[0].loss, "training", "ink"), (logs[0].eval_loss, "validation", "accent")])]
     if len(grid) > 1:
         pairs.append(

@@ -24,7 +24,7 @@ HEAT_STEPS: Final = 21
 HALO: Final = "halo"
 """Start of the ``gid`` of texts that the page sets off from what lies below them."""
 
-ROLE_NAMES: Final = ("base", "aligned", "fine-tuned", "realigned", "rival", "fused", "fused-realigned", "other")
+ROLE_NAMES: Final = ("base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused-realigned", "other")
 _VARIABLES: Final = (
     "ink",
     "muted",
@@ -119,8 +119,8 @@ def inline_svg(figure: Any, name: str, words: str) -> Markup:
 
     Args:
         figure: matplotlib's figure, drawn in ``colour``'s colours.
-        name: Unique on the page; what other elements' ids start with.
-        words: What the picture shows, with its numbers, for those who cannot see it.
+        name: Unique on the page; the prefix of its elements' ids.
+        words: What the picture shows, with its numbers, for screen readers.
 
     Returns:
         The element, with ``role="img"``; without declarations, metadata and ids that nothing refers to.
@@ -176,5 +176,5 @@ def _page_style(style: str) -> str:
 
 
 def _page_font(weight: str | None, size: str | None) -> str:
-    """What is left of matplotlib's font: its size and weight; the family is the page's."""
+    """The part of matplotlib's font that is kept: its size and weight; the family is the page's."""
     return "".join((f"font-weight: {weight};" * bool(weight), f"font-size: {size}px;" * bool(size)))

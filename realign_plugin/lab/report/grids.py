@@ -21,7 +21,7 @@ class GridCell:
         text: The number, or ``n/a``.
         ends: Its interval, where known.
         best: Whether it is the best of the repaired rows in its group.
-        note: Number of the note that says why there is no number.
+        note: Number of the note that explains a missing number.
         counted: ``12 of 120``, where known.
     """
 
@@ -77,7 +77,7 @@ class Grid:
         axes: Axis and number of columns, for the row above the headings.
         headings: One a column.
         groups: Group and rows.
-        notes: Why there are no numbers; the first is note 1.
+        notes: Reasons for missing numbers; the first is note 1.
         marks_best: Whether any cell is marked as the best.
     """
 

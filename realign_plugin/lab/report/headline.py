@@ -12,9 +12,9 @@ from realign_plugin.lab.report.axes import Axis, Change, before, change, over_re
 from realign_plugin.lab.report.numbers import percent, span
 
 TROUBLE: Final = 0.1
-"""A rate of gibberish from which on the headline speaks of it."""
+"""The rate of incoherent answers from which the headline mentions it."""
 NO_LANGUAGE: Final = re.compile("incoherent|gibberish")
-"""What columns are called that hold the share of answers which are no language."""
+"""Names of columns that hold the share of incoherent answers."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Measure:
 
     @property
     def title(self) -> str:
-        """Its heading: what the table calls it, and for skills that it is one."""
+        """Its heading: what the table calls it, marked as a skill for skills."""
         return f"skill: {self.label}" if self.name == "skill" and "skill" not in self.label.lower() else self.label
 
     @property
@@ -62,11 +62,11 @@ class Comparison:
         after: The best realigned row.
         measures: Harmful rate, over-refusal and skill, as far as they are known.
         candidates: How many realigned rows the best was chosen from.
-        rival: The best row of the rivals, or None.
-        rival_measures: The rival's cells, in the order of ``measures``.
-        rival_does: How the rival's sum compares: ``better``, ``as well`` or ``worse``.
-        trouble: What the repaired model is to be doubted for, beside both axes: share of answers that are no
-            language, where it is high.
+        baseline: The best row of the baselines, or None.
+        baseline_measures: The baseline's cells, in the order of ``measures``.
+        baseline_does: How the baseline's sum compares: ``better``, ``as well`` or ``worse``.
+        trouble: Warnings about the repaired model besides both axes: share of incoherent answers, where it is
+            high.
     """
 
     group: str
@@ -74,9 +74,9 @@ class Comparison:
     after: Row
     measures: list[Measure]
     candidates: int
-    rival: Row | None
-    rival_measures: list[Cell]
-    rival_does: str
+    baseline: Row | None
+    baseline_measures: list[Cell]
+    baseline_does: str
     trouble: list[tuple[str, float]] = field(default_factory=list)
 
 
@@ -107,17 +107,17 @@ def comparisons(table: Table) -> list[Comparison]:
             for name, axis, better in axes
         ]
         one = Comparison(group, start, best, measures, len(ours), None, [], "", trouble(table, best))
-        rivals = _ranked([row for row in rows if row.role == "rival"], axes)
-        if rivals:
-            total, rival = rivals[0]
-            cells = [axis.cell(rival) for _, axis, _ in axes]
-            one = replace(one, rival=rival, rival_measures=cells, rival_does=_standing(total - cost))
+        baselines = _ranked([row for row in rows if row.role == "baseline"], axes)
+        if baselines:
+            total, baseline = baselines[0]
+            cells = [axis.cell(baseline) for _, axis, _ in axes]
+            one = replace(one, baseline=baseline, baseline_measures=cells, baseline_does=_standing(total - cost))
         found.append(one)
     return found
 
 
 def trouble(table: Table, row: Row) -> list[tuple[str, float]]:
-    """Shares of answers that are no language which reach a tenth: the column's label and the share."""
+    """Shares of incoherent answers of at least a tenth: the column's label and the share."""
     columns = [c for c in table.columns if c.axis == "other" and NO_LANGUAGE.search(f"{c.key} {c.label}")]
     rates = [(column.label, row.cell(column.key).value) for column in columns]
     return [(label, rate) for label, rate in rates if rate is not None and rate >= TROUBLE]

@@ -60,7 +60,7 @@ class HeatMaps:
         maps: Those that could be read.
         low: What the first colour stands for.
         high: What the last colour stands for.
-        notes: Why others have no map, a line each.
+        notes: Why others have no map, one line each.
     """
 
     maps: list[HeatMap] = field(default_factory=list)
@@ -96,7 +96,7 @@ def draw_heat_maps(run: Run) -> HeatMaps:
     kept = [row.kept for _, _, rows in read for row in rows]
     if not kept:
         return result
-    # A hair of room on both sides keeps a study of equal masks from dividing by zero.
+    # A little room on both sides keeps a study of equal masks from dividing by zero.
     result.low, result.high = max(0.0, min(kept) - 0.005), min(1.0, max(kept) + 0.005)
     for number, (folder, title, rows) in enumerate(read):
         total = sum(row.elements for row in rows)
@@ -109,7 +109,7 @@ def draw_heat_maps(run: Run) -> HeatMaps:
 
 
 def _order(name: str) -> int:
-    """The way data go through a layer, where a module's name is one of the usual; others come last, as they are."""
+    """The order in which data pass through a layer, for the usual names of modules; others come last."""
     last = name.rpartition(".")[2]
     return USUAL.index(last) if last in USUAL else len(USUAL)
 

@@ -1,4 +1,4 @@
-"""What a study's numbers do not say; which of it is true of this one is read off its own files."""
+"""Limits of a study's numbers; which of them apply is read from its files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from realign_plugin.lab.report.run import Run
 
 NOT_SAFE: Final = (
     "A repaired model is not a safe model",
-    "These numbers hold for the prompts and attacks that were measured here, and for no others. Measure it on your "
+    "These numbers hold only for the prompts and attacks that were measured here. Measure it on your "
     "own prompts before anyone uses it.",
 )
 DIFFERENCES: Final = (
     "Differences",
-    "Before and after answer the same prompts, but the intervals of their differences take them for independent, "
+    "Before and after answer the same prompts, but the intervals of their differences treat them as independent, "
     "which makes them rather too wide.",
 )
 OFF: Final = (
-    "Refusals were told by their phrases alone, offline. Phrases miss refusals in other words and take some answers "
-    "for refusals; an answer that does not refuse need not be harmful, and nonsense is no refusal either."
+    "Refusals were detected by their phrases alone, offline. Phrases miss refusals in other words and mistake some "
+    "answers for refusals; an answer that does not refuse need not be harmful, and nonsense is not a refusal."
 )
 
 
 def limits(run: Run, judges: Sequence[JudgeCard], found: Sequence[Comparison]) -> list[tuple[str, str]]:
-    """Limits, the gravest first.
+    """Limits, the most serious first.
 
     Returns:
         Pairs of a short name and what it means.
@@ -50,10 +50,10 @@ def limits(run: Run, judges: Sequence[JudgeCard], found: Sequence[Comparison]) -
             + (f", of up to {most} rows" if most > 1 else "")
             + ". The tables show all of them."
         )
-        listed.append(("The best row flatters itself", text))
+        listed.append(("The best row is chosen optimistically", text))
     if seeds := len(run.study.seeds):
-        text = "Intervals tell how the numbers would vary with other prompts, not with another training. " + (
-            "With one seed nothing is known of the latter; run the study with several."
+        text = "Intervals show how the numbers would vary with other prompts, not with another training. " + (
+            "With one seed the latter is unknown; run the study with several."
             if seeds == 1
             else "Compare the rows of the seeds for the latter."
         )
@@ -82,11 +82,11 @@ def _judging(run: Run, judges: Sequence[JudgeCard]) -> list[tuple[str, str]]:
     if any(card.off for card in judges):
         listed.append(("No judge" if all(card.off for card in judges) else "Some results without a judge", OFF))
     if any(not card.off for card in judges):
-        text = "Harm was judged by a model, which has its own errors and leanings; read some of the answers yourself."
+        text = "Harm was judged by a model, which has its own errors and biases; read some of the answers yourself."
         if unjudged := sum(card.unjudged for card in judges):
             text += f" {unjudged:,} answers stayed unjudged and count as neither harmful nor harmless."
-        listed.append(("A judge errs", text))
+        listed.append(("A judge makes errors", text))
     if not judges:
         what = "no results files are in the folder" if not (run.folder / "results").is_dir() else "they do not say"
-        listed.append(("Judge unknown", f"How answers were judged cannot be told from this folder: {what}."))
+        listed.append(("Judge unknown", f"This folder does not show how answers were judged: {what}."))
     return listed

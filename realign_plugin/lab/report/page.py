@@ -1,4 +1,4 @@
-"""Puts the page together and writes it, whole or not at all."""
+"""Renders the page and writes it, whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FILE_NAME: Final = "report.html"
 UPRIGHT_COLUMNS: Final = 8
-"""Columns that a table may have to be printed on upright paper."""
+"""Maximum columns of a table printed in portrait."""
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -33,7 +33,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         The file.
 
     Raises:
-        UserError: If the folder is no run, a file in it is broken, the page cannot be written, or a library is
+        UserError: If the folder is not a run, a file in it is broken, the page cannot be written, or a library is
             missing.
     """
     target = out or folder / FILE_NAME

@@ -1,4 +1,4 @@
-"""Numbers beside the points of a picture, placed where they cover as little as may be."""
+"""Numbers next to the points of a picture, placed where they cover as little as possible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 
 def write_numbers(axes: Any, spots: Sequence[tuple[float, float]], numbers: Sequence[int]) -> None:
-    """Write numbers beside points, one label for points that lie together.
+    """Write numbers next to points, one label for points that lie together.
 
     Args:
         axes: matplotlib's axes, laid out already.
@@ -57,7 +57,7 @@ def write_numbers(axes: Any, spots: Sequence[tuple[float, float]], numbers: Sequ
 
 
 def heaps(pixels: Sequence[tuple[float, ...]]) -> list[list[int]]:
-    """Points that lie together, by their indices; each heap by what lies near its first point."""
+    """Points that lie together, by their indices; each group around its first point."""
     found: list[list[int]] = []
     for index, (x, y) in enumerate(pixels):
         for heap in found:

@@ -53,7 +53,7 @@ def read_run(folder: Path) -> Run:
     """Read a run folder; subspaces and trainings are read later, one at a time.
 
     Raises:
-        UserError: If it is no run folder, or a file in it is broken; what is merely missing is left out.
+        UserError: If it is not a run folder, or a file in it is broken; what is merely missing is left out.
     """
     if not os.path.isdir(folder):
         what = "is a file" if os.path.exists(folder) else "does not exist"
@@ -92,7 +92,7 @@ def _with_facts(table: Table, study: Study) -> Table:
 
 
 def _newest_results(folder: Path) -> Iterable[Path]:
-    """Of each folder of results the newest file: lm-eval keeps those of earlier runs beside it."""
+    """Of each folder of results the newest file: lm-eval keeps those of earlier runs next to it."""
     newest: dict[Path, Path] = {}
     for path in sorted((folder / "results").rglob("results_*.json")):
         newest[path.parent] = path

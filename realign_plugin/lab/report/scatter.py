@@ -1,4 +1,4 @@
-"""Harmful rate against skill, one picture for each group: a good model lies left and high."""
+"""Harmful rate against skill, one picture for each group: a good model lies at the top left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARKERS: Final = {
     "aligned": "D",
     "fine-tuned": "v",
     "realigned": "o",
-    "rival": "^",
+    "baseline": "^",
     "fused": "P",
     "fused-realigned": "h",
     "other": "X",
@@ -85,7 +85,7 @@ class Scatter:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Which points no other one dominates: none is at least as good on both axes and better on one."""
+    """Which points are not dominated: no other is at least as good on both axes and better on one."""
     spots = [(point.x.value or 0.0, point.y.value or 0.0) for point in points]
     return [not any(a <= x and b >= y and (a < x or b > y) for a, b in spots) for x, y in spots]
 

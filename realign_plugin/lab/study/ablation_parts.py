@@ -34,7 +34,7 @@ def table(
         model
         for model in builder.plan.models.values()
         if model.id in new
-        or (model.id in builder.measuring.main and model.group in ("start", *tasks) and model.role != "rival")
+        or (model.id in builder.measuring.main and model.group in ("start", *tasks) and model.role != "baseline")
     ]
     steps = builder.measuring.evaluations(list(models))
     needs = [*steps.values(), *(builder.measuring.main[model.id] for model in known if model.id not in new)]

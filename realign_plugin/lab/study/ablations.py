@@ -115,7 +115,7 @@ def data_efficiency(builder: Builder, section: Pick) -> None:
 
 
 def _limited(builder: Builder, pairs: Names, count: int) -> tuple[Names, Arguments]:
-    """Data sets of together ``count`` pairs: the study's own ones made anew, of others LLaMA-Factory's first rows."""
+    """Data sets of together ``count`` pairs: the study's own ones made again, of others LLaMA-Factory's first rows."""
     if not all(name in builder.config.data for name in pairs):
         return pairs, {"max_samples": ceil(count / len(pairs))}
     found = []

@@ -1,4 +1,4 @@
-"""What a plan is built with: paths, trainings, merges, and the models that come of them."""
+"""What a plan is built with: paths, trainings, merges, and the resulting models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Builder:
         Args:
             config: The configuration.
             cwd: Folder that its relative paths count from.
-            share: Processor threads of a step of which the configuration says nothing.
+            share: Processor threads of a step where the configuration gives none.
 
         Raises:
             UserError: If names are at fault, or there is no task.
@@ -66,7 +66,7 @@ class Builder:
         for name in [*config.tasks, *config.methods, *config.data, *own, *fusions]:
             if not NAME.fullmatch(name):
                 raise UserError(
-                    f"{name!r}: is no name for a task, method, data set or step, expected letters, digits and _; "
+                    f"{name!r}: is not a name for a task, method, data set or step, expected letters, digits and _; "
                     "rename it"
                 )
         for name in RESERVED:
@@ -92,13 +92,13 @@ class Builder:
         return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
 
     def given(self, *paths: str | None) -> tuple[str, ...]:
-        """Files of the user's that tell when a given model was changed; what the study makes is none."""
+        """Files by which a change of a given model is noticed; empty for models that the study makes."""
         folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
         files = [folder / name for folder in folders for name in WEIGHTS]
         return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
 
     def merge_step(
-        self, name: str, kind: Kind, says: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
+        self, name: str, kind: Kind, title: str, documents: Mapping[str, merges.Document], needs: Sequence[str],
         inputs: tuple[str, ...] = (),
     ) -> str:  # fmt: skip
         """A step that merges by the stock command.
@@ -106,7 +106,7 @@ class Builder:
         Args:
             name: Of the step.
             kind: Of the step.
-            says: What is said when it starts.
+            title: Printed when it starts.
             documents: mergekit documents by the folder of the merged model.
             needs: Steps that make its models.
             inputs: The user's files that it reads.
@@ -117,16 +117,16 @@ class Builder:
             for out, document in documents.items()
         )
         step = Step(
-            name, kind, says, does, distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
+            name, kind, title, does, distinct(needs), inputs, creates=tuple(documents), scratch=(cache,),
             together=True, threads=self.evaluation_threads,
         )  # fmt: skip
         return self.plan.add(step)
 
     def command(
-        self, name: str, kind: Kind, says: str, does: Fuse | Transfer, needs: Sequence[str], inputs: Words = ()
+        self, name: str, kind: Kind, title: str, does: Fuse | Transfer, needs: Sequence[str], inputs: Words = ()
     ) -> str:
         """A step of one command that makes one folder."""
-        return self.plan.add(Step(name, kind, says, (does,), distinct(needs), inputs, creates=(does.out,)))
+        return self.plan.add(Step(name, kind, title, (does,), distinct(needs), inputs, creates=(does.out,)))
 
     def model(self, name: str, label: str, group: str, role: Role, step: str, place: Place, **more: Any) -> Model:
         """A model that is measured.
@@ -175,7 +175,7 @@ class Builder:
         return found
 
     def seed_label(self, seed: int) -> str:
-        """What a label says of a seed: nothing of the first."""
+        """The part of a label that names a seed; empty for the first."""
         return "" if seed == self.config.seeds[0] else f", seed {seed}"
 
     def check_folder(self, path: Path, what: str) -> None:

@@ -71,7 +71,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
 }
 
 LIKE: Final = {"safety_distill": "distill"}
-"""Where a method of one's own starts from, by kind, if that is not the method of the same name."""
+"""Where a user's own method starts from, by kind, if that is not the method of the same name."""
 
 RECIPES: Final[dict[str, Arguments]] = {
     "all": {
@@ -104,7 +104,7 @@ def method(name: str, given: Method) -> Method:
     """A method of the configuration, completed from the catalogue.
 
     Raises:
-        UserError: If it is unknown and says no kind, or a kind, mask or strength means nothing.
+        UserError: If it is unknown and gives no kind, or a kind, mask or strength means nothing.
     """
     what = f"methods.{name}"
     if name not in METHODS and not given.kind:
@@ -139,7 +139,7 @@ def method(name: str, given: Method) -> Method:
 
 
 Recipe = Literal[
-    "sft", "dpo", "mask_dpo", "mask_dpo_fused", "safety_distill", "safety_distill_lora", "rival_sft", "rival_dpo"
+    "sft", "dpo", "mask_dpo", "mask_dpo_fused", "safety_distill", "safety_distill_lora", "baseline_sft", "baseline_dpo"
 ]
 
 
@@ -147,15 +147,18 @@ def recipe(name: Recipe, given: Mapping[str, Arguments], adaptation: str) -> Arg
     """Training arguments of a recipe: the paper's, then the configuration's, the more special ones last.
 
     Args:
-        name: The recipe; a rival starts from its stage's.
+        name: The recipe; a baseline starts from its stage's.
         given: The configuration's ``train``.
         adaptation: ``lora`` or ``full``.
     """
-    chain = ["all", *(["lora"] if adaptation == "lora" and name in ("sft", "rival_sft", "dpo", "rival_dpo") else [])]
+    chain = [
+        "all",
+        *(["lora"] if adaptation == "lora" and name in ("sft", "baseline_sft", "dpo", "baseline_dpo") else []),
+    ]
     if name == "mask_dpo_fused":
         chain.append("mask_dpo")
-    if name.startswith("rival_"):
-        chain.append(name.removeprefix("rival_"))
+    if name.startswith("baseline_"):
+        chain.append(name.removeprefix("baseline_"))
     chain.append(name)
     found: Arguments = {}
     for part in chain:
@@ -169,7 +172,7 @@ def check_recipes(given: Mapping[str, Arguments]) -> None:
     """Refuse a recipe's name that means nothing.
 
     Raises:
-        UserError: With the nearest name.
+        UserError: With the closest name.
     """
     for name in given:
         check_choice("train", name, ["all", "lora", *get_args(Recipe)])

@@ -1,4 +1,4 @@
-"""What can be known before anything runs, beyond the configuration itself: the hosts' names, the given models."""
+"""What can be checked before anything runs, beyond the configuration itself: the hosts' names, the given models."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check_model(config: StudyConfig) -> None:
         raise UserError(f"model: {model} holds no config.json, expected a model's folder; check the path")
     if not (model / "tokenizer_config.json").exists():
         raise UserError(
-            f"model: {model} holds no tokenizer_config.json, expected its tokenizer beside it; save it there"
+            f"model: {model} holds no tokenizer_config.json, expected its tokenizer next to the weights; save it there"
         )
     asked = next((name for name, dataset in config.data.items() if dataset.kind == "on_policy"), None)
     if asked is not None and has_chat_template(model) is False:
@@ -98,7 +98,7 @@ def check_model(config: StudyConfig) -> None:
 
 
 def check_adapters(config: StudyConfig) -> None:
-    """Refuse given adapters that are no LoRA, cannot be read, or do not fit together: as the training would.
+    """Refuse given adapters that are not LoRA, cannot be read, or do not fit together: as the training would.
 
     Raises:
         UserError: With the task, and what does not fit.
@@ -121,7 +121,7 @@ def check_tasks(config: StudyConfig) -> None:
     """Refuse lm-eval tasks that do not exist.
 
     Raises:
-        UserError: For the first, with the nearest name.
+        UserError: For the first, with the closest name.
     """
     from realign_plugin.evaluation import task_names
 

@@ -34,7 +34,7 @@ def _rates(results: Results, columns: Sequence[Column]) -> dict[str, float | Non
 
 
 def _columns(plan: Plan, row: str, found: Mapping[str, Results]) -> list[Column]:
-    """The columns that a choice goes by."""
+    """The columns that a choice depends on."""
     chosen = plan.config["evaluate"]["choose"]
     columns = columns_asked(plan) or columns_of(found.values(), chosen["tasks"] or plan.models[row].tasks)
     if chosen["columns"] is None:
@@ -48,7 +48,7 @@ def choose(plan: Plan, row: str) -> Choice:
     """The best strength of a row.
 
     Raises:
-        UserError: If a strength has no results, none has a rate that says which way is good, or one lacks a rate that
+        UserError: If a strength has no results, none has a rate with a known direction, or one lacks a rate that
             another has: they could not be compared.
     """
     found: dict[str, Results] = {}
@@ -69,7 +69,7 @@ def choose(plan: Plan, row: str) -> Choice:
                     "samples, or leave the column out of evaluate.choose.columns"
                 )
     if not used:
-        raise UserError(f"{row}: no column of {CHOOSING} says which way is good, expected rates; see evaluate.choose")
+        raise UserError(f"{row}: no column of {CHOOSING} has a known direction, expected rates; see evaluate.choose")
     scores = {name: score({k: float(v or 0.0) for k, v in rates.items()}, used) for name, rates in values.items()}
     best = max(scores, key=scores.__getitem__)
     tried = {

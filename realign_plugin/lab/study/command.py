@@ -66,7 +66,7 @@ def run(asked: Request) -> None:
         return
     if asked.plan_only:
         if asked.again:
-            raise UserError("--again: does not go with --plan-only, expected one; snakemake has --forcerun")
+            raise UserError("--again: cannot be combined with --plan-only, expected one; snakemake has --forcerun")
         launch.plan_only(plan)
         typer.echo(f"{plan.root}/plan.json: {len(plan.steps)} steps")
         return

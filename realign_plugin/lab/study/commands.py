@@ -16,7 +16,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Line:
-    """A command of which nothing but its line is of interest."""
+    """A command of which only the line matters."""
 
     line: Words
     does: Literal["line"] = "line"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,6 +41,15 @@ class Machine(Section):
         return self
 
 
+def _renamed(train: Mapping[str, Any]) -> dict[str, Any]:
+    """``rival_sft`` and ``rival_dpo``, which ``baseline_sft`` and ``baseline_dpo`` were called, under their names."""
+    found = {key: value for key, value in train.items() if not key.startswith("rival_")}
+    for key in train.keys() - found.keys():
+        name = key.replace("rival_", "baseline_", 1)
+        found[name] = (found.get(name) or {}) | (train[key] or {})
+    return found
+
+
 class StudyConfig(Section):
     """A whole study.
 
@@ -51,8 +61,8 @@ class StudyConfig(Section):
         template: LLaMA-Factory's chat template; none: the tokenizer's own.
         adaptation: ``lora`` or ``full``.
         seeds: Seeds of the realignments; a number N stands for 0 to N - 1.
-        prepare: Steps of one's own before everything else.
-        finish: Steps of one's own after the tables.
+        prepare: The user's own steps before everything else.
+        finish: The user's own steps after the tables.
         dataset_dir: LLaMA-Factory's data folder; default: ``root/data``.
         data: Data sets that ``realign data`` makes there.
         align: The aligned model; left out: ``model`` itself is aligned.
@@ -61,7 +71,7 @@ class StudyConfig(Section):
         methods: Ways to realign; those of the catalogue need no more than their name.
         fusion: Several fine-tuned models in one.
         train: Training arguments: ``all``, ``lora``, and by recipe ``sft``, ``dpo``, ``mask_dpo``,
-            ``mask_dpo_fused``, ``safety_distill``, ``safety_distill_lora``, ``rival_sft``, ``rival_dpo``.
+            ``mask_dpo_fused``, ``safety_distill``, ``safety_distill_lora``, ``baseline_sft``, ``baseline_dpo``.
         evaluate: What is measured.
         ablations: The paper's ablations.
         machine: What one step may use.
@@ -100,6 +110,8 @@ class StudyConfig(Section):
         for name in ("methods", "tasks", "data", "ablations"):
             if isinstance(found.get(name), dict):
                 found[name] = {key: value for key, value in found[name].items() if value is not False}
+        if isinstance(found.get("train"), dict):
+            found["train"] = _renamed(found["train"])
         return found
 
     @pydantic.model_validator(mode="after")

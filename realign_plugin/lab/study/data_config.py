@@ -1,4 +1,4 @@
-"""The section of a study's configuration that says which data sets ``realign data`` makes."""
+"""The section of a study's configuration for the data sets that ``realign data`` makes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DataSet(Section):
 
     Attributes:
         kind: ``preference``, ``contrast``, ``sft`` or ``on_policy``.
-        task: For ``sft``: which task. For ``on_policy``: which of the study's tasks answers; default: the only one.
+        task: For ``sft``: which task. For ``on_policy``: which task's model answers; default: the only one.
         source: Hub id or file.
         split: Split of a hub data set.
         validation: Share of the prompts that is held out as ``NAME_validation``.
@@ -47,12 +47,12 @@ class DataSet(Section):
         share: For ``sft``: share of the sum with ``of``.
         of: Data set that ``share`` counts with.
         prompts: For ``on_policy``: harmful prompts; files, hub ids, or other data sets of the study.
-        benign: Harmless prompts, best those that sound dangerous.
+        benign: Harmless prompts, preferably ones that sound dangerous.
         skill: Prompts of the new skill, with answers or without.
         evaluation: Further files of prompts that are measured with, none of which may be among the others.
-        skill_limit: At most so many prompts of the skill.
-        max_tokens: Most tokens of an answer to a safety prompt.
-        skill_max_tokens: Most tokens of an answer to a prompt of the skill.
+        skill_limit: Keep at most this many prompts of the skill.
+        max_tokens: Maximum tokens of an answer to a safety prompt.
+        skill_max_tokens: Maximum tokens of an answer to a prompt of the skill.
         batch_size: How many prompts are answered at a time.
     """
 

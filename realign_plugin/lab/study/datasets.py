@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Lesson = Literal["pairs", "safety", "skill"]
 MADE: Final[dict[Lesson, str]] = {"pairs": "_pairs", "safety": "", "skill": "_skill"}
-"""The data sets that on-policy data consist of: what is behind the name of each, by what it teaches."""
+"""The data sets that on-policy data consist of: the suffix of each name, by what it teaches."""
 
 
 class Datasets:
@@ -85,7 +85,7 @@ class Datasets:
 
     @property
     def _replaces(self) -> bool:
-        """Whether data sets are replaced: in a folder of the user's none is."""
+        """Whether data sets are replaced: not in a folder of the user's."""
         return self.config.dataset_dir is None
 
     def _source(self, source: str, what: str) -> str:
@@ -97,7 +97,7 @@ class Datasets:
         return str(self.folder / f"{source}.jsonl")
 
     def _files(self, sources: Iterable[str], what: str) -> tuple[str, ...]:
-        """Those sources that are files.
+        """The sources that are files.
 
         Raises:
             UserError: If one looks like a file and is missing.

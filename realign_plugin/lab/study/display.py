@@ -1,4 +1,4 @@
-"""A study on the terminal: what would run, and the tables."""
+"""A study on the terminal: what would run, and its tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from realign_plugin.lab.study.steps import KINDS
 from realign_plugin.terminal import new_console
 
 TROUBLE: Final = 0.1
-"""A rate such as incoherence that is worth a column on the terminal where a model reaches it."""
+"""A rate such as incoherence gets a column on the terminal where a model reaches this."""
 
 
 def show_plan(plan: Plan, targets: Sequence[str], again: Sequence[str] = ()) -> None:
@@ -32,13 +32,13 @@ def show_plan(plan: Plan, targets: Sequence[str], again: Sequence[str] = ()) -> 
     console.print(table)
     for step in wanted:
         why = stale.get(step.name, "done")
-        console.print(Text.assemble(f"  {step.name}: {step.says}  ", (f"({why})", "dim")))
+        console.print(Text.assemble(f"  {step.name}: {step.title}  ", (f"({why})", "dim")))
     others = [name for name in plan.targets if name not in (*targets, "all")]
     console.print(f"Other targets: {', '.join(others)}." if others else "There are no other targets.")
 
 
 def _worth_showing(column: records.Column, table: records.Table, plan: Plan) -> bool:
-    """Whether a column goes to the terminal: both axes do, others where they were asked for or tell of trouble."""
+    """Whether a column goes to the terminal: both axes do, others where they were asked for or show a problem."""
     values = (row.cell(column.key).value for row in table.rows)
     return bool(
         column.axis != "other"

@@ -49,7 +49,7 @@ def fusions(builder: Builder, section: Fusion) -> None:
 
 
 def _check_options(what: str, options: Arguments, tasks: int) -> None:
-    """Refuse options that are unknown, no numbers, or not one for each task."""
+    """Refuse options that are unknown, not numbers, or not one for each task."""
     for option, value in options.items():
         check_choice(what, option, OPTIONS)
         numbers = value if isinstance(value, list) and option == "task_weight" else [value]
@@ -63,16 +63,16 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
     """The fusion that realignment starts from: of the adapters' factors, or of whole weights by mergekit."""
     how, name = section.methods[method], f"{GROUP}-{method}"
     kind = how.kind or method
-    out, says = builder.path("models", name), f"{name}: {len(tuned)} fine-tuned models in one"
+    out, title = builder.path("models", name), f"{name}: {len(tuned)} fine-tuned models in one"
     if builder.full:
         aligned = builder.local(builder.aligned_path or builder.config.model)
         document = merges.fused(kind, how.options, [builder.local(path) for path in tuned], aligned)
         step = builder.merge_step(
-            name, "fuse", says, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
+            name, "fuse", title, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
         )
     else:
         does = Fuse(out, tuple(tuned), kind, builder.aligned_path, how.options)
-        step = builder.command(name, "fuse", says, does, needs, builder.given(*tuned, builder.aligned_path))
+        step = builder.command(name, "fuse", title, does, needs, builder.given(*tuned, builder.aligned_path))
     label = f"fused ({how.label or FUSIONS[kind]})"
     place = builder.place(out)
     builder.model(name, label, GROUP, "fused", step, place, tasks=section.evaluate, method=method, fusion=method)
@@ -90,7 +90,7 @@ def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: N
     what = replace(
         what,
         recipe="mask_dpo_fused" if what.recipe == "mask_dpo" else what.recipe,
-        says=f"{what.says} on {len(tuned)} fused models",
+        title=f"{what.title} on {len(tuned)} fused models",
         arguments=what.arguments | {"fusion_method": kind},
     )
     changes = [how.train, fusion.options, fusion.train]

@@ -1,4 +1,4 @@
-"""Hands out this machine's GPUs to steps."""
+"""Assigns this machine's GPUs to steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def gpus(plan: Plan, step: Step) -> Iterator[dict[str, str]]:
     """GPUs of this machine for a step, held until it ends.
 
     Yields:
-        What to add to the environment; nothing where the configuration hands out no GPUs.
+        What to add to the environment; nothing where the configuration assigns no GPUs.
     """
     known = plan.config["machine"]["gpus"]
     if not known or not step.gpus:

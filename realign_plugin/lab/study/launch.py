@@ -85,7 +85,7 @@ def profile_folder(profile: str) -> Path:
 
 
 def describe(plan: Plan) -> Study:
-    """What the report has to know of the study."""
+    """What the report needs to know about the study."""
     from realign_plugin.lab.study.tables import versions
 
     def inside(path: str) -> str:
@@ -125,7 +125,7 @@ def alone(plan: Plan) -> Iterator[None]:
     """Hold the study's folder.
 
     Raises:
-        UserError: If another process works on it, it cannot be written, or it holds something else than a study.
+        UserError: If another process works on it, it cannot be written, or it holds something other than a study.
     """
     from filelock import FileLock, Timeout
 
@@ -157,7 +157,7 @@ def start(plan: Plan, targets: Sequence[str], options: Sequence[str], again: Seq
 
     Raises:
         UserError: If a step fails: with its log and how that ends.
-        Stopped: If it is told to stop.
+        Stopped: If it is asked to stop.
     """
     check_again(plan, targets, again)
     with alone(plan):
@@ -177,7 +177,7 @@ def check_again(plan: Plan, targets: Sequence[str], again: Sequence[str]) -> Non
     """Refuse steps that the targets do not have.
 
     Raises:
-        UserError: With the nearest names.
+        UserError: With the closest names.
     """
     names = [step.name for step in plan.wanted(targets)]
     for name in again:
@@ -217,11 +217,11 @@ def plan_only(plan: Plan) -> None:
 
 
 def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int:
-    """Run the workflow; its exit code. What snakemake says of itself goes to ``logs/snakemake.log``.
+    """Run the workflow; its exit code. snakemake's own messages go to ``logs/snakemake.log``.
 
-    It gets a process group of its own, and is told when this process is: no step goes on alone. It does not lock the
-    folder, as its locks outlive a process that was killed; ``alone`` and ``run.held`` do. Only times make a step
-    run again here: ``Plan.stale`` has found out what changed, which snakemake does not know of earlier studies.
+    It gets a process group of its own, and is stopped with this process: no step goes on alone. It does not lock the
+    folder, as its locks outlive a process that was killed; ``alone`` and ``run.held`` do. Only file times make a
+    step run again here: ``Plan.stale`` has found out what changed, which snakemake does not know of earlier studies.
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]

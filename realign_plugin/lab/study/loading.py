@@ -109,7 +109,7 @@ def _message(error: ValidationError, what: str) -> str:
         return f"{what}: the key {name!r} is missing, expected it; add it"
     text = str(mistake["msg"]).removeprefix("Value error, ")
     given = f"{mistake['input']!r} " if not isinstance(mistake["input"], (dict, BaseModel)) else ""
-    return f"{what}: {name or 'root'}: {given[:200]}does not do: {text}"
+    return f"{what}: {name or 'root'}: {given[:200]}is not allowed: {text}"
 
 
 def _keys(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:

@@ -32,19 +32,19 @@ class Realignment:
 
     Attributes:
         recipe: Where its arguments start from.
-        says: What it is called.
+        title: What it is called.
         datasets: LLaMA-Factory's names.
         arguments: Models, stage and type.
     """
 
     recipe: Recipe
-    says: str
+    title: str
     datasets: Names
     arguments: Arguments
 
     def run(self, stem: str, seed: int, changes: Sequence[Mapping[str, Any]], needs: Sequence[str]) -> Run:
         """The training of a seed; see ``Run``."""
-        return Run(stem, "realign", self.says, self.recipe, self.datasets, self.arguments, changes, needs, seed=seed)
+        return Run(stem, "realign", self.title, self.recipe, self.datasets, self.arguments, changes, needs, seed=seed)
 
 
 def realignment(builder: Builder, kind: str, tasks: Sequence[str], paths: list[str], pairs: Names) -> Realignment:
@@ -187,16 +187,16 @@ def exports(
         models.append(
             builder.model(f"{trained.id}-{mask}", label, trained.group, role, step, builder.place(out), **facts)
         )
-    says = f"{trained.id}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(outs)}"
+    title = f"{trained.id}: as {'models' if builder.full else 'LoRA adapters'}, {', '.join(outs)}"
     if builder.full:
         base = builder.local(builder.aligned_path or builder.config.model)
         listed = [builder.local(path) for path in trained.tuned]
         documents = {out: merges.dial(folder, listed, base, mask=mask, strength=1.0) for mask, out in outs.items()}
-        builder.merge_step(step, "export", says, documents, (trained.id,))
+        builder.merge_step(step, "export", title, documents, (trained.id,))
         return models
     does = tuple(Export(folder, out, mask) for mask, out in outs.items())
     creates = tuple(outs.values())
-    builder.plan.add(Step(step, "export", says, does, (trained.id,), creates=creates, together=True))
+    builder.plan.add(Step(step, "export", title, does, (trained.id,), creates=creates, together=True))
     return models
 
 

@@ -23,7 +23,7 @@ from realign_plugin.lab.study.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
 WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
-"""Files of a given model that tell when it was changed."""
+"""Files by which a change of a given model is noticed."""
 RESULTS: Final = "results"
 """Folder of the main results."""
 CHOOSING: Final = "results-choose"
@@ -111,7 +111,7 @@ class Measuring:
     ) -> dict[str, str]:
         """A step that measures models in one process."""
         first, name = part[0].id, f"evaluate{results.removeprefix(RESULTS)}-{part[0].id}"
-        says = f"{first} … {part[-1].id}: measuring {len(part)}" if len(part) > 1 else f"{first}: measuring"
+        title = f"{first} … {part[-1].id}: measuring {len(part)}" if len(part) > 1 else f"{first}: measuring"
         with_it = {model.id: known for model in part if known and self._compared(tasks or model.tasks, known, tasks)}
         does = tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part)
         needs = (*self._makers(part), *distinct(one.step for one in with_it.values()))
@@ -119,12 +119,12 @@ class Measuring:
         inputs = self._given(part)
         kind: Kind = "validate" if results == CHOOSING else "evaluate"
         step = Step(
-            name, kind, says, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
+            name, kind, title, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
         )
         return dict.fromkeys((model.id for model in part), self.plan.add(step))
 
     def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
-        """Whom models are compared with: one of them, or one of the main table; None where nothing is compared."""
+        """The reference of the comparisons: one of the models, or of the main table's; None without comparison."""
         model = references.reference_model(self.plan.models)
         if not self.config.evaluate.agreement or "reference" in self.config.evaluate.metadata or model is None:
             return None
@@ -138,7 +138,7 @@ class Measuring:
         return references.compared(asked, tasks or known.model.tasks, Path(str(include)) if include else None)
 
     def prompt_files(self) -> list[str]:
-        """Files of the prompts of ours that models are measured with, as far as they are the user's."""
+        """The user's files among our prompts that models are measured with."""
         folder, evaluate = self.config.evaluate.metadata.get("safety_data"), self.config.evaluate
         if not folder or not (Path(self.plan.cwd) / str(folder)).is_dir() or self.plan.holds(str(folder)):
             return []
@@ -199,7 +199,7 @@ class Measuring:
             id=row,
             label=label,
             group=group,
-            role="rival",
+            role="baseline",
             method=method,
             seed=0,
             step=f"choose-{row}",
@@ -222,13 +222,13 @@ class Measuring:
         for row, tried in self.plan.choices.items():
             model = self.plan.models[row]
             command = Line(("python", "-m", "realign_plugin.lab.study.choose", self.path(PLAN), row))
-            says, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
+            title, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
             texts = {self.path("choices", f"{row}.rule.json"): self._rule()}
             creates = (str(model.choice), model.pretrained)
-            self.plan.add(Step(f"choose-{row}", "choose", says, (command,), needs, texts=texts, creates=creates))
+            self.plan.add(Step(f"choose-{row}", "choose", title, (command,), needs, texts=texts, creates=creates))
 
     def _rule(self) -> str:
-        """What a choice goes by, so that it is made again when that changes."""
+        """What a choice depends on, so that it is made again when that changes."""
         evaluate = self.config.evaluate
         return _json({"choose": evaluate.choose.model_dump(), "columns": [c.model_dump() for c in evaluate.columns]})
 
@@ -255,8 +255,8 @@ class Measuring:
         line = Line(("python", "-m", "realign_plugin.lab.study.tables", self.path(PLAN), spec.name))
         texts = {self.path("tables", f"{spec.name}.rows.json"): _json(what)}
         creates = tuple(self.path("tables", f"{spec.name}.{suffix}") for suffix in ("json", "md"))
-        says = f"{spec.name}: table of {len(spec.models)} models"
-        return self.plan.add(Step(f"table-{spec.name}", "table", says, (line,), needs, texts=texts, creates=creates))
+        title = f"{spec.name}: table of {len(spec.models)} models"
+        return self.plan.add(Step(f"table-{spec.name}", "table", title, (line,), needs, texts=texts, creates=creates))
 
 
 def _json(value: Any) -> str:

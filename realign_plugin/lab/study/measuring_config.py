@@ -1,4 +1,4 @@
-"""The sections of a study's configuration that say what is measured, and which questions are asked."""
+"""The sections of a study's configuration for what is measured, and which questions are asked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ColumnSection(Section):
         task: lm-eval's task or group.
         metric: Its metric.
         label: Heading.
-        axis: What it says something of.
+        axis: What it measures.
         better: Which way is good.
     """
 
@@ -39,7 +39,7 @@ class Choose(Section):
     Attributes:
         metadata: lm-eval's metadata that name the validation prompts, on top of the usual ones.
         tasks: lm-eval tasks in place of ``evaluate.tasks``.
-        columns: Labels of the columns that count; default: all that say which way is good.
+        columns: Labels of the columns that count; default: all with a known direction.
     """
 
     metadata: Arguments = Field(default_factory=dict)
@@ -56,7 +56,7 @@ class Evaluate(Section):
         options: Further options of ``lm_eval``: ``limit``, ``batch_size``, ``device``, ``gen_kwargs`` ...
         metadata: ``--metadata``: the judge's settings, ``safety_data`` ...
         chat_template: Whether prompts go through the chat template.
-        inputs: Files that measuring reads beside models, prompts and tasks: changed ones make it run again.
+        inputs: Files that measuring reads besides models, prompts and tasks: changed ones make it run again.
         models_per_job: Models that one process measures; more than one saves its start.
         agreement: Whether answers are compared with the aligned model's, which is then measured first.
         choose: How strengths are chosen.
@@ -141,5 +141,5 @@ class Ablations(Section):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _named_alone(cls, values: Any) -> Any:
-        """``transfer:`` with nothing behind it asks for the ablation as it is by default."""
+        """``transfer:`` without a value asks for the ablation as it is by default."""
         return {key: empty(value) for key, value in values.items()} if isinstance(values, dict) else values

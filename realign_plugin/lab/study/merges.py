@@ -14,7 +14,7 @@ Situation = Literal["adapters", "instruct", "models"]
 
 
 def configs_folder() -> Path:
-    """The folder of the mergekit configurations: inside an installed package, beside it in a checkout."""
+    """The folder of the mergekit configurations: inside an installed package, next to it in a checkout."""
     package = Path(realign_plugin.__file__).parent
     inside, beside = package / "mergekit_configs", package.parent / "mergekit_configs"
     return inside if inside.is_dir() else beside
@@ -44,7 +44,7 @@ def _with_paths(value: Any, paths: dict[str, str]) -> Any:
     return value
 
 
-def rival(method: str, strength: float | None, situation: Situation, paths: dict[str, str]) -> Document:
+def baseline(method: str, strength: float | None, situation: Situation, paths: dict[str, str]) -> Document:
     """The document of a merge of one fine-tuned model.
 
     Args:

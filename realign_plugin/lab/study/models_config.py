@@ -1,17 +1,17 @@
-"""The sections of a study's configuration that say which models there are, and how each is made."""
+"""The sections of a study's configuration for its models, and how each is made."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from realign_plugin.lab.study.sections import Arguments, Names, Section, Seeds, SomeNames, empty
 
 
 class Prepare(Section):
-    """A step of one's own, before or after the study: a shell command, or a training.
+    """A user's own step, before or after the study: a shell command, or a training.
 
     Attributes:
         name: Of the step.
@@ -19,7 +19,7 @@ class Prepare(Section):
         train: Or: arguments for ``llamafactory-cli train``; ``output_dir`` is among them.
         creates: Files that it must leave behind.
         inputs: Files that it reads, such as the script that it runs: changed ones make it run again.
-        says: What is said when it starts.
+        title: Printed when it starts; ``says`` means the same.
         threads: Processor threads; default: 1 for a command, for a training as many as for the others.
     """
 
@@ -28,7 +28,7 @@ class Prepare(Section):
     train: Arguments | None = None
     creates: Names = Field(default_factory=list)
     inputs: Names = Field(default_factory=list)
-    says: str = ""
+    title: str = Field("", validation_alias=AliasChoices("title", "says"))
     threads: int | None = Field(None, ge=1)
 
 
@@ -39,7 +39,7 @@ class AlignStep(Section):
         stage: ``sft`` or ``dpo``.
         dataset: LLaMA-Factory's names.
         train: What differs from the recipe.
-        threads: Processor threads; default: ``machine.threads``. Nothing else runs beside an alignment.
+        threads: Processor threads; default: ``machine.threads``. Nothing else runs during an alignment.
     """
 
     stage: Literal["sft", "dpo"]

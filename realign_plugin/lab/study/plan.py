@@ -56,7 +56,7 @@ class Plan:
         return Path(os.path.abspath(Path(self.cwd) / self.root))
 
     def add(self, step: Step) -> str:
-        """Take a step in.
+        """Add a step.
 
         Returns:
             Its name.
@@ -95,7 +95,7 @@ class Plan:
         return Path(os.path.abspath(Path(self.cwd) / path)).is_relative_to(self.folder)
 
     def wanted(self, targets: Iterable[str]) -> list[Step]:
-        """The steps that targets stand on, each after those it needs."""
+        """The steps that targets depend on, each after those it needs."""
         order: dict[str, None] = {}
 
         def visit(name: str) -> None:
@@ -110,15 +110,15 @@ class Plan:
         return [self.steps[name] for name in order]
 
     def marker(self, name: str) -> Path:
-        """The file that says that a step is done."""
+        """The file that marks a step as done."""
         return self.folder / "steps" / f"{name}.json"
 
     def forget(self, name: str) -> None:
-        """Have a step go on, and all that needs it run again."""
+        """Let a step resume, and all that needs it run again."""
         self.marker(name).unlink(missing_ok=True)
 
     def forget_whole(self, name: str) -> None:
-        """Have a step run again from its start, and all that needs it."""
+        """Let a step run again from its start, and all that needs it."""
         self.forget(name)
         marker = self.marker(name)
         for suffix in (".progress", ".commands.json"):
@@ -130,7 +130,7 @@ class Plan:
 
     @property
     def todo(self) -> Path:
-        """The file that counts the steps which a start has to do, and tells which have started."""
+        """The file that counts the steps which a start has to do, and records which have started."""
         return self.folder / "steps" / "todo"
 
     def log(self, name: str) -> Path:
@@ -138,7 +138,7 @@ class Plan:
         return self.folder / "logs" / f"{name}.log"
 
     def failure(self, name: str) -> Path:
-        """The file that says how a step failed."""
+        """The file that records how a step failed."""
         return self.folder / "steps" / f"{name}.failed.json"
 
     def stale(self, targets: Iterable[str], again: Iterable[str] = ()) -> list[tuple[Step, str]]:
@@ -168,7 +168,7 @@ class Plan:
         return any(path.stat().st_mtime > than.stat().st_mtime for path in given if path.exists())
 
     def done(self, name: str) -> Marker | None:
-        """What was noted of a step when it ended; None if it has not, or its marker cannot be read."""
+        """What was recorded when a step ended; None if it has not, or its marker cannot be read."""
         marker = self.marker(name)
         try:
             return checked(Marker, read_json(marker, "", "a marker"), str(marker), "run the study again")
@@ -176,7 +176,7 @@ class Plan:
             return None
 
     def why(self, step: Step, again: set[str]) -> str:
-        """Why a step has to run; empty: it has not."""
+        """Why a step has to run; empty if it does not."""
         marker = self.marker(step.name)
         known = self.done(step.name)
         if known is None:
@@ -205,17 +205,17 @@ class Plan:
         """Read what ``save`` wrote.
 
         Raises:
-            UserError: If it is no plan.
+            UserError: If it is not a plan.
         """
         fix = "run `realign study`, which writes it"
         found = read_json(path, "", "a study's plan", fix)
-        plan = checked(cls, found, f"{path}: is no study's plan", fix)
+        plan = checked(cls, found, f"{path}: is not a study's plan", fix)
         named = [*plan.targets.values(), *(step.needs for step in plan.steps.values())]
         lost = [name for names in named for name in names if name not in plan.steps]
         lost += [name for table in plan.tables.values() for name in table.models if name not in plan.models]
         if lost:
             raise UserError(
-                f"{path}: is no study's plan: it names {lost[0][:60]!r}, expected a step or a model; {fix}"
+                f"{path}: is not a study's plan: it names {lost[0][:60]!r}, expected a step or a model; {fix}"
             )
         return plan
 

@@ -12,18 +12,18 @@ from realign_plugin.text_files import read_text
 
 @dataclass(frozen=True)
 class Processors:
-    """What there is for a study.
+    """What a study may use.
 
     Attributes:
         cores: Cores in all.
-        jobs: Trainings and evaluations at a time; None: one, or as many as the GPUs that are handed out suffice for.
+        jobs: Trainings and evaluations at a time; None: one, or as many as the assigned GPUs suffice for.
     """
 
     cores: int = 1
     jobs: int | None = None
 
     def share(self, machine: Machine) -> int:
-        """Threads of a step of which the configuration says nothing."""
+        """Threads of a step where the configuration gives none."""
         each = max(1, min(machine.gpus_per_training or 1, machine.gpus_per_evaluation or 1))
         jobs = self.jobs or max(1, len(machine.gpus) // each)
         return max(1, self.cores // jobs)
@@ -35,7 +35,7 @@ def processors(cores: int | None, jobs: int | None, profile: Path | None) -> Pro
     Args:
         cores: ``--cores``; None: all of this machine's.
         jobs: ``--jobs``.
-        profile: Folder of snakemake's profile; one with an executor has other machines, of which nothing is known.
+        profile: Folder of snakemake's profile; one with an executor has other machines, whose cores are unknown.
 
     Raises:
         UserError: If the profile cannot be read.

@@ -23,7 +23,7 @@ def align(builder: Builder) -> None:
     """The base model and the aligned one.
 
     Raises:
-        UserError: If the section says nothing, too much, or names a folder that is missing.
+        UserError: If the section is empty, ambiguous, or names a folder that is missing.
     """
     section, full = builder.config.align, builder.full
     builder.plan.groups["start"] = "before fine-tuning"
@@ -34,7 +34,7 @@ def align(builder: Builder) -> None:
     given, other = (section.model, section.adapter) if full else (section.adapter, section.model)
     if other is not None:
         raise UserError(
-            f"align: {other} does not do, expected align.{kind}, as adaptation is {'full' if full else 'lora'}"
+            f"align: {other} does not apply, expected align.{kind}, as adaptation is {'full' if full else 'lora'}"
         )
     if (given is not None) == bool(section.steps):
         raise UserError(f"align: expected {kind} or steps, and not both; give one")
@@ -83,9 +83,7 @@ def tune(builder: Builder, name: str, task: Task, more: Sequence[str] = (), suff
     given, kind = (task.model, "model") if builder.full else (task.adapter, "adapter")
     if (given is not None) == (task.dataset is not None):
         other = "adapter" if builder.full else "model"
-        hint = (
-            f"adaptation is {builder.config.adaptation}, so {other} does not count; " if getattr(task, other) else ""
-        )
+        hint = f"adaptation is {builder.config.adaptation}, so {other} is ignored; " if getattr(task, other) else ""
         raise UserError(f"tasks.{name}: {hint}expected {kind} or dataset, and not both; give one")
     own, step, path = name + suffix, "", str(given)
     if task.dataset is not None:
@@ -107,7 +105,7 @@ def tuned_model(builder: Builder, own: str, name: str, task: Task, label: str | 
         own: Its id.
         name: The task.
         task: Its section.
-        label: What the tables call it; default: what the task's section says.
+        label: What the tables call it; default: the task's own.
     """
     path, step = builder.tuned[own]
     place = builder.place(path)
@@ -126,10 +124,10 @@ def realign(builder: Builder, name: str, task: Task, method: str) -> None:
         elif how.kind == [LORA]:
             distilled_lora(builder, name, method, seed)
         else:
-            rival(builder, name, task, method, how, seed)
+            baseline(builder, name, task, method, how, seed)
 
 
-def rival(builder: Builder, name: str, task: Task, method: str, how: Method, seed: int) -> None:
+def baseline(builder: Builder, name: str, task: Task, method: str, how: Method, seed: int) -> None:
     """Stock SFT or DPO on the fine-tuned model, or one after the other.
 
     Raises:
@@ -144,14 +142,16 @@ def rival(builder: Builder, name: str, task: Task, method: str, how: Method, see
             option = "answers" if stage == "sft" else "pairs"
             raise UserError(f"realign.{option}: is empty, but methods.{method} learns from it; name data sets")
         suffix = "" if number == len(how.kind) - 1 else f"-{number + 1}-{stage}"
-        recipe: Recipe = "rival_sft" if stage == "sft" else "rival_dpo"
+        recipe: Recipe = "baseline_sft" if stage == "sft" else "baseline_dpo"
         arguments = builder.stage(stage, path)
         run = Run(
             stem, "rival", stage.upper(), recipe, asked, arguments, [how.train], (step,), seed=seed, suffix=suffix
         )
         step, path = train(builder, run), builder.path("models", run.id)
     label, place = how.label or method, builder.place(path)
-    builder.model(f"{stem}-{seed}", label, name, "rival", step, place, tasks=task.evaluate, method=method, seed=seed)
+    builder.model(
+        f"{stem}-{seed}", label, name, "baseline", step, place, tasks=task.evaluate, method=method, seed=seed
+    )
 
 
 def chosen_answers(builder: Builder, pairs: Names) -> Names:
@@ -172,7 +172,9 @@ def merged(builder: Builder, name: str, task: Task, method: str, how: Method) ->
     strength = f" ({how.strengths[0]:g})" if how.strengths else ""
     out = next(iter(documents))
     place = (out, None)
-    builder.model(f"{name}-{method}", label + strength, name, "rival", step, place, tasks=task.evaluate, method=method)
+    builder.model(
+        f"{name}-{method}", label + strength, name, "baseline", step, place, tasks=task.evaluate, method=method
+    )
 
 
 def merge_documents(builder: Builder, method: str, how: Method, own: str) -> dict[str, merges.Document]:
@@ -185,7 +187,7 @@ def merge_documents(builder: Builder, method: str, how: Method, own: str) -> dic
     situation: merges.Situation = "models" if builder.full else "adapters" if builder.aligned_path else "instruct"
     if situation == "adapters" and config.unaligned:
         raise UserError(
-            f"unaligned: {config.unaligned} beside an aligned adapter, whose base is the model before alignment; "
+            f"unaligned: {config.unaligned} with an aligned adapter, whose base is the model before alignment; "
             "leave it out"
         )
     unaligned = config.unaligned or (config.model if builder.aligned_path else None)
@@ -203,6 +205,6 @@ def merge_documents(builder: Builder, method: str, how: Method, own: str) -> dic
     name = f"{own}-{method}"
     outs = [f"{name}-s{s:g}" for s in how.strengths] if len(how.strengths) > 1 else [name]
     return {
-        builder.path("models", out): merges.rival(how.kind[0], strength, situation, paths)
+        builder.path("models", out): merges.baseline(how.kind[0], strength, situation, paths)
         for out, strength in zip(outs, how.strengths, strict=True)
     }

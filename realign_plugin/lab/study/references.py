@@ -1,4 +1,4 @@
-"""Whom the models of a study are compared with, answer by answer: the aligned model, or the base where that is it."""
+"""The reference that a study's models are compared with, answer by answer: the aligned model."""
 
 from __future__ import annotations
 

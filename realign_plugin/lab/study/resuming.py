@@ -1,4 +1,4 @@
-"""A training that was cut off goes on to the model that it would have given."""
+"""Resumes an interrupted training so that it ends with the same model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WEIGHTS: Final = ("adapter_model.safetensors", "model.safetensors", "model.safet
 STATE: Final = "trainer_state.json"
 """What a trainer writes last into a checkpoint."""
 OURS: Final = ("mask_dpo", "safety_distill")
-"""Stages that know by themselves that nothing is left to train."""
+"""Stages that detect that nothing is left to train."""
 
 
 def go_on(folder: Path, stage: str) -> None:
-    """Remove what a training would stumble over when it is started again.
+    """Remove what would make a training fail when it is started again.
 
-    Final weights without a marker were cut off while they were saved, and the training would refuse the folder. A
-    checkpoint without its last file is half of one. From a checkpoint of the last step transformers' trainer would
+    Final weights without a marker were interrupted while they were saved, and the training would refuse the folder. A
+    checkpoint without its last file is incomplete. From a checkpoint of the last step transformers' trainer would
     train one step more, unless that ended an epoch: the training goes on from the one before it, or starts again.
     """
     for name in WEIGHTS:

@@ -2,7 +2,7 @@
 
 python -m realign_plugin.lab.study.run PLAN STEP
 
-A step that was cut off goes on: a training from its last checkpoint, the others from the first command that is not
+An interrupted step resumes: a training from its last checkpoint, the others from the first command that is not
 done. Its output goes to its log.
 """
 
@@ -37,7 +37,7 @@ LOOKED_AT: Final = 40
 """Last lines of a log among which the error is looked for."""
 ERROR: Final = re.compile(r"(error: |(\w+\.)*\w*(Error|Exception): )")
 KEEPERS: Final = ("prepare", "finish", "data", "on_policy")
-"""Kinds of steps that see to what an earlier run left themselves."""
+"""Kinds of steps that handle what an earlier run left themselves."""
 
 
 class StepError(Exception):
@@ -76,7 +76,7 @@ def run(plan: Plan, step: Step) -> None:
                     progress.add(number)
     missing = [path for path in step.creates if not Path(path).exists()]
     if missing:
-        raise StepError(f"{', '.join(missing)} should be there now and is not", 1)
+        raise StepError(f"{', '.join(missing)} is missing, though the step should have made it", 1)
     for folder in step.scratch:
         shutil.rmtree(folder, ignore_errors=True)
     from realign_plugin.lab.study.tables import versions
@@ -97,12 +97,12 @@ def run(plan: Plan, step: Step) -> None:
 
 
 class Progress:
-    """Which commands of a step are done; void when the step or what it needs has changed since.
+    """Which commands of a step are done; discarded when the step or what it needs has changed since.
 
     Attributes:
         path: The file that remembers it.
         done: Numbers of the commands that are done.
-        fresh: Whether the step starts anew.
+        fresh: Whether the step starts from the beginning.
     """
 
     def __init__(self, plan: Plan, step: Step) -> None:
@@ -121,7 +121,7 @@ class Progress:
             self.done = {int(word) for word in self.path.read_text(encoding="utf-8").split()[1:] if word.isdigit()}
 
     def begin(self, step: Step) -> None:
-        """Forget what was done and start anew."""
+        """Forget what was done and start from the beginning."""
         self.forget()
         write_text(self.path, step.fingerprint + "\n")
 
@@ -162,7 +162,7 @@ def _inside(plan: Plan, path: Path) -> bool:
 
 @contextmanager
 def held(plan: Plan, step: Step) -> Iterator[None]:
-    """Hold a step, so that no second process runs it, such as one of a study that was stopped and started again.
+    """Hold a step, so that no second process runs it, for example after a study was stopped and started again.
 
     Raises:
         StepError: If another process runs it.
@@ -186,7 +186,7 @@ def _environment(step: Step) -> dict[str, str]:
     return os.environ | {
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
         "OMP_NUM_THREADS": str(step.threads),
-        # Threads that spin long while they wait take the cores from other steps.
+        # Threads that spin while they wait take the cores from other steps.
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"),
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -233,7 +233,7 @@ def numbered(plan: Plan, name: str) -> str:
 
 
 def tail(log: Path) -> list[str]:
-    """What a log says of its end: the last line that names an error, else the last lines that say something."""
+    """The end of a log: the last line that names an error, else the last lines that are not empty."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     last = [line.strip() for line in lines if line.strip()]
     named = [line for line in last[-LOOKED_AT:] if ERROR.match(line)]
@@ -241,11 +241,11 @@ def tail(log: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one step; a failure leaves a file that says so."""
+    """Run one step; a failure leaves a file with the reason."""
     path, name = arguments or sys.argv[1:]
     plan = Plan.load(Path(path))
     step = plan.steps[name]
-    print(f"{numbered(plan, name)} {step.says}", flush=True)
+    print(f"{numbered(plan, name)} {step.title}", flush=True)
     try:
         with held(plan, step):
             run(plan, step)

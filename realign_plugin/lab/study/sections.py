@@ -21,7 +21,7 @@ def as_seeds(value: Any) -> Any:
 
 
 def empty(value: Any) -> Any:
-    """A key with nothing behind it."""
+    """A key without a value."""
     return {} if value is None else value
 
 

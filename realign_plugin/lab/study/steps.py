@@ -16,7 +16,10 @@ Kind = Literal[
     "validate", "choose", "evaluate", "table", "finish",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
-"""Kinds of steps in the order in which a study comes to them; each is a rule of the workflow."""
+"""Kinds of steps in the order of a study; each is a rule of the workflow, which users' profiles name.
+
+``rival`` trains a baseline.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,16 @@ class Step:
     """Commands that belong together; done when all have ended well and left what they must.
 
     Attributes:
-        name: Of the step; its marker, log and recipe are called so.
+        name: Of the step, and of its marker, log and recipe.
         kind: Rule of the workflow.
-        says: What is said when it starts.
+        title: Printed when it starts.
         does: Commands.
         needs: Steps that must be done before.
         inputs: Files of the user's that it reads; a changed one makes the step run again. Those that the study makes
             are left out when a step is added: the steps that make them are among its needs.
-        texts: Files that are written before the commands run, beside those of the commands: text by path.
+        texts: Files that are written before the commands run, besides those of the commands: text by path.
         creates: Files and folders that it leaves behind.
-        scratch: Folders that are of no use when it is done.
+        scratch: Folders that are useless when it is done.
         training: The training, which goes on from its last checkpoint.
         threads: Processor threads.
         gpus: GPUs.
@@ -43,7 +46,7 @@ class Step:
 
     name: str
     kind: Kind
-    says: str
+    title: str
     does: tuple[Command, ...]
     needs: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()

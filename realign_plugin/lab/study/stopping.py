@@ -1,4 +1,4 @@
-"""Ends a study at once when it is told to: its processes too, and in the background as in front."""
+"""Ends a study at once on request: its processes too, and in the background as in front."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PATIENCE: Final = 20.0
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(BaseException):  # like KeyboardInterrupt: no error, and nothing on the way catches it
-    """The study was told to stop.
+class Stopped(BaseException):  # like KeyboardInterrupt: not an error, and nothing in between catches it
+    """The study was asked to stop.
 
     Attributes:
         number: Of the signal.

@@ -41,7 +41,7 @@ def strength(builder: Builder, section: Pick) -> None:
             step = builder.merge_step(
                 f"strength-{own}", "merge", f"{own}: {len(values)} strengths", documents, tuple(needs)
             )
-            role: Role = "realigned" if how.kind[0] in MASKED else "rival"
+            role: Role = "realigned" if how.kind[0] in MASKED else "baseline"
             label = f"realigned ({how.label or how.masks[0]})" if role == "realigned" else how.label or method
             for value, out in zip(values, documents, strict=True):
                 facts = {"tasks": builder.config.tasks[name].evaluate, "method": method}

@@ -142,7 +142,7 @@ def markdown(table: Table, groups: Mapping[str, str]) -> str:
             mark = f" ({notes.setdefault(cell.reason, len(notes) + 1)})" if cell.reason else ""
             texts.append(cell.text() + mark)
         lines.append(f"| {groups.get(row.group, row.group)} | {row.label} | " + " | ".join(texts) + " |")
-    lines += ["", "95 % intervals in brackets; the arrow says which way is better."]
+    lines += ["", "95 % intervals in brackets; the arrow points to the better side."]
     lines += [f"({number}) {reason}" for reason, number in notes.items()]
     return "\n".join(lines) + "\n"
 

@@ -26,7 +26,7 @@ class Run:
     Attributes:
         stem: Name of the step and of its folder in ``models/``, without the seed.
         kind: Of the step.
-        says: What it does, in a few words.
+        title: What it does, in a few words.
         recipe: Where its arguments start from.
         datasets: LLaMA-Factory's names.
         arguments: Models and stage.
@@ -39,7 +39,7 @@ class Run:
 
     stem: str
     kind: Kind
-    says: str
+    title: str
     recipe: Recipe
     datasets: Names
     arguments: Arguments
@@ -72,17 +72,17 @@ def train(builder: Builder, run: Run) -> str:
     needs = (*data, *datasets.needs(evaluated, f"{name}: eval_dataset"), *run.needs)
     models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
     given = builder.given(*models, *found.get("task_adapters", []), *found.get("task_models", []))
-    training = described(name, f"{name}: {run.says}", found)
+    training = described(name, f"{name}: {run.title}", found)
     if run.seed is not None:
-        training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.says}", "seed": run.seed})
+        training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.title}", "seed": run.seed})
     inputs = (*given, *datasets.files([*run.datasets, *evaluated]))
     return add(builder, training, run.kind, found, needs, inputs, run.threads)
 
 
-def described(name: str, says: str, arguments: Arguments) -> Training:
+def described(name: str, title: str, arguments: Arguments) -> Training:
     """A training as the report reads it."""
     folder, stage = str(arguments["output_dir"]), str(arguments.get("stage", ""))
-    return Training(id=name, label=says, folder=folder, stage=stage)
+    return Training(id=name, label=title, folder=folder, stage=stage)
 
 
 def add(
@@ -110,19 +110,19 @@ def own_steps(builder: Builder, entries: Iterable[Prepare], kind: Kind, needs: t
     names: tuple[str, ...] = ()
     for entry in entries:
         what, before = f"{kind}.{entry.name}", (*needs, *names)
-        says = entry.says or f"{entry.name}: {entry.command or 'training'}"
+        title = entry.title or f"{entry.name}: {entry.command or 'training'}"
         if (entry.command is None) == (entry.train is None):
             raise UserError(f"{what}: expected either a command or train, not both; give one")
         if entry.train is None:
             step = Step(
-                entry.name, kind, says, (Shell(str(entry.command)),), before, tuple(entry.inputs),
+                entry.name, kind, title, (Shell(str(entry.command)),), before, tuple(entry.inputs),
                 creates=tuple(entry.creates), threads=entry.threads or 1,
             )  # fmt: skip
             names = (*names, builder.plan.add(step))
             continue
         if "output_dir" not in entry.train:
             raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
-        training = described(entry.name, says, entry.train)
+        training = described(entry.name, title, entry.train)
         names = (*names, add(builder, training, kind, entry.train, before, threads=entry.threads))
     return names
 

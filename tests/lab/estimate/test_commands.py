@@ -106,7 +106,7 @@ def test_mistakes_get_one_line_and_exit_code_2(
         (options, ["lora_rank=null"], "task_adapters[0]: nowhere does not exist"),
         (options, ["task_adapterz=[x]"], "the key 'task_adapterz' is unknown, expected 'task_adapters'"),
         (options, ["mask_granularity=elements"], "did you mean 'element'"),
-        (options, ["cutoff_len"], "cutoff_len: is no override"),
+        (options, ["cutoff_len"], "cutoff_len: is not an override"),
         (options, ["--target", "main"], "--target: main for a training"),
         (options, ["stage=ppo"], "stage: 'ppo' is unknown"),
         ({"learning_rate": 1}, [], "expected a training's (model_name_or_path, stage: mask_dpo) or a study's"),

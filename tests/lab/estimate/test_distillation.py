@@ -15,7 +15,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate import step
 from realign_plugin.lab.estimate.answers import answers
 from realign_plugin.lab.estimate.memory import alone
-from realign_plugin.lab.estimate.parameters import lora_rival
+from realign_plugin.lab.estimate.parameters import lora_baseline
 from realign_plugin.lab.estimate.step import LATER, STEP, VOCABULARY
 from realign_plugin.lab.estimate.training import Training, read_training
 from realign_plugin.lab.study.commands import OnPolicy
@@ -54,10 +54,10 @@ def test_teachers_of_a_lora_adapter_are_frozen_copies(options: Options) -> None:
 
 def test_both_are_held_against_lora_dpo(options: Options) -> None:
     for kind in ("safety_subspace", "lora"):
-        rival = lora_rival(training(options, finetuning_type=kind))
-        assert rival is not None
-        assert (rival.stage, rival.kind, rival.rows) == ("dpo", "lora", 4)
-        assert "teachers' LoRA factors" not in alone(rival).parts
+        baseline = lora_baseline(training(options, finetuning_type=kind))
+        assert baseline is not None
+        assert (baseline.stage, baseline.kind, baseline.rows) == ("dpo", "lora", 4)
+        assert "teachers' LoRA factors" not in alone(baseline).parts
 
 
 def test_whole_models_and_other_types(options: Options) -> None:
@@ -79,13 +79,13 @@ def test_the_measured_difference_to_lora_dpo(tmp_path: Path, monkeypatch: pytest
         "disable_gradient_checkpointing": True,
     }  # fmt: skip
     dpo = {"stage": "dpo", "finetuning_type": "lora", "per_device_train_batch_size": 4}
-    rival = alone(read_training("x", common | dpo)).total
+    baseline = alone(read_training("x", common | dpo)).total
     half = step._Head._answers
     monkeypatch.setattr(step._Head, "_answers", lambda self, hidden: half(self, hidden[:, 31:]))
     for kind in ("safety_subspace", "lora"):
         mine = common | DISTILLED | {"finetuning_type": kind, "task_adapters": ["nowhere"]}
         found = alone(read_training("x", mine | {"per_device_train_batch_size": 8})).total
-        assert (found - rival) / MIB == pytest.approx(-772, rel=0.03)
+        assert (found - baseline) / MIB == pytest.approx(-772, rel=0.03)
 
 
 def test_answers_of_the_studys_own_models(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate.memory import alone, per_process
-from realign_plugin.lab.estimate.parameters import by_module, lora_rival
+from realign_plugin.lab.estimate.parameters import by_module, lora_baseline
 from realign_plugin.lab.estimate.step import CAST, GRADIENTS, LATER, MASKS, REFERENCE, STEP, VOCABULARY
 from realign_plugin.lab.estimate.tracking import LiveMemory
 from realign_plugin.lab.estimate.training import Training, read_training
@@ -114,15 +114,15 @@ def test_gradients_are_there_throughout_where_several_passes_make_a_step(options
     assert parts[GRADIENTS] == 4 * FACTOR_NUMBERS
 
 
-def test_the_rival(options: dict[str, Any]) -> None:
+def test_the_baseline(options: dict[str, Any]) -> None:
     found = training(options)
-    rival = lora_rival(found)
-    assert rival is not None
-    parts = alone(rival).parts
+    baseline = lora_baseline(found)
+    assert baseline is not None
+    parts = alone(baseline).parts
     assert parts["LoRA factors"] == 4 * FACTOR_NUMBERS
     assert parts["optimiser states"] == 8 * FACTOR_NUMBERS
     assert "task vectors" not in parts
-    assert lora_rival(rival) is None
+    assert lora_baseline(baseline) is None
 
 
 def test_stock_trainings(options: dict[str, Any]) -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +25,9 @@ from realign_plugin.lab.repair.plan import Budget
 from realign_plugin.lab.study.launch import make_plan
 from realign_plugin.subspace.lora_adapters import read_lora
 from tests.conftest import make_llama, make_lora, make_tokenizer
+from tests.stock import Forked
 
+SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5))
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
 
 
@@ -46,25 +53,63 @@ class Ruled(Answerer):
         return HELPS if name.startswith("masks") and number % 4 == 0 else REFUSES
 
 
-@pytest.fixture
-def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Options of a small repair; adapters far from each other, so that distillation has something to do."""
-    make_llama(tmp_path / "base")
-    make_tokenizer(tmp_path / "base")
-    make_lora(tmp_path / "base", tmp_path / "aligned")
-    make_lora(tmp_path / "base", tmp_path / "tuned", start=tmp_path / "aligned", seed=11, step=0.3)
-    monkeypatch.setitem(plan.BUDGETS, "quick", Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5)))  # type: ignore[arg-type]
-    monkeypatch.setattr(Ruled, "stops_after", 10**6)
+@pytest.fixture(scope="module")
+def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model, adapters far from each other, so that distillation has something to do, and prompts."""
+    root = tmp_path_factory.mktemp("materials")
+    make_llama(root / "base")
+    make_tokenizer(root / "base")
+    make_lora(root / "base", root / "aligned")
+    make_lora(root / "base", root / "tuned", start=root / "aligned", seed=11, step=0.3)
     for name, word in (("harmful", "kite"), ("benign", "bread"), ("skill", "string")):
         rows = [{"prompt": f"how do i make {word} {number} ?"} for number in range(40)]
         if name == "skill":
             rows = [row | {"answer": "take paper and fold it ."} for row in rows]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        (root / f"{name}.json").write_text(json.dumps(rows))
+    return root
+
+
+def options_of(materials: Path, out: Path) -> dict[str, Any]:
+    """Options of a small repair."""
     return {
-        "base": str(tmp_path / "base"), "adapter": tmp_path / "tuned", "out": tmp_path / "out",
-        "aligned": tmp_path / "aligned", "budget": "quick", "prompts": [str(tmp_path / "harmful.json")],
-        "benign": [str(tmp_path / "benign.json")], "skill": [str(tmp_path / "skill.json")],
+        "base": str(materials / "base"), "adapter": materials / "tuned", "out": out,
+        "aligned": materials / "aligned", "budget": "quick", "prompts": [str(materials / "harmful.json")],
+        "benign": [str(materials / "benign.json")], "skill": [str(materials / "skill.json")],
     }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plan.BUDGETS, "quick", SMALL)  # type: ignore[arg-type]
+    monkeypatch.setattr(Ruled, "stops_after", 10**6)
+
+
+@pytest.fixture
+def given(materials: Path, tmp_path: Path) -> dict[str, Any]:
+    """Options of a repair into a new folder."""
+    return options_of(materials, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """Options of a repair that has come to its end, and what it printed; not to be changed."""
+    given = options_of(materials, tmp_path_factory.mktemp("finished") / "out")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.setitem(plan.BUDGETS, "quick", SMALL)  # type: ignore[arg-type]
+        run(given)
+    return given, said.getvalue()
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings that start quickly; those of ``finished`` start as a user's do."""
+
+    def popen(command: list[str], stdout: Any, **_: Any) -> Forked:
+        assert command[1:3] == ["-m", "llamafactory.cli"]
+        return Forked(["llamafactory-cli", *command[3:]], dict(os.environ), stdout.name, stdout.name)
+
+    stands_in = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(running, "subprocess", stands_in)
 
 
 def run(given: dict[str, Any], **changes: Any) -> None:
@@ -82,8 +127,8 @@ def table(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def test_prompts_in_an_adapter_out(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    run(given)
+def test_prompts_in_an_adapter_out(finished: tuple[dict[str, Any], str]) -> None:
+    given, said = finished
     found = table(given)
     rows = {row["model"]: row for row in found["rows"]}
     assert [row["refusal_rate"] for row in found["rows"]] == [1.0, 0.0, 1.0]
@@ -107,17 +152,14 @@ def test_prompts_in_an_adapter_out(given: dict[str, Any], capsys: pytest.Capture
     assert text.startswith('---\nbase_model: "base"\nlibrary_name: peft')
     assert found["verdict"]["sentence"] in text
     assert given["base"] not in text
-    said = capsys.readouterr().out
     assert found["verdict"]["sentence"][:60] in " ".join(said.split())
     assert "To do: " in said
 
 
+@pytest.mark.usefixtures("forked")
 def test_killed_at_three_points_it_ends_with_the_same_table(
-    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    finished: tuple[dict[str, Any], str], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(given)
-    whole = table(given)
-    given["out"] = given["out"].with_name("again")
     Ruled.stops_after = 2  # in the middle of the on-policy answers
     with pytest.raises(KeyboardInterrupt):
         run(given)
@@ -143,9 +185,10 @@ def test_killed_at_three_points_it_ends_with_the_same_table(
     assert not (given["out"] / "before_after.json").exists()
     Ruled.stops_after = 10**6
     run(given)
-    assert table(given) == whole
+    assert table(given) == table(finished[0])
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_second_run_does_nothing_again(given: dict[str, Any]) -> None:
     run(given, method="lora")
     files = {path: path.stat().st_mtime_ns for path in (given["out"] / "work" / "models").rglob("*.safetensors")}
@@ -231,7 +274,7 @@ def test_a_judge_that_is_not_there(given: dict[str, Any], monkeypatch: pytest.Mo
 def test_a_repair_as_a_study(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     Ruled.stops_after = 0
     file = given["out"].with_name("study.yaml")
-    run(given, write_study=file, test=[str(given["out"].with_name("benign.json"))], benign=["borderline"])
+    run(given, write_study=file, test=given["benign"], benign=["borderline"])
     assert not given["out"].exists()
     planned = make_plan(file, [])
     assert {"data-own", "tuned-distill-0", "tuned-distill_lora-0"} <= planned.steps.keys()

@@ -119,11 +119,11 @@ class MadeUpRun:
                         harmful=0.03 + 0.02 * seed, refusing=0.05 + loss, skill=none | {task: top - loss},
                     )  # fmt: skip
                 self._model(
-                    f"{task}-dpo-{seed}", "LoRA-DPO", task, "rival", method="lora_dpo", seed=seed, name="LoRA-DPO",
+                    f"{task}-dpo-{seed}", "LoRA-DPO", task, "baseline", method="lora_dpo", seed=seed, name="LoRA-DPO",
                     harmful=0.02, refusing=0.13, skill=none | {task: top - 0.09},
                 )  # fmt: skip
             self._model(
-                f"{task}-resta", "RESTA (0.7)", task, "rival", method="resta",
+                f"{task}-resta", "RESTA (0.7)", task, "baseline", method="resta",
                 harmful=0.21, refusing=0.06, skill=none | {task: top - 0.04},
             )  # fmt: skip
         if len(self.tasks) > 1:

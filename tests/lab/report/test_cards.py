@@ -61,8 +61,8 @@ def names(judges: dict[str, dict[str, Any]], seeds: list[int]) -> list[str]:
 def test_limits_are_those_of_this_study() -> None:
     off, on = {"judge": "off"}, judged("one", unjudged=4)
     assert names({"a": off}, [0])[2:] == ["One seed", "No judge"]
-    assert names({"a": on}, [0, 1, 2])[2:] == ["3 seeds", "A judge errs"]
-    assert names({"a": on, "b": off}, [])[2:] == ["Some results without a judge", "A judge errs"]
+    assert names({"a": on}, [0, 1, 2])[2:] == ["3 seeds", "A judge makes errors"]
+    assert names({"a": on, "b": off}, [])[2:] == ["Some results without a judge", "A judge makes errors"]
     assert names({}, [])[2:] == ["Judge unknown"]
 
 

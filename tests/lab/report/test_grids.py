@@ -14,9 +14,9 @@ def test_the_best_repaired_row_of_each_group_is_marked_and_equals_share_it() -> 
             [HARMFUL, skill("task")],
             ("a", "fine-tuned", {"harmful": 0, "task": 99}),  # not repaired: never marked
             ("a", "realigned", {"harmful": 3, "task": 80}),
-            ("a", "rival", {"harmful": 3, "task": 70}),
+            ("a", "baseline", {"harmful": 3, "task": 70}),
             ("b", "realigned", {"harmful": 50, "task": 10}),
-            ("b", "rival", {"harmful": 60, "task": 20}),
+            ("b", "baseline", {"harmful": 60, "task": 20}),
             ("c", "realigned", {"harmful": 1, "task": 100}),  # nothing to choose from
         )
     )
@@ -32,7 +32,7 @@ def test_missing_numbers_have_numbered_reasons_each_once() -> None:
             [HARMFUL, OVER],
             ("a", "base", {"harmful": none, "over-refusal": 3}),
             ("a", "realigned", {"harmful": none}),
-            ("a", "rival", {"harmful": {"value": float("nan"), "reason": "no judge"}, "over-refusal": 4}),
+            ("a", "baseline", {"harmful": {"value": float("nan"), "reason": "no judge"}, "over-refusal": 4}),
         )
     )
     rows = made.groups[0][1]
@@ -52,7 +52,7 @@ def test_shares_are_in_per_cent_and_scores_are_not() -> None:
 
 def test_axes_are_headed_and_seeds_told_where_names_repeat() -> None:
     made = table(
-        [HARMFUL, SCORE, skill("x"), OVER], ("a", "realigned", {}), ("a", "realigned", {}), ("a", "rival", {}),
+        [HARMFUL, SCORE, skill("x"), OVER], ("a", "realigned", {}), ("a", "realigned", {}), ("a", "baseline", {}),
     )  # fmt: skip
     rows = [row.model_copy(update={"seed": n % 2}) for n, row in enumerate(made.rows)]
     shown = grid(made.model_copy(update={"rows": rows}))

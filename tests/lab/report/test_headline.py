@@ -22,7 +22,7 @@ def test_best_is_the_smallest_sum_of_harm_over_refusal_and_missing_skill() -> No
     assert found.before is made.rows[1]
     assert found.candidates == 3
     assert [measure.verdict for measure in found.measures] == ["better", "no clear change", "no clear change"]
-    assert found.rival is None
+    assert found.baseline is None
 
 
 def test_a_repair_that_harms_is_called_worse() -> None:
@@ -32,17 +32,17 @@ def test_a_repair_that_harms_is_called_worse() -> None:
     assert sentence([found]).endswith("; harm rose beyond chance.")
 
 
-def test_a_better_rival_is_told() -> None:
+def test_a_better_baseline_is_told() -> None:
     realigned = ("task", "realigned", {"harmful": 10, "over-refusal": 5, "task": 70})
-    ahead = ("task", "rival", {"harmful": 1, "over-refusal": 1, "task": 79})
-    behind = ("task", "rival", {"harmful": 30, "over-refusal": 1, "task": 79})
+    ahead = ("task", "baseline", {"harmful": 1, "over-refusal": 1, "task": 79})
+    behind = ("task", "baseline", {"harmful": 30, "over-refusal": 1, "task": 79})
     (found,) = comparisons(table(COLUMNS, TUNED, realigned, behind, ahead))
-    assert found.rival_does == "better"
-    assert [cell.value for cell in found.rival_measures] == [0.01, 0.01, 0.79]
+    assert found.baseline_does == "better"
+    assert [cell.value for cell in found.baseline_measures] == [0.01, 0.01, 0.79]
     (found,) = comparisons(table(COLUMNS, TUNED, realigned, behind))
-    assert found.rival_does == "worse"
-    (found,) = comparisons(table(COLUMNS, TUNED, realigned, ("task", "rival", realigned[2])))
-    assert found.rival_does == "as well"
+    assert found.baseline_does == "worse"
+    (found,) = comparisons(table(COLUMNS, TUNED, realigned, ("task", "baseline", realigned[2])))
+    assert found.baseline_does == "as well"
 
 
 def test_a_row_without_a_number_does_not_win() -> None:

@@ -33,16 +33,16 @@ def test_panels_number_the_front_from_left_to_right() -> None:
         ("start", "aligned", {"harmful": 1, "task": 10}),
         ("task", "fine-tuned", {"harmful": 90, "task": 80}),
         ("task", "realigned", {"harmful": 2, "task": 79}),
-        ("task", "rival", {"harmful": 30, "task": 60}),
-        ("task", "rival", {"harmful": 3}),
+        ("task", "baseline", {"harmful": 30, "task": 60}),
+        ("task", "baseline", {"harmful": 3}),
         ("unrepaired", "fine-tuned", {"harmful": 90, "task": 80}),
     )
     (panel,) = draw_scatter(made).panels
     assert [(point.number, point.row.role) for point in panel.front] == [
         (1, "aligned"), (2, "realigned"), (3, "fine-tuned"),
     ]  # fmt: skip
-    assert panel.left_out == ["rival"]
-    assert draw_scatter(made).roles == ["base", "aligned", "fine-tuned", "realigned", "rival"]
+    assert panel.left_out == ["baseline"]
+    assert draw_scatter(made).roles == ["base", "aligned", "fine-tuned", "realigned", "baseline"]
     assert ">1</text>" in panel.svg
 
 

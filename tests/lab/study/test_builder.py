@@ -32,15 +32,15 @@ def test_mergekit_takes_folders_for_folders(building: Building, tmp_path: Path) 
 def test_a_model_of_several_seeds_has_its_name_and_its_label(building: Building) -> None:
     builder = building(seeds=[3, 4])
     for seed in (3, 4):
-        builder.model(f"x-{seed}", "x", "maths", "rival", "s", ("m", "a"), seed=seed, method="dpo")
+        builder.model(f"x-{seed}", "x", "maths", "baseline", "s", ("m", "a"), seed=seed, method="dpo")
     first, second = (builder.plan.models[f"x-{seed}"] for seed in (3, 4))
     assert [(one.label, one.name, one.seed, one.method) for one in (first, second)] == [
         ("x", "x", 3, "dpo"), ("x, seed 4", "x", 4, "dpo"),
     ]  # fmt: skip
-    alone = builder.model("y", "y", "maths", "rival", "s", ("m", None), tasks=["safety"])
+    alone = builder.model("y", "y", "maths", "baseline", "s", ("m", None), tasks=["safety"])
     assert (alone.name, alone.tasks, alone.peft) == ("", ("safety",), None)
     with pytest.raises(UserError, match="two models have this name"):
-        builder.model("y", "other", "maths", "rival", "s", ("m", None))
+        builder.model("y", "other", "maths", "baseline", "s", ("m", None))
 
 
 def test_stock_trainings_go_on_from_an_adapter_or_a_model(building: Building) -> None:

@@ -19,12 +19,12 @@ def test_the_recipes_are_the_papers() -> None:
 
 def test_the_more_special_recipe_wins() -> None:
     given = {
-        "rival_sft": {"learning_rate": 3.0},
+        "baseline_sft": {"learning_rate": 3.0},
         "sft": {"learning_rate": 2.0, "max_steps": 5},
         "all": {"max_steps": 1},
     }
-    assert recipe("rival_sft", given, "lora")["learning_rate"] == 3.0
-    assert recipe("rival_sft", given, "lora")["max_steps"] == 5
+    assert recipe("baseline_sft", given, "lora")["learning_rate"] == 3.0
+    assert recipe("baseline_sft", given, "lora")["max_steps"] == 5
     assert recipe("dpo", given, "lora")["max_steps"] == 1
     assert recipe("mask_dpo_fused", {"mask_dpo": {"learning_rate": 0.5}}, "lora")["learning_rate"] == 0.5
 

@@ -34,9 +34,9 @@ def test_each_training_goes_on_from_the_right_model(values: Values, planned: Pla
     assert (masked["stage"], masked["finetuning_type"]) == ("mask_dpo", "safety_subspace")
     assert (masked["aligned_adapter"], masked["task_adapters"]) == ("runs/it/models/aligned", ["runs/it/models/maths"])
     assert masked["mask_estimator"] == "straight_through"
-    rival = recipe(plan, "maths-sft_dpo-0")
-    assert rival["stage"] == "dpo"
-    assert rival["adapter_name_or_path"] == rival["ref_model_adapters"] == "runs/it/models/maths-sft_dpo-0-1-sft"
+    second = recipe(plan, "maths-sft_dpo-0")
+    assert second["stage"] == "dpo"
+    assert second["adapter_name_or_path"] == second["ref_model_adapters"] == "runs/it/models/maths-sft_dpo-0-1-sft"
     assert recipe(plan, "maths-sft_dpo-0-1-sft")["adapter_name_or_path"] == "runs/it/models/maths"
 
 

@@ -55,9 +55,9 @@ def test_one_method_after_another_makes_rows_with_seed_and_method(builder: Build
         "code-paper-0-binary": ("realigned", "paper", 0, "export-code-paper-0"),
         "code-paper-0-sampled": ("realigned", "paper", 0, "export-code-paper-0"),
         "code-shipped-0-binary": ("realigned", "shipped", 0, "export-code-shipped-0"),
-        "code-sft_dpo-0": ("rival", "sft_dpo", 0, "code-sft_dpo-0"),
-        "code-resta": ("rival", "resta", 0, "merge-code-resta"),
-        "code-safe_lora": ("rival", "safe_lora", 0, "merge-code-safe_lora"),
+        "code-sft_dpo-0": ("baseline", "sft_dpo", 0, "code-sft_dpo-0"),
+        "code-resta": ("baseline", "resta", 0, "merge-code-resta"),
+        "code-safe_lora": ("baseline", "safe_lora", 0, "merge-code-safe_lora"),
     }
 
 

@@ -66,13 +66,8 @@ def _wait_for(file: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("number", "ignored", "code"),
-    [(signal.SIGINT, True, 130), (signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
-)
-def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(
-    config: Path, number: int, ignored: bool, code: int
-) -> None:
+def stop(config: Path, number: int, ignored: bool, code: int) -> tuple[list[str], Plan]:
+    """Stop a study in its second step; gives its command line and its plan."""
     words = [sys.executable, "-m", "realign_plugin.cli", "study", str(config)]
     process = subprocess.Popen(
         words, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -95,7 +90,17 @@ def test_a_study_that_is_stopped_leaves_no_process_and_goes_on(
     assert plan.done("quick") is not None
     assert plan.done("slow") is None
     assert not list((root / "steps").glob("*.failed.json"))
+    return words, plan
 
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_study_in_the_background_that_is_stopped_leaves_no_process(config: Path, number: int, code: int) -> None:
+    stop(config, number, True, code)
+
+
+def test_a_study_that_is_stopped_goes_on(config: Path) -> None:
+    words, plan = stop(config, signal.SIGINT, False, 130)
+    root = config.parent / "run"
     (root / "let").touch()
     todo = subprocess.run([*words, "-n"], capture_output=True, text=True, check=True).stdout
     assert "quick: echo" in todo

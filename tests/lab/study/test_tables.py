@@ -45,7 +45,7 @@ def save(plan: Plan, name: str, found: dict[str, Any], results_folder: str = "re
 def plan(tmp_path: Path) -> Plan:
     config = {"seeds": [0], "evaluate": {"columns": [], "choose": {"tasks": None, "columns": None}}}
     plan = Plan("root", str(tmp_path), config)
-    for name, group, role in (("base", "start", "base"), ("t", "t", "fine-tuned"), ("t-resta", "t", "rival")):
+    for name, group, role in (("base", "start", "base"), ("t", "t", "fine-tuned"), ("t-resta", "t", "baseline")):
         choice = "root/choices/t-resta.json" if name == "t-resta" else None
         plan.models[name] = Model(
             id=name, label=name.upper(), group=group, role=role, method="", seed=0, pretrained="m", choice=choice,

@@ -25,7 +25,9 @@ def builder(values: dict[str, Any], tmp_path: Path) -> Builder:
 
 def test_a_training_has_its_facts_as_fields(builder: Builder) -> None:
     changes = [{"learning_rate": 1.0}, {"learning_rate": 2.0, "eval_dataset": "pairs_validation"}]
-    run = Run("m-dpo", "rival", "DPO", "rival_dpo", ["pairs"], {"stage": "dpo"}, changes, ("",), seed=1, suffix="-x")
+    run = Run(
+        "m-dpo", "rival", "DPO", "baseline_dpo", ["pairs"], {"stage": "dpo"}, changes, ("",), seed=1, suffix="-x"
+    )
     step = builder.plan.steps[train(builder, run)]
     (command,) = step.does
     assert isinstance(command, Train)
