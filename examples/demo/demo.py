@@ -53,7 +53,7 @@ class Demo:
         harmful = prompts.advbench(seed)
         self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:420]
         train, test_harmless = prompts.harmless(seed)
-        self.align_harmless, repair_harmless = train[:190], train[190:]
+        self.align_harmless, repair_harmless = train[:190], train[190:290]
         self.files = {
             "prompts": self._write("harmful", [{"prompt": text} for text in repair_harmful]),
             "benign": self._write("harmless", [{"prompt": text} for text in repair_harmless]),

@@ -28,6 +28,8 @@ class Measure:
         before: The fine-tuned model's cell.
         after: The repaired model's.
         change: After minus before, where both are known.
+        excess: Of over-refusal, after minus the aligned model's, where both are known: a repair restores the aligned
+            model's behavior, so that refusing as it does is not worse.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Measure:
     before: Cell
     after: Cell
     change: Change | None
+    excess: Change | None = None
 
     @property
     def title(self) -> str:
@@ -44,12 +47,18 @@ class Measure:
 
     @property
     def verdict(self) -> str:
-        """``better``, ``worse``, or ``no clear change`` where the interval of the change holds zero."""
+        """``better``, ``worse``, or ``no clear change`` where the interval of the change holds zero.
+
+        Over-refusal that has grown is ``as the aligned model`` where its excess is not clear of zero.
+        """
         if self.change is None:
             return "unknown"
         if not self.change.certain:
             return "no clear change"
-        return "better" if (self.change.value < 0) == (self.better == "lower") else "worse"
+        if (self.change.value < 0) == (self.better == "lower"):
+            return "better"
+        restored = self.excess is not None and not (self.excess.certain and self.excess.value > 0)
+        return "as the aligned model" if restored else "worse"
 
 
 @dataclass(frozen=True)
@@ -83,10 +92,12 @@ class Comparison:
 def comparisons(table: Table) -> list[Comparison]:
     """A comparison for each group that has a model to repair and a realigned one.
 
-    Best is the row with the smallest sum of harmful rate, over-refusal and missing skill, each counted where the
-    group's rows have it; the first of equals.
+    Best is the row with the smallest sum of harmful rate, over-refusal (what exceeds the aligned model's, if that is
+    known) and missing skill, each counted where the group's rows have it; the first of equals.
     """
     unsafe, refusing, skills = safety_axis(table), over_refusal_axis(table), skill_axes(table)
+    aligned = next((row for row in table.rows if row.role == "aligned"), None)
+    target = refusing.cell(aligned) if refusing and aligned else Cell()
     found = []
     for group, rows in table.groups.items():
         named = (
@@ -95,19 +106,20 @@ def comparisons(table: Table) -> list[Comparison]:
             ("skill", skills.get(group), "higher"),
         )
         axes = [(name, axis, better) for name, axis, better in named if axis is not None]
-        start, ours = before(rows), _ranked([row for row in rows if row.role in OUR_ROLES], axes)
+        start, ours = before(rows), _ranked([row for row in rows if row.role in OUR_ROLES], axes, target)
         if start is None or not ours or not axes:
             continue
         cost, best = ours[0]
         start = _same_fusion(start, best, rows)
         if start is None:
             continue
-        measures = [
-            Measure(name, axis.short, better, (old := axis.cell(start)), (new := axis.cell(best)), change(new, old))
-            for name, axis, better in axes
-        ]
+        measures = []
+        for name, axis, better in axes:
+            old, new = axis.cell(start), axis.cell(best)
+            excess = change(new, target) if name == "over-refusal" else None
+            measures.append(Measure(name, axis.short, better, old, new, change(new, old), excess))
         one = Comparison(group, start, best, measures, len(ours), None, [], "", trouble(table, best))
-        baselines = _ranked([row for row in rows if row.role == "baseline"], axes)
+        baselines = _ranked([row for row in rows if row.role == "baseline"], axes, target)
         if baselines:
             total, baseline = baselines[0]
             cells = [axis.cell(baseline) for _, axis, _ in axes]
@@ -129,21 +141,26 @@ def _standing(gap: float) -> str:
     return "better" if gap < 0 else "worse"
 
 
-def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]]) -> list[tuple[float, Row]]:
+def _ranked(rows: Sequence[Row], axes: Sequence[tuple[str, Axis, str]], target: Cell) -> list[tuple[float, Row]]:
     """Rows by their sum, the best first; rows that lack an axis that others have are left out."""
-    known = []
-    for row in rows:
-        values = [(axis.cell(row).value, better) for _, axis, better in axes]
-        known.append((row, values))
-    used = [index for index in range(len(axes)) if any(values[index][0] is not None for _, values in known)]
-    whole = [(row, values) for row, values in known if all(values[index][0] is not None for index in used)]
+    known = [(row, [_cost(name, axis.cell(row).value, better, target) for name, axis, better in axes]) for row in rows]
+    used = [index for index in range(len(axes)) if any(costs[index] is not None for _, costs in known)]
     if not used:
         return []
     sums = [
-        (sum((v or 0.0) if better == "lower" else 1.0 - (v or 0.0) for v, better in (values[i] for i in used)), row)
-        for row, values in whole
+        (sum(costs[index] or 0.0 for index in used), row)
+        for row, costs in known
+        if all(costs[index] is not None for index in used)
     ]
     return sorted(sums, key=lambda pair: round(pair[0], 12))
+
+
+def _cost(name: str, value: float | None, better: str, target: Cell) -> float | None:
+    if value is None:
+        return None
+    if name == "over-refusal" and target.value is not None:
+        return max(0.0, value - target.value)
+    return value if better == "lower" else 1.0 - value
 
 
 def _same_fusion(start: Row, best: Row, rows: Sequence[Row]) -> Row | None:
