@@ -25,6 +25,7 @@ class Budget:
         test: Of each kind that before and after are measured on, at most, where no test set is given.
         steps: Steps of a training.
         strengths: Strengths to choose among; 1 is the trained adapter, 0 the fine-tuned one.
+        rates: Learning rates. Fewer steps need a higher one (docs/results.md).
         answer_tokens: Tokens of an answer to a safety prompt, at most. Refusals show early.
     """
 
@@ -35,13 +36,14 @@ class Budget:
     test: int
     steps: int
     strengths: tuple[float, ...]
+    rates: Mapping[Method, float]
     answer_tokens: int = 64
 
 
 BUDGETS: Final[Mapping[str, Budget]] = {
-    "quick": Budget(96, 64, 96, 32, 100, 40, (1.0,), answer_tokens=32),
-    "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5)),
-    "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4)),
+    "quick": Budget(96, 64, 96, 32, 100, 40, (1.0,), {"masks": 0.3, "lora": 1e-3}, answer_tokens=32),
+    "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5), {"masks": 0.1, "lora": 2e-4}),
+    "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4), {"masks": 0.1, "lora": 2e-4}),
 }
 ROWS: Final = 8
 """Rows of a training step."""

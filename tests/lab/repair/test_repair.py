@@ -81,6 +81,7 @@ def options_of(materials: Path, out: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(plan.BUDGETS, "quick", SMALL)  # type: ignore[arg-type]
+    monkeypatch.setattr(plan, "CPU_BATCH", 16)
     monkeypatch.setattr(Ruled, "stops_after", 10**6)
 
 
@@ -96,6 +97,7 @@ def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     given = options_of(materials, tmp_path_factory.mktemp("finished") / "out")
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
         patch.setitem(plan.BUDGETS, "quick", SMALL)  # type: ignore[arg-type]
+        patch.setattr(plan, "CPU_BATCH", 16)
         run(given)
     return given, said.getvalue()
 
