@@ -27,7 +27,7 @@ from realign_plugin.subspace.lora_adapters import read_lora
 from tests.conftest import make_llama, make_lora, make_tokenizer
 from tests.stock import Forked
 
-SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5))
+SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5), {"masks": 0.1, "lora": 2e-4})
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
 
 
