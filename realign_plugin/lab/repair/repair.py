@@ -16,7 +16,7 @@ from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
-from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
+from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import ANSWER_TOKENS, SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
@@ -162,7 +162,7 @@ class Repair:
         measurer = self._measurer(self.session)
         measurer.add("repaired", self.folders.out)
         found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
-        rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
+        rows, told = [row_of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
