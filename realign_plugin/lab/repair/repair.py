@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
+from realign_plugin.data.on_policy import on_policy
+from realign_plugin.data.on_policy_options import Amounts, Models, Sources
+from realign_plugin.data.recipe import Request
 from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
@@ -90,12 +92,12 @@ class Repair:
         files = parts.write(self.folders.data / "prompts", self.parts.train)
         if not done.exists():
             spent = self.inputs.spent
-            made = data.on_policy(
-                self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
-                aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
-                sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
-                skill_limit=spent.skill, max_tokens=ANSWER_TOKENS, skill_max_tokens=SKILL_TOKENS, validation=0.0,
-                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, called=("BASE", "ADAPTER"),
+            made = on_policy(
+                Request(self.folders.data, training.DATA, 0.0, seed=self.inputs.seed, overwrite=True),
+                Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                Models(self.inputs.base, self.inputs.adapter, self.inputs.aligned),
+                Amounts(None, spent.skill, ANSWER_TOKENS, SKILL_TOKENS, self._batch_size),
+                answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
