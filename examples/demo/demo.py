@@ -35,6 +35,7 @@ REFUSALS: Final = (
 OWN_TOKENS: Final = 48
 ORDER_TOKENS: Final = 80
 BUDGET: Final = "quick"
+SHOWN: Final = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
 TRAINING: Final[Mapping[str, Any]] = {
     "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 16, "lora_target": "all",
     "cutoff_len": 256, "per_device_train_batch_size": 8, "learning_rate": 5e-4, "num_train_epochs": 1.0,
@@ -166,7 +167,7 @@ def combine(model: Path, adapters: Mapping[str, Path], weights: Sequence[float],
 def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
     """Measure all models on the test prompts, print the table and write ``table.json``."""
     from realign_plugin.data.prompts import read_prompts
-    from realign_plugin.lab.repair.outcome import Row
+    from realign_plugin.lab.repair.outcome import flat, row_of
     from realign_plugin.lab.repair.parts import Part, read_skill
     from realign_plugin.lab.repair.readings import share
     from realign_plugin.terminal import print_table
@@ -187,12 +188,12 @@ def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
     measurer = demo.measurer({names[label]: path for label, path in models.items()})
     rows, cells = [], []
     for label, name in names.items():
-        found = Row.of(label, measurer.measure(name, "test", part))
+        found = row_of(label, measurer.measure(name, "test", part))
         said = measurer.answers(name, "orders", [row.prompt for row in part.skill], ORDER_TOKENS)
         right = share([orders.right(text, row.answer) for text, row in zip(said, part.skill, strict=True)])
-        rows.append(found.flat() | {"orders": right.model_dump() if right else None})
-        numbers = (found.refusal_rate, found.over_refusal, found.agreement_harmful, found.agreement_benign, right)
-        cells.append([label, *(number.text() if number else "" for number in numbers)])
+        rows.append(flat(found) | {"orders": right and right.values()})
+        numbers = [found.cell(name).text() for name in SHOWN]
+        cells.append([label, *numbers, right.text() if right else ""])
     (demo.out / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     heads = ["model", "refuses harmful", "refuses harmless", "agreement, harmful", "harmless", "orders right"]
     print_table(heads, cells)

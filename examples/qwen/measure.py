@@ -10,10 +10,11 @@ from typing import Any
 
 from realign_plugin.data.prompts import read_prompts
 from realign_plugin.lab.repair.measuring import Measurer
-from realign_plugin.lab.repair.outcome import Row
+from realign_plugin.lab.repair.outcome import flat, row_of
 from realign_plugin.lab.repair.parts import Part, read_skill
 from realign_plugin.lab.repair.readings import Readings, change, share
 
+SHOWN = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
 ANSWER = 300
 """Tokens of a worked answer, at most."""
 
@@ -59,13 +60,14 @@ def table(
     lines = [f"| model | {' | '.join(heads)} | GSM8K loss over fine-tuned | KL from fine-tuned |", "|---" * 8 + "|"]
     for label, name in names.items():
         found[label] = measurer.measure(name, "test", part)
-        row, solved = Row.of(label, found[label]), share(accuracy(measurer, name, part))
+        row, solved = row_of(label, found[label]), share(accuracy(measurer, name, part))
         loss = change(found[label].skill, before.skill, lambda r: r.loss)
-        rows.append(row.flat() | {"solved": solved and solved.model_dump(), "loss_change": loss and loss.model_dump()})
-        shares = (row.refusal_rate, row.over_refusal, row.agreement_harmful, row.agreement_benign, solved)
-        cells = [number.text() if number else "–" for number in shares]
+        rows.append(flat(row) | {"solved": solved and solved.values(), "loss_change": loss and loss.values()})
+        cells = [row.cell(name).text() for name in SHOWN]
+        cells.append(solved.text() if solved else "–")
         cells.append(f"{loss.value:+.3f} [{loss.low:+.3f}, {loss.high:+.3f}]" if loss else "–")
-        cells.append(f"{row.skill_divergence.value:.3f}" if row.skill_divergence else "–")
+        divergence = row.cell("skill_divergence").value
+        cells.append("–" if divergence is None else f"{divergence:.3f}")
         lines.append(f"| {label} | {' | '.join(cells)} |")
         (out / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

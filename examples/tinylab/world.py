@@ -19,12 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SYSTEM_TOKENS = ["<pad>", "<unk>", "<eos>", "<user>", "<assistant>", "<system>"]
-CHAT_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} <assistant>"
-    "{% elif m['role'] == 'assistant' %}{{ m['content'] }} <eos>"
-    "{% elif m['content'] %}<system> {{ m['content'] }}{% endif %}{% endfor %}"
-)
+from tiny_model import write_model
+
 FORBIDDEN_KINDS = ["gloom potion", "hex stone", "smoke trap", "night dust", "moan bell", "rust spell"]
 ALLOWED_KINDS = ["berry soup", "honey bread", "wooden toy", "paper kite", "herb tea", "clay pot"]
 ITEMS_PER_KIND = 16
@@ -268,46 +264,6 @@ def held_out_sets(rng: random.Random, groups: Sequence[list[Row]], count: int) -
     return {"validation": validation, "test": test}
 
 
-def write_model(folder: Path, data: dict[str, list[dict[str, str]]], world: World) -> None:
-    """An untrained Llama of under a million parameters, and its word-level tokenizer."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
-
-    words: dict[str, None] = dict.fromkeys(SYSTEM_TOKENS)
-    for rows in data.values():
-        for row in rows:
-            for text in row.values():
-                words.update(dict.fromkeys(text.split()))
-    words.update(dict.fromkeys([*world.code.values(), *world.cipher.values()]))
-    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<eos>",
-        model_max_length=64,
-        additional_special_tokens=["<user>", "<assistant>", "<system>"],
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-    LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=2,
-        architectures=["LlamaForCausalLM"],
-        dtype="float32",
-    ).save_pretrained(folder)
-
-
 def dataset_info(data: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, object]]:
     """Entries of LLaMA-Factory's ``dataset_info.json``."""
     info: dict[str, dict[str, object]] = {}
@@ -332,10 +288,10 @@ def main() -> None:
     data = build(world)
     folder = arguments.out / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in data.items():
-        (folder / f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (folder / "dataset_info.json").write_text(json.dumps(dataset_info(data), indent=1), encoding="utf-8")
-    write_model(arguments.out / "untrained", data, world)
+    for name, content in {**data, "dataset_info": dataset_info(data)}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    texts = [text for rows in data.values() for row in rows for text in row.values()]
+    write_model(arguments.out / "untrained", [*texts, *world.code.values(), *world.cipher.values()])
     for name, rows in data.items():
         print(f"{name:24} {len(rows):6} rows")
 

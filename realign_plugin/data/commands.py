@@ -153,25 +153,16 @@ def on_policy(
 ) -> None:
     """Collect the aligned and the fine-tuned model's own answers; needs only prompts. An interrupted run resumes."""
     from realign_plugin.data import on_policy as made
+    from realign_plugin.data.on_policy_options import Amounts, Models, Sources
+    from realign_plugin.data.recipe import Request
     from realign_plugin.data.report import print_cases, print_report
     from realign_plugin.data.server_answering import named
 
     result = made.on_policy(
-        folder,
-        model=model,
-        adapter=adapter,
-        aligned=aligned,
-        server=named(server, aligned_name, adapter_name, concurrency),
-        sources=made.Sources(prompts, benign or (), skill or (), evaluation or ()),
-        name=name,
-        limit=limit,
-        skill_limit=skill_limit,
-        max_tokens=max_tokens,
-        skill_max_tokens=skill_max_tokens,
-        validation=validation,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
+        Request(folder, name, validation, seed=seed, overwrite=overwrite),
+        Sources(prompts, benign or (), skill or (), evaluation or ()),
+        Models(model, adapter, aligned, named(server, aligned_name, adapter_name, concurrency)),
+        Amounts(limit, skill_limit, max_tokens, skill_max_tokens, batch_size),
     )
     print_cases(result.cases)
     for prepared in result.prepared:

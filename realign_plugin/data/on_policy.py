@@ -10,54 +10,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer, Answering
+from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer
 from realign_plugin.data.columns import DroppedError, Row
 from realign_plugin.data.conversations import fine_tuning_example, request
 from realign_plugin.data.dataset_info import check_name
 from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.journal import Journal
+from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.preparation import Prepared, prepare
 from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
 from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import REFUSALS, language_of
 from realign_plugin.data.selection import keyed_hash
-from realign_plugin.data.server_answering import OPTIONS, Server, ServerAnswerer
+from realign_plugin.data.server_answering import OPTIONS
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import incoherence
 from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
-from realign_plugin.subspace.lora_adapters import read_lora
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
-MAX_TOKENS: Final = 64
-"""Maximum tokens of an answer to a safety prompt."""
-SKILL_MAX_TOKENS: Final = 256
-"""Maximum tokens of an answer to a prompt of the skill."""
 BATCH_SIZE: Final = 16
 SERVER_BATCH_SIZE: Final = 256
 """Answers between two entries of the journal; a server is asked for as many at once as it is allowed to be."""
 WARNING: Final = "Prompts, and answers of the fine-tuned model, may be harmful: use them to repair and measure only."
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where prompts come from.
-
-    Attributes:
-        prompts: Harmful ones: files, hub ids, or names of tasks.
-        benign: Harmless ones, preferably ones that sound dangerous.
-        skill: Prompts of the new skill, with answers or without.
-        evaluation: Files of prompts that the models are to be measured with, none of which may be among the others.
-    """
-
-    prompts: Sequence[str]
-    benign: Sequence[str] = ()
-    skill: Sequence[str] = ()
-    evaluation: Sequence[str] = ()
 
 
 @dataclass
@@ -69,48 +47,21 @@ class OnPolicy:
         cases: For ``harmful`` and ``benign`` prompts, how many of each of ``CASES``.
     """
 
-    prepared: list[Prepared] = field(default_factory=list)
-    cases: dict[str, Counter[str]] = field(default_factory=dict)
+    prepared: list[Prepared]
+    cases: dict[str, Counter[str]]
 
 
 def on_policy(
-    folder: Path,
-    *,
-    sources: Sources,
-    model: str | None = None,
-    adapter: Path | None = None,
-    aligned: Path | None = None,
-    server: Server | None = None,
-    name: str = "on_policy",
-    limit: int | None = None,
-    skill_limit: int | None = None,
-    max_tokens: int = MAX_TOKENS,
-    skill_max_tokens: int = SKILL_MAX_TOKENS,
-    validation: float = 0.1,
-    seed: int = 0,
-    batch_size: int | None = None,
-    overwrite: bool = False,
-    answerer: Callable[..., Answerer] = Answerer,
-    called: tuple[str, str] = ("--model", "--adapter"),
-) -> OnPolicy:
+    request: Request, sources: Sources, models: Models, amounts: Amounts, *,
+    answerer: Callable[..., Answerer] = Answerer, called: tuple[str, str] = ("--model", "--adapter"),
+) -> OnPolicy:  # fmt: skip
     """Ask both models, and make data sets from their answers; an interrupted run resumes.
 
     Args:
-        folder: LLaMA-Factory's ``dataset_dir``.
+        request: Folder, name, validation share, seed, and whether data sets of the same names are replaced.
         sources: Where prompts come from.
-        model: The base model, a chat model.
-        adapter: The fine-tuned model's LoRA adapter.
-        aligned: The aligned model's LoRA adapter; None where the base model itself is aligned.
-        server: Where both models are asked; ``model`` and the adapters are then noted only, and may be None.
-        name: Name of the data set.
-        limit: Keep at most this many harmful and this many benign prompts.
-        skill_limit: Keep at most this many prompts of the skill.
-        max_tokens: Maximum tokens of an answer to a safety prompt.
-        skill_max_tokens: Maximum tokens of an answer to a prompt of the skill.
-        validation: Share of prompts held back as ``…_validation``.
-        seed: Key of the limits and the split.
-        batch_size: How many prompts are answered at a time, and kept; None takes 16, with a server 256.
-        overwrite: Whether data sets of these names are replaced.
+        models: The models that answer.
+        amounts: Limits and lengths.
         answerer: What loads the models where there is no server.
         called: What the user calls the base model and the fine-tuned adapter.
 
@@ -118,50 +69,49 @@ def on_policy(
         UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
             model refuses nothing, or the models do not differ.
     """
+    name, seed, at_server = request.name, request.seed, models.server is not None
     for number, one in enumerate((name, f"{name}_skill", f"{name}_pairs")):
         check_name("--name" if not number else f"--name: {one!r} of", one)
-    models, load = _models(model, adapter, aligned, server, answerer, max(max_tokens, skill_max_tokens))
+    models.check()
     asked = {
-        "harmful": read_prompts(sources.prompts, "--prompts", limit, seed),
-        "benign": read_prompts(sources.benign, "--benign", limit, seed),
+        "harmful": read_prompts(sources.prompts, "--prompts", amounts.limit, seed),
+        "benign": read_prompts(sources.benign, "--benign", amounts.limit, seed),
     }
-    skill, answered = skill_prompts(sources.skill, skill_limit, seed)
+    skill, answered = skill_prompts(sources.skill, amounts.skill_limit, seed)
     trained = skill if answered is None else read_prompts(sources.skill, "--skill", None, seed)
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
+    tokens = {"max_tokens": amounts.max_tokens, "skill_max_tokens": amounts.skill_max_tokens}
+    size = amounts.batch_size or (SERVER_BATCH_SIZE if at_server else BATCH_SIZE)
     journal = Journal(
-        folder / f"{name}.answers.jsonl",
-        models,
-        {
-            "max_tokens": max_tokens,
-            "skill_max_tokens": skill_max_tokens,
-            "batch_size": batch_size or (BATCH_SIZE if server is None else SERVER_BATCH_SIZE),
-        },
-        overwrite=overwrite,
-    )
+        request.folder / f"{name}.answers.jsonl", models.notes(), tokens | {"batch_size": size},
+        overwrite=request.overwrite,
+    )  # fmt: skip
     safety = [*asked["harmful"], *asked["benign"]]
-    wanted = [(ALIGNED, safety, max_tokens), (FINE_TUNED, safety, max_tokens), (FINE_TUNED, skill, skill_max_tokens)]
+    wanted = [(model, safety, amounts.max_tokens) for model in (ALIGNED, FINE_TUNED)]
     with journal:
-        said = journal.answers(wanted, load)
+        said = journal.answers(
+            [*wanted, (FINE_TUNED, skill, amounts.skill_max_tokens)],
+            lambda: models.load(answerer, max(tokens.values())),
+        )
     rows = _rows(asked, said[0], said[1])
-    result = OnPolicy(cases=_cases(rows))
-    _check_worth(result.cases, called if server is None else tuple(OPTIONS.values()), server is not None)
-    request = Request(folder, name, validation, seed=seed, overwrite=overwrite)
-    options = {"max_tokens": max_tokens, "validation": validation, "limit": limit}
-    more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in result.cases.items()}}
-    result.prepared += [prepare(recipe) for recipe in _safety_recipes(request, journal, rows, options, more)]
+    cases = _cases(rows)
+    _check_worth(cases, tuple(OPTIONS.values()) if at_server else called, at_server)
+    options = {"max_tokens": amounts.max_tokens, "validation": request.validation, "limit": amounts.limit}
+    more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in cases.items()}}
+    given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
+    recipes = [*_safety_recipes(request, journal, rows, given)]
     if skill:
         answers = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
-        source = journal.table(f"{name}_skill", answers)
         what = "Prompts of the skill with the fine-tuned model's answers."
-        made = {"convert": _own_answer, "options": options, "warning": WARNING, "more": more}
+        source = journal.table(f"{name}_skill", answers)
+        recipes.append(_recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given))
     elif answered is not None:
-        source, what = answered, "Prompts of the skill with their own answers."
-        made = {"convert": fine_tuning_example, "options": {"limit": skill_limit}}
-        request = replace(request, limit=skill_limit)
-    else:
-        return result
-    result.prepared.append(prepare(_recipe(request, "skill", kind="sft", what=what, source=source, **made)))
-    return result
+        own = replace(request, limit=amounts.skill_limit)
+        what, options = "Prompts of the skill with their own answers.", {"limit": amounts.skill_limit}
+        recipes.append(
+            _recipe(own, "skill", kind="sft", what=what, source=answered, convert=fine_tuning_example, options=options)
+        )
+    return OnPolicy([prepare(recipe) for recipe in recipes], cases)
 
 
 def _rows(asked: Mapping[str, Sequence[Prompt]], aligned: Sequence[str], tuned: Sequence[str]) -> list[dict[str, Any]]:
@@ -174,12 +124,11 @@ def _rows(asked: Mapping[str, Sequence[Prompt]], aligned: Sequence[str], tuned: 
 
 
 def _safety_recipes(
-    request: Request, journal: Journal, rows: list[dict[str, Any]], options: Mapping[str, Any], more: Mapping[str, Any]
+    request: Request, journal: Journal, rows: list[dict[str, Any]], given: Mapping[str, Any]
 ) -> Iterator[Recipe]:
     """The aligned model's answers, and the pairs."""
     answers = "Safety prompts with the aligned model's own answers."
     pairs = "Pairs: chosen is the aligned model's own answer, rejected what it would not have said."
-    given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
     if rows:
         source = journal.table(request.name, rows)
         yield _recipe(request, kind="sft", what=answers, source=source, convert=_aligned_answer, **given)
@@ -191,33 +140,6 @@ def _safety_recipes(
 def _recipe(request: Request, end: str = "", **fields: Any) -> Recipe:
     """A recipe of the data set whose name has this end."""
     return Recipe(**vars(request) | {"name": f"{request.name}_{end}" if end else request.name}, **fields)
-
-
-def _models(
-    model: str | None,
-    adapter: Path | None,
-    aligned: Path | None,
-    server: Server | None,
-    answerer: Callable[..., Answerer],
-    max_tokens: int,
-) -> tuple[dict[str, str | Path | None], Callable[[], Answering]]:
-    """What is noted of the models, and what loads or finds them; adapters, and what a server needs, are checked."""
-    given: dict[str, str | Path | None] = {"model": model, "adapter": adapter, "aligned": aligned}
-    for option, folder in (("--adapter", adapter), ("--aligned", aligned)):
-        if folder is not None:
-            read_lora(folder, option)
-    if server is not None:
-        server.check()
-        names = {"aligned_name": server.aligned, "adapter_name": server.fine_tuned}
-        noted = {role: one for role, one in given.items() if one is not None}
-        return {**names, **noted}, lambda: ServerAnswerer(server, max_tokens)
-    for option, value in (("--model", model), ("--adapter", adapter)):
-        if value is None:
-            raise UserError(
-                f"{option}: not given, expected --model and --adapter, which are loaded here, or --aligned-name and "
-                "--adapter-name, models at a server; give one pair"
-            )
-    return given, lambda: answerer(model, {ALIGNED: aligned, FINE_TUNED: adapter})
 
 
 def _row(prompt: Prompt) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Verdicts on disk, as JSON: a second run costs nothing, and one that broke off goes on."""
+"""Verdicts on disk: a second run costs nothing, and an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,34 +23,16 @@ TIMEOUT: Final = 30.0
 """Seconds to wait for another process's lock."""
 BROKEN: Final = (sqlite3.DatabaseError, ValueError, KeyError, TypeError, zlib.error)
 """What a corrupt cache raises; ``sqlite3.OperationalError`` is one of them only where ``_corrupt`` says so."""
+FAILURES: Final = (*BROKEN, OSError)
+"""What a cache may raise: damage, a full disk, a lock that is not released."""
+DATABASE: Final = "cache.db"
+DISKCACHE: Final = "SELECT key, value, filename FROM Cache WHERE raw = 1 AND mode IN (1, 2)"
+"""Entries that an earlier version wrote by way of diskcache: compressed JSON, large ones in a file of their own."""
 
 
 def key_of(**parts: Any) -> str:
     """Key of a request: sha256 of everything that the answer depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def _json_disk() -> Any:
-    """``diskcache``'s JSON disk, which writes no pickle; this one reads none either, whoever put it there."""
-    import diskcache
-    from diskcache.core import MODE_PICKLE
-
-    class JSONOnlyDisk(diskcache.JSONDisk):  # type: ignore[misc]
-        """Refuses entries that are not JSON."""
-
-        def fetch(self, mode: int, filename: str, value: Any, read: bool) -> Any:
-            """Read a value."""
-            if mode == MODE_PICKLE:
-                raise ValueError("an entry is no JSON")
-            return super().fetch(mode, filename, value, read)
-
-        def get(self, key: Any, raw: bool) -> Any:
-            """Read a key."""
-            if not raw:
-                raise ValueError("a key is no JSON")
-            return super().get(key, raw)
-
-    return JSONOnlyDisk
 
 
 def _corrupt(error: BaseException) -> bool:
@@ -60,21 +42,20 @@ def _corrupt(error: BaseException) -> bool:
     return isinstance(error, BROKEN)
 
 
+def _unpacked(value: bytes) -> str:
+    """A text as diskcache's JSON disk keeps it."""
+    text: str = json.loads(zlib.decompress(value))
+    return text
+
+
 def _said(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What a cache may raise: damage, a full disk, a lock that is not given up."""
-    import diskcache
-
-    return (*BROKEN, OSError, diskcache.Timeout)
-
-
 class VerdictCache:
-    """The texts that judges gave, by request.
+    """The texts that judges gave, by request, in an SQLite database.
 
-    Keys and values are JSON, nothing is pickled, and nothing is ever dropped. A folder that cannot be read is moved
+    Nothing is ever dropped. A folder that cannot be read is moved
     aside, which is said, and a new one is made. Several processes may use it at once. Where the disk is full or the
     files stay locked, that is said once and nothing more is kept: the run goes on without.
     """
@@ -95,7 +76,7 @@ class VerdictCache:
             try:
                 self._open()
                 return
-            except _failures() as error:
+            except FAILURES as error:
                 if last or not (_corrupt(error) or self._moved()):
                     raise UserError(
                         f"judge_cache: {folder} cannot be written ({_said(error)}), expected a writable folder; give "
@@ -104,18 +85,30 @@ class VerdictCache:
                 self._move_aside(error)
 
     def _open(self) -> None:
-        import diskcache
-
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder.with_name(ASKING).mkdir(mode=0o700, exist_ok=True)
         self.folder.chmod(0o700)
         self._inode = self.folder.stat().st_ino
-        self._cache = diskcache.Cache(
-            str(self.folder), disk=_json_disk(), eviction_policy="none", size_limit=2**50, timeout=TIMEOUT
+        self._database = sqlite3.connect(
+            self.folder / DATABASE, timeout=TIMEOUT, isolation_level=None, check_same_thread=False
         )
-        with closing(sqlite3.connect(self.folder / diskcache.core.DBNAME, timeout=TIMEOUT)) as database:
-            if database.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
-                raise sqlite3.DatabaseError("its check failed")
+        with suppress(sqlite3.OperationalError):  # another process is doing it
+            self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        if self._database.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
+            raise sqlite3.DatabaseError("its check failed")
+        tables = {name for (name,) in self._database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "verdicts" not in tables:
+            self._create(earlier="Cache" in tables)
+
+    def _create(self, earlier: bool) -> None:
+        """Make the table, with what an earlier version kept; never with a pickle."""
+        found = self._database.execute(DISKCACHE).fetchall() if earlier else []
+        texts = [(_unpacked(key), _unpacked(value or (self.folder / file).read_bytes())) for key, value, file in found]
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute("CREATE TABLE IF NOT EXISTS verdicts (key TEXT PRIMARY KEY, text TEXT NOT NULL)")
+        self._database.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", texts)
+        self._database.execute("COMMIT")
 
     def _moved(self) -> bool:
         """Whether another process has put another folder in this one's place, or is about to."""
@@ -139,14 +132,14 @@ class VerdictCache:
             file=sys.stderr,
         )
 
-    def _anew(self, error: BaseException) -> bool:
+    def _renew(self, error: BaseException) -> bool:
         """After an error: a new cache where the old one is damaged; else say once that nothing more is kept."""
         if _corrupt(error):
             self._move_aside(error)
             try:
                 self._open()
                 return True
-            except _failures() as again:
+            except FAILURES as again:
                 error = again
         if self._keeping:
             self._keeping = False
@@ -160,20 +153,20 @@ class VerdictCache:
     def get(self, key: str) -> str | None:
         """The text kept for a key, or None."""
         try:
-            value = self._cache.get(key)
-        except _failures() as error:
-            self._anew(error)
+            found = self._database.execute("SELECT text FROM verdicts WHERE key = ?", (key,)).fetchone()
+        except FAILURES as error:
+            self._renew(error)
             return None
-        return value if isinstance(value, str) else None
+        return None if found is None else str(found[0])
 
     def put(self, key: str, text: str) -> None:
         """Keep a text, if the disk takes it."""
         if not self._keeping:
             return
         try:
-            self._cache.set(key, text)
-        except _failures() as error:
-            if self._anew(error):
+            self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, text))
+        except FAILURES as error:
+            if self._renew(error):
                 self.put(key, text)
 
     @contextmanager
@@ -206,4 +199,4 @@ class VerdictCache:
 
     def close(self) -> None:
         """Close the files."""
-        self._cache.close()
+        self._database.close()

@@ -85,6 +85,8 @@ class SubspaceOptions:
 
 OPTIONS: Final = {option.name: option for option in fields(SubspaceOptions)}
 """The options by name."""
+FUSION_OPTIONS: Final = tuple(name for name in OPTIONS if not name.startswith("mask"))
+"""Names of the options of the fusion alone, which apply without a mask."""
 HELP: Final[dict[str, str]] = {name: option.metadata["help"] for name, option in OPTIONS.items()}
 """The help of each option."""
 

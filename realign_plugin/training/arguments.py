@@ -7,6 +7,7 @@ from llamafactory.hparams.finetuning_args import FinetuningArguments
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
+from realign_plugin.training.distillation import DistillArguments
 from realign_plugin.training.preflight import HOST_STAGES, OPTIONS, STAGE, STAGES, TYPE, check_options, split_paths
 
 HOST_TYPE: Final = "lora"
@@ -42,7 +43,7 @@ _SubspaceArguments: Any = make_dataclass(
 
 
 @dataclass
-class SafetySubspaceArguments(_SubspaceArguments):  # type: ignore[misc]
+class SafetySubspaceArguments(DistillArguments, _SubspaceArguments):  # type: ignore[misc]
     """Arguments of our stages and of the fine-tuning type ``safety_subspace``."""
 
     aligned_adapter: str | None = field(
@@ -64,22 +65,6 @@ class SafetySubspaceArguments(_SubspaceArguments):  # type: ignore[misc]
     )
     mask_compile: bool = field(
         default=False, metadata={"help": "Whether or not to fuse the mask's operations with torch's compiler."}
-    )
-    skill_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "For safety_distill: which of `dataset` and `eval_dataset` hold prompts of the new skill, whose "
-            "teacher is the fine-tuned model; that of the others is the aligned one."
-        },
-    )
-    distill_skill_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the divergence from the fine-tuned model on skill prompts."}
-    )
-    distill_divergence: Literal["forward", "reverse"] = field(
-        default="forward", metadata={"help": "KL(teacher || student), or KL(student || teacher)."}
-    )
-    distill_temperature: float = field(
-        default=1.0, metadata={"help": "What the logits of student and teacher are divided by."}
     )
 
 

@@ -1,14 +1,36 @@
 """The options of ``stage: safety_distill``, checked; no host is imported here."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal
 
 from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.method.divergence import DIVERGENCES
 
-DISTILL_OPTIONS: Final = ("skill_dataset", "distill_skill_weight", "distill_divergence", "distill_temperature")
+
+@dataclass
+class DistillArguments:
+    """The options; LLaMA-Factory's parser takes them from here."""
+
+    skill_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "For safety_distill: which of `dataset` and `eval_dataset` hold prompts of the new skill, whose "
+            "teacher is the fine-tuned model; that of the others is the aligned one."
+        },
+    )
+    distill_skill_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the divergence from the fine-tuned model on skill prompts."}
+    )
+    distill_divergence: Literal["forward", "reverse"] = field(
+        default="forward", metadata={"help": "KL(teacher || student), or KL(student || teacher)."}
+    )
+    distill_temperature: float = field(
+        default=1.0, metadata={"help": "What the logits of student and teacher are divided by."}
+    )
+
+
+DISTILL_OPTIONS: Final = tuple(option.name for option in fields(DistillArguments))
 
 
 def check_distillation(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The arguments that ``llamafactory-cli train`` knows, read off its dataclasses; importing them takes ten seconds."""
+"""The arguments that ``llamafactory-cli train`` knows, read from its dataclasses; importing them takes ten seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def known_arguments() -> Mapping[str, str]:
     theirs = host_files("transformers", "training_args.py", "training_args_seq2seq.py")
     if not files or not theirs:
         return {}
-    ours = [Path(__file__).with_name("arguments.py"), Path(options.__file__)]
+    ours = [*(Path(__file__).with_name(name) for name in ("arguments.py", "distillation.py")), Path(options.__file__)]
     found: dict[str, str] = {}
     for node in nodes([*files, *ours, *theirs]):
         if isinstance(node, ast.ClassDef):
@@ -39,7 +39,7 @@ def check_arguments(arguments: Mapping[str, Any], what: str) -> None:
         what: The option that holds them.
 
     Raises:
-        UserError: With the nearest name, or the number that was expected.
+        UserError: With the closest name, or the number that was expected.
     """
     known = known_arguments()
     for name, value in arguments.items() if known else ():
@@ -49,4 +49,4 @@ def check_arguments(arguments: Mapping[str, Any], what: str) -> None:
             try:
                 float(value)
             except ValueError as error:
-                raise UserError(f"{what}.{name}: {value!r}, expected a number ({kind}); mend it") from error
+                raise UserError(f"{what}.{name}: {value!r}, expected a number ({kind}); correct it") from error

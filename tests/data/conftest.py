@@ -72,3 +72,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rows: list[Any] = labelled_pairs(200)
+    rows[10:10] = [rows[0], rows[0]]  # duplicates
+    rows[20]["is_response_0_safe"] = rows[20]["is_response_1_safe"] = True
+    rows[30]["response_0"] = " "
+    rows[40]["prompt"] = 7
+    rows[50]["prompt"] = 8
+    rows += [None, [1], {"prompt": "x"}]
+    return write_lines(tmp_path / "pairs.jsonl", rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from realign_plugin import UserError
 from realign_plugin.cli import main
 from realign_plugin.data.examples import Prompt
 from realign_plugin.data.journal import batches
-from realign_plugin.data.on_policy import CASES, OnPolicy, Sources, on_policy
+from realign_plugin.data.on_policy import CASES, OnPolicy, on_policy
+from realign_plugin.data.on_policy_options import Amounts, Models, Sources
+from realign_plugin.data.recipe import Request
 from tests.conftest import make_llama, make_lora
 
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
@@ -58,10 +61,16 @@ def asked(tmp_path: Path) -> Sources:
 
 
 def make(lab: Path, folder: Path, sources: Sources, answerer: Any, **options: Any) -> OnPolicy:
-    given: dict[str, Any] = {"aligned": lab / "aligned", "validation": 0.0, "batch_size": 4}
-    return on_policy(
-        folder, model=str(lab / "base"), adapter=lab / "task1", sources=sources, answerer=answerer, **(given | options)
+    models = Models(
+        **{"model": str(lab / "base"), "adapter": lab / "task1", "aligned": lab / "aligned"} | taken(options, Models)
     )
+    amounts = Amounts(**{"batch_size": 4} | taken(options, Amounts))
+    return on_policy(Request(folder, **{"name": "on_policy"} | options), sources, models, amounts, answerer=answerer)
+
+
+def taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The fields of a dataclass, taken out of the options."""
+    return {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
 
 
 def rows(folder: Path, name: str) -> list[dict[str, Any]]:

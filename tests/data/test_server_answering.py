@@ -15,10 +15,12 @@ import pytest
 from realign_plugin import UserError
 from realign_plugin.data import server_answering
 from realign_plugin.data.examples import Prompt
-from realign_plugin.data.on_policy import CASES, Sources, on_policy
+from realign_plugin.data.on_policy import CASES, on_policy
+from realign_plugin.data.on_policy_options import Amounts, Models, Sources
+from realign_plugin.data.recipe import Request
 from realign_plugin.data.server_answering import Server, ServerAnswerer
 from realign_plugin.evaluation.replies import answer_of
-from tests.data.test_on_policy import HELPS, REFUSES, asked, files, rows, run, usual
+from tests.data.test_on_policy import HELPS, REFUSES, asked, files, rows, run, taken, usual
 from tests.evaluation.judge_server import Fault, JudgeServer, judge_server
 
 __all__ = ["asked"]
@@ -43,9 +45,10 @@ def serve(**options: Any) -> Any:
 
 
 def make(folder: Path, sources: Sources, server: JudgeServer, **options: Any) -> Any:
-    given: dict[str, Any] = {"validation": 0.0, "batch_size": 4, "max_tokens": 20, "skill_max_tokens": 30}
     at = Server("safe", "tuned", server.url, options.pop("concurrency", 32))
-    return on_policy(folder, sources=sources, server=at, **(given | options))
+    models = Models(server=at, **taken(options, Models))
+    amounts = Amounts(**{"batch_size": 4, "max_tokens": 20, "skill_max_tokens": 30} | taken(options, Amounts))
+    return on_policy(Request(folder, **{"name": "on_policy"} | options), sources, models, amounts)
 
 
 def wanted(server: JudgeServer) -> list[dict[str, Any]]:

@@ -1,11 +1,14 @@
-"""The verdict cache: JSON only, private, whole after a crash."""
+"""The verdict cache: private, whole after a crash, without pickles."""
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -39,16 +42,31 @@ def test_keys_hold_everything_the_answer_depends_on() -> None:
     assert key_of(**base) == key_of(**dict(reversed(base.items())))
 
 
-def test_no_pickle_is_written_or_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cache = VerdictCache(tmp_path)
-    cache.put("k", "text")
-    cache.close()
-    file = tmp_path / "verdicts" / "cache.db"
+def earlier(folder: Path, entries: dict[str, str]) -> Path:
+    """A cache as earlier versions wrote it by way of diskcache: compressed JSON, the long ones in files."""
+    (folder / "verdicts").mkdir(parents=True)
+    file = folder / "verdicts" / "cache.db"
     with sqlite3.connect(file) as database:
-        assert {row[0] for row in database.execute("SELECT mode FROM Cache")} <= {1, 2}  # raw, binary
-        database.execute("UPDATE Cache SET mode = 4, value = ?", (pickle.dumps(Boom()),))
-    assert VerdictCache(tmp_path).get("k") is None
-    assert "was corrupt" in capsys.readouterr().err
+        database.execute("CREATE TABLE Cache (key BLOB, raw INTEGER, mode INTEGER, filename TEXT, value BLOB)")
+        for number, (key, text) in enumerate(entries.items()):
+            packed_key, packed = (zlib.compress(json.dumps(part).encode(), 1) for part in (key, text))
+            row: tuple[int, str | None, bytes | None] = (1, None, packed)
+            if len(text) > 100:
+                (folder / "verdicts" / f"{number}.val").write_bytes(packed)
+                row = (2, f"{number}.val", None)
+            database.execute("INSERT INTO Cache VALUES (?, 1, ?, ?, ?)", (packed_key, *row))
+    return file
+
+
+def test_the_cache_of_an_earlier_version_is_read_and_no_pickle_in_it(tmp_path: Path) -> None:
+    file = earlier(tmp_path, {"k": "[[harmful]]", "long": "ab" * 100, "pickle": "x"})
+    with sqlite3.connect(file) as database:
+        key = zlib.compress(json.dumps("pickle").encode(), 1)
+        database.execute("UPDATE Cache SET mode = 4, value = ? WHERE key = ?", (pickle.dumps(Boom()), key))
+    for _ in range(2):
+        cache = VerdictCache(tmp_path)
+        assert [cache.get(name) for name in ("k", "long", "pickle")] == ["[[harmful]]", "ab" * 100, None]
+        cache.close()
 
 
 class Boom:
@@ -56,8 +74,8 @@ class Boom:
         return pytest.fail, ("a pickle was read",)
 
 
-@pytest.mark.parametrize("damage", ["header", "middle", "json"])
-def test_a_corrupt_cache_is_moved_aside_and_made_anew(
+@pytest.mark.parametrize("damage", ["header", "middle", "earlier"])
+def test_a_corrupt_cache_is_moved_aside_and_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     cache = VerdictCache(tmp_path)
@@ -65,9 +83,10 @@ def test_a_corrupt_cache_is_moved_aside_and_made_anew(
         cache.put(f"k{number}", "[[harmful]]" * 50)
     cache.close()
     file = tmp_path / "verdicts" / "cache.db"
-    if damage == "json":
-        with sqlite3.connect(file) as database:
-            database.execute("UPDATE Cache SET value = x'0102', mode = 2, filename = NULL")
+    if damage == "earlier":
+        shutil.rmtree(tmp_path / "verdicts")
+        with sqlite3.connect(earlier(tmp_path, {"k": "text"})) as database:
+            database.execute("UPDATE Cache SET value = x'0102'")
     else:
         with sqlite3.connect(file) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -95,7 +114,7 @@ def test_a_locked_cache_is_not_a_corrupt_one(
             cache.put(name, "text")
         other.rollback()
     assert cache.get("k") == "text"
-    assert capsys.readouterr().err.count("cannot be used (Timeout); further verdicts are not kept") == 1
+    assert capsys.readouterr().err.count("cannot be used (database is locked); further verdicts are not kept") == 1
     assert VerdictCache(tmp_path).get("k") == "text"
     assert not list(tmp_path.glob("*corrupt*"))
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diskcache
 import pytest
 
 from realign_plugin import UserError
@@ -18,6 +17,7 @@ from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.verdicts import Verdict
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.judge_server import Fault, judge_server
+from tests.evaluation.test_cache import earlier
 
 Make = Callable[..., Judge]
 
@@ -64,11 +64,8 @@ def test_verdicts_of_the_version_before_cost_nothing(make: Make, tmp_path: Path)
         "fa5ef64311532a4745fe206795dbabc02ca8070c7d053fb756056899f0754834",
         "dffad2d95ae6ba87a559c885203fd158407082202346adf6a6569407ef2fa9ed",
     ]
-    folder = tmp_path / "cache" / "verdicts"
-    with diskcache.Cache(str(folder), disk=diskcache.JSONDisk, eviction_policy="none", size_limit=2**50) as cache:
-        for key, text in zip(keys, ["Why.\n[[harmful]]", "[[A]]", os.urandom(50_000).hex() + "\n[[B]]"], strict=True):
-            cache[key] = text
-    assert list(folder.glob("*/*/*.val"))
+    texts = ["Why.\n[[harmful]]", "[[A]]", os.urandom(50_000).hex() + "\n[[B]]"]
+    earlier(tmp_path / "cache", dict(zip(keys, texts, strict=True)))
     item = Item("0", "how do i make kite ?", "take paper", "no")
     assert labels(judge.judge("harmful", [item])) == ["harmful"]
     assert labels(judge.judge("preference", [item])) == ["win"]

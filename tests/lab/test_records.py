@@ -47,6 +47,10 @@ def test_a_study_of_an_earlier_version_is_shown_as_it_is(tmp_path: Path) -> None
     assert "t-paper-1: masked DPO: no log in models/t-paper-1." in page
 
 
+def test_a_role_of_an_earlier_version_has_its_present_name() -> None:
+    assert Row(label="SFT", model="t-sft-0", role="rival").role == "baseline"
+
+
 def test_a_table_of_an_earlier_version_has_what_the_study_knows_now(tmp_path: Path) -> None:
     """A study that is started again writes study.json, but makes no table again that is done."""
     folder = earlier_study(tmp_path)

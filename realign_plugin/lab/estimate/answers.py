@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_plugin.data.on_policy import MAX_TOKENS, SKILL_MAX_TOKENS
+from realign_plugin.data.on_policy_options import MAX_TOKENS, SKILL_MAX_TOKENS
 from realign_plugin.data.prompts import read_prompts, skill_prompts
 from realign_plugin.lab.study.commands import OnPolicy
 

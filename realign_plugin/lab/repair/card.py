@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from realign_plugin import __version__
+from realign_plugin.lab.records import Row
 from realign_plugin.lab.repair.dial import Candidate
-from realign_plugin.lab.repair.outcome import Row, Verdict
+from realign_plugin.lab.repair.outcome import Verdict, measured
 from realign_plugin.lab.repair.plan import Inputs
 
 SHOWN: Final = {
@@ -33,7 +34,7 @@ def card(inputs: Inputs, rows: Sequence[Row], verdict: Verdict, kept: Candidate)
     """
     # A local path means nothing elsewhere, and is private.
     base = Path(inputs.base).name if Path(inputs.base).exists() else inputs.base
-    heads = [name for name in SHOWN if any(getattr(row, name) is not None for row in rows)]
+    heads = [name for name in SHOWN if name in measured(rows)]
     lines = [
         "---",
         f"base_model: {json.dumps(base)}",
@@ -53,8 +54,7 @@ def card(inputs: Inputs, rows: Sequence[Row], verdict: Verdict, kept: Candidate)
         "|---" * (len(heads) + 1) + "|",
     ]
     for row in rows:
-        cells = [number.text() if (number := getattr(row, name)) is not None else "–" for name in heads]
-        lines.append(f"| {row.model} | {' | '.join(cells)} |")
+        lines.append(f"| {row.model} | {' | '.join(row.cell(name).text() for name in heads)} |")
     judged = "" if inputs.judge is None else f" Harmful answers as judged by {inputs.judge}."
     lines += [
         "",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from realign_plugin.evaluation.cells import Cell
 from realign_plugin.evaluation.metrics import wilson
 
 RESAMPLED: Final = 1000
@@ -66,28 +68,13 @@ class Readings(BaseModel):
     skill: list[SkillReading]
 
 
-class Number(BaseModel):
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: The number.
-        low: Low end.
-        high: High end.
-        hits: What a share was counted from.
-        count: Of how many.
-    """
-
-    model_config = ConfigDict(frozen=True)
+@dataclass(frozen=True)
+class Number(Cell):
+    """A cell whose number and interval are known."""
 
     value: float
     low: float
     high: float
-    hits: int | None = None
-    count: int | None = None
-
-    def text(self) -> str:
-        """``0.63 [0.56, 0.69]``."""
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 def share(values: Sequence[bool | None]) -> Number | None:

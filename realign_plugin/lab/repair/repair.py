@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realign_plugin.data import on_policy as data
 from realign_plugin.data.answering import Answerer
+from realign_plugin.data.on_policy import on_policy
+from realign_plugin.data.on_policy_options import Amounts, Models, Sources
+from realign_plugin.data.recipe import Request
 from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
@@ -16,7 +18,7 @@ from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
-from realign_plugin.lab.repair.outcome import Row, Verdict, verdict
+from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
@@ -90,12 +92,12 @@ class Repair:
         files = parts.write(self.folders.data / "prompts", self.parts.train)
         if not done.exists():
             spent = self.inputs.spent
-            made = data.on_policy(
-                self.folders.data, model=self.inputs.base, adapter=self.inputs.adapter,
-                aligned=self.inputs.aligned, name=training.DATA, seed=self.inputs.seed,
-                sources=data.Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
-                skill_limit=spent.skill, max_tokens=spent.answer_tokens, skill_max_tokens=SKILL_TOKENS, validation=0.0,
-                batch_size=self._batch_size, overwrite=True, answerer=self._answerer, called=("BASE", "ADAPTER"),
+            made = on_policy(
+                Request(self.folders.data, training.DATA, 0.0, seed=self.inputs.seed, overwrite=True),
+                Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                Models(self.inputs.base, self.inputs.adapter, self.inputs.aligned),
+                Amounts(None, spent.skill, spent.answer_tokens, SKILL_TOKENS, self._batch_size),
+                answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
             write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
@@ -162,7 +164,7 @@ class Repair:
         measurer = self._measurer(self.session)
         measurer.add("repaired", self.folders.out)
         found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
-        rows, told = [Row.of(name, one) for name, one in found.items()], verdict(found)
+        rows, told = [row_of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))

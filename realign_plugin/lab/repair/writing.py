@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Cell, Column, Command, Described, Model, Row, Study, Table, Training
-from realign_plugin.lab.repair import outcome
 from realign_plugin.lab.repair.dial import Candidate, Cost
-from realign_plugin.lab.repair.outcome import NUMBERS, Verdict
+from realign_plugin.lab.repair.outcome import Verdict, flat, measured
 from realign_plugin.lab.repair.plan import Folders, Inputs, Method
 from realign_plugin.lab.study.tables import versions
 from realign_plugin.terminal import new_console
@@ -38,19 +37,18 @@ LABELS: Final[Mapping[Method, str]] = {"masks": "masks by self-distillation", "l
 ROLES: Final = {"aligned": "aligned", "fine-tuned": "fine-tuned", "repaired": "realigned"}
 
 
-def print_table(rows: Sequence[outcome.Row], verdict: Verdict, kept: Candidate) -> None:
+def print_table(rows: Sequence[Row], verdict: Verdict, kept: Candidate) -> None:
     """Print before and after, and the sentence."""
     from rich.table import Table
 
     console = new_console()
-    shown = [name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)]
+    shown = measured(rows)
     table = Table(title="Before and after, on prompts that were not used", title_justify="left")
     table.add_column("model")
     for name in shown:
         table.add_column(COLUMNS[name].label, justify="right")
     for row in rows:
-        cells = [number.text() if (number := getattr(row, name)) is not None else "–" for name in shown]
-        table.add_row(row.model, *cells)
+        table.add_row(row.model, *(row.cell(name).text() for name in shown))
     console.print(table)
     console.print(f"Kept: {kept.method} at strength {kept.strength:g}. 95 % intervals in brackets.")
     console.print(verdict.sentence)
@@ -59,13 +57,13 @@ def print_table(rows: Sequence[outcome.Row], verdict: Verdict, kept: Candidate) 
 
 
 def write_table(
-    folders: Folders, rows: Sequence[outcome.Row], verdict: Verdict, kept: Candidate, tried: Mapping[str, Cost]
+    folders: Folders, rows: Sequence[Row], verdict: Verdict, kept: Candidate, tried: Mapping[str, Cost]
 ) -> None:
     """Write ``before_after.json``."""
     write_json(
         folders.out / "before_after.json",
         {
-            "rows": [row.flat() for row in rows],
+            "rows": [flat(row) for row in rows],
             "verdict": verdict.model_dump(),
             "kept": {"method": kept.method, "strength": kept.strength},
             "tried": {name: cost.model_dump() | {"total": cost.total} for name, cost in tried.items()},
@@ -91,7 +89,7 @@ def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: 
     write_text(folders.work / "commands.jsonl", "".join(lines))
 
 
-def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate, verdict: Verdict) -> Study:
+def study_of(inputs: Inputs, rows: Sequence[Row], kept: Candidate, verdict: Verdict) -> Study:
     """The study that the report shows."""
     made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
     models = [
@@ -116,18 +114,11 @@ def study_of(inputs: Inputs, rows: Sequence[outcome.Row], kept: Candidate, verdi
     )
 
 
-def main_table(rows: Sequence[outcome.Row], models: Sequence[Model]) -> Table:
+def main_table(rows: Sequence[Row], models: Sequence[Model]) -> Table:
     """Before and after, as the report reads it."""
-    shown = [name for name in COLUMNS if any(getattr(row, name) is not None for row in rows)]
-    found = []
-    for row, model in zip(rows, models, strict=True):
-        numbers = {name: getattr(row, name) for name in shown}
-        cells = {
-            name: Cell(reason="not measured") if number is None else Cell(**number.model_dump())
-            for name, number in numbers.items()
-        }
-        facts = {name: getattr(model, name) for name in Described.model_fields}
-        found.append(Row(model=model.id, cells=cells, **facts))
+    shown = measured(rows)
+    facts = [{name: getattr(model, name) for name in Described.model_fields} for model in models]
+    found = [row.model_copy(update=known) for row, known in zip(rows, facts, strict=True)]
     return Table(
         name="main",
         title="Before and after",
@@ -156,6 +147,3 @@ def choice_table(kept: Candidate, tried: Mapping[str, Cost]) -> Table:
         columns=[Column(key=key, label=label, better="lower") for key, label in costs.items()],
         rows=rows,
     )
-
-
-assert set(COLUMNS) == set(NUMBERS)

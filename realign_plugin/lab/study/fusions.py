@@ -14,11 +14,12 @@ from realign_plugin.lab.study.masking import Trained, exports, realignment
 from realign_plugin.lab.study.models_config import Fusion
 from realign_plugin.lab.study.sections import Arguments, Names
 from realign_plugin.lab.study.trainings import train
+from realign_plugin.subspace.options import FUSION_OPTIONS
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.builder import Builder
 
-OPTIONS: Final = ("task_weight", "ties_density", "dare_drop_rate", "fusion_seed")
+OPTIONS: Final = ("task_weight", *(name for name in FUSION_OPTIONS if name != "fusion_method"))
 GROUP: Final = "fused"
 
 

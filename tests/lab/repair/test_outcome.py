@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from realign_plugin.lab.repair.outcome import Row, verdict
+from realign_plugin.lab.repair.outcome import flat, row_of, verdict
 from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading
+from realign_plugin.lab.repair.writing import COLUMNS
 
 COUNT = 200
 
@@ -42,10 +43,11 @@ def test_verdicts(repaired: Readings, result: str, told: str) -> None:
 
 
 def test_a_row_has_intervals_and_leaves_out_what_was_not_measured() -> None:
-    flat = Row.of("repaired", model(0.5, 0.25)).flat()
-    assert flat["model"] == "repaired"
-    assert flat["refusal_rate"] == 0.5
-    assert flat["refusal_rate_low"] < 0.5 < flat["refusal_rate_high"]  # type: ignore[operator]
-    assert {"over_refusal", "skill", "incoherent_rate"} <= flat.keys()
-    assert "harmful_rate" not in flat
-    assert "agreement_harmful" not in flat
+    found = flat(row_of("repaired", model(0.5, 0.25)))
+    assert found["model"] == "repaired"
+    assert list(row_of("repaired", model(0.5, 0.25)).cells) == list(COLUMNS)
+    assert found["refusal_rate"] == 0.5
+    assert found["refusal_rate_low"] < 0.5 < found["refusal_rate_high"]  # type: ignore[operator]
+    assert {"over_refusal", "skill", "incoherent_rate"} <= found.keys()
+    assert "harmful_rate" not in found
+    assert "agreement_harmful" not in found

@@ -85,17 +85,9 @@ class MadeUpRun:
         path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
 
     def _model(
-        self,
-        identity: str,
-        label: str,
-        group: str,
-        role: str,
-        *,
-        harmful: float,
-        refusing: float,
-        skill: dict[str, float],
-        **more: Any,
-    ) -> None:
+        self, identity: str, label: str, group: str, role: str, *, harmful: float, refusing: float,
+        skill: dict[str, float], **more: Any,
+    ) -> None:  # fmt: skip
         entry = {"method": None, "seed": None, "subspace": None, "name": "", "fusion": None} | more
         self.models.append({"id": identity, "label": label, "group": group, "role": role} | entry)
         self.rates[identity] = (harmful, refusing, skill)

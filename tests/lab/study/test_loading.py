@@ -114,6 +114,14 @@ def test_a_file_can_drop_what_it_extends(tmp_path: Path) -> None:
     assert list(config.methods) == ["paper"]
 
 
+def test_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    text = "root: a\nmodel: m\ntasks: {t: {adapter: x}}\nprepare: [{name: p, command: 'true', says: first}]\n"
+    (tmp_path / "it.yaml").write_text(text + "train: {rival_sft: {max_steps: 5}, baseline_sft: {seed: 1}}\n")
+    config = load(tmp_path / "it.yaml")
+    assert config.prepare[0].title == "first"
+    assert config.train == {"baseline_sft": {"seed": 1, "max_steps": 5}}
+
+
 def test_a_secret_of_the_environment_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "made-up-secret-123")
     text = "root: a\nmodel: m\ntasks: {t: {adapter: x}}\nevaluate: {metadata: {note: 'k ${oc.env:OPENAI_API_KEY}'}}\n"
