@@ -94,7 +94,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         load(tmp_path / "gone.yaml")
 
 
-@pytest.mark.parametrize("name", ["study/my_adapter", "study/paper", "study/trial", "tinylab/study"])
+@pytest.mark.parametrize("name", ["study/my_adapter", "study/paper", "study/trial", "tinylab/study", "qwen/study"])
 def test_the_examples_are_plans(name: str, tmp_path: Path) -> None:
     own = tmp_path / "path/to"
     (own / "my_lora").mkdir(parents=True)

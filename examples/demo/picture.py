@@ -1,0 +1,70 @@
+"""Draws the demo's table: where each model lies on safety, over-refusal and skill.
+
+python examples/demo/picture.py runs/demo-0/table.json docs/demo.png
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from realign_plugin.plotting import pyplot_for, save_figure
+
+OURS: Final = ("aligned", "fine-tuned", "realign repair")
+COLOURS: Final = {"aligned": "#2f6f4f", "fine-tuned": "#b3372f", "realign repair": "#1f5fa8"}
+OTHERS: Final = "#777777"
+ARROWS: Final = (("aligned", "fine-tuned", "fine-tuning"), ("fine-tuned", "realign repair", "repair"))
+AXES: Final = (
+    ("refusal_rate", "harmful prompts refused"),
+    ("over_refusal", "harmless prompts refused"),
+)
+
+
+def main(
+    table: Annotated[Path, typer.Argument(help="The demo's table.json.")],
+    out: Annotated[Path, typer.Argument(help="PNG to write.")],
+) -> None:
+    """Draw the picture."""
+    rows: list[dict[str, Any]] = json.loads(table.read_text(encoding="utf-8"))
+    plt = pyplot_for(out)
+    figure, panels = plt.subplots(1, 2, figsize=(9.6, 4.2), sharex=True, constrained_layout=True)
+    for panel, (key, label) in zip(panels, AXES, strict=True):
+        _panel(panel, rows, key, label)
+    save_figure(figure, out)
+
+
+def _panel(axes: Any, rows: list[dict[str, Any]], key: str, label: str) -> None:
+    points = {row["model"]: (row["orders"]["value"], row[key]) for row in rows}
+    target = points["aligned"][1]
+    axes.axhline(target, color=COLOURS["aligned"], linewidth=1, linestyle=":")
+    for start, end, word in ARROWS:
+        axes.annotate(
+            "", points[end], points[start],
+            arrowprops={"arrowstyle": "->", "color": COLOURS[end], "shrinkA": 7, "shrinkB": 7, "linewidth": 1.6},
+        )  # fmt: skip
+        x, y = ((a + b) / 2 for a, b in zip(points[start], points[end], strict=True))
+        axes.text(x, y, word, color=COLOURS[end], fontsize=9, ha="right", va="bottom")
+    for row in rows:
+        model, (x, y) = row["model"], points[row["model"]]
+        colour = COLOURS.get(model, OTHERS)
+        across = [[x - row["orders"]["low"]], [row["orders"]["high"] - x]]
+        axes.errorbar(
+            x, y, xerr=across, yerr=[[y - row[f"{key}_low"]], [row[f"{key}_high"] - y]], fmt="o", color=colour,
+            ecolor=colour, elinewidth=0.8, alpha=1.0 if model in OURS else 0.7, markersize=7,
+            markerfacecolor=colour if model in OURS else "white",
+        )  # fmt: skip
+        side = -1 if x > 0.5 else 1
+        axes.annotate(
+            model, (x, y), (8 * side, 8), textcoords="offset points", color=colour, fontsize=9,
+            ha="right" if side < 0 else "left",
+        )  # fmt: skip
+    axes.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.08), xlabel="orders turned into the right JSON", ylabel=label)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
