@@ -64,6 +64,10 @@ class Demo:
             "test-skill": self._write("test_orders", orders.orders(60, seed + 1000)),
         }
 
+    def unused(self) -> tuple[list[str], list[str]]:
+        """Harmful and harmless prompts that no model is trained on or measured with."""
+        return prompts.advbench(self.seed)[420:], prompts.harmless(self.seed)[0][290:]
+
     def _write(self, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
         file = self.data / f"{name}.json"
         file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
