@@ -76,7 +76,7 @@ class Models:
         if self.server is None:
             return given
         noted = {role: one for role, one in given.items() if one is not None}
-        return {"aligned_name": self.server.aligned, "adapter_name": self.server.fine_tuned} | noted
+        return {"aligned_name": self.server.aligned, "adapter_name": self.server.fine_tuned, **noted}
 
     def load(self, answerer: Callable[..., Answerer], max_tokens: int) -> Answering:
         """The models, ready to answer with so many tokens at most."""
