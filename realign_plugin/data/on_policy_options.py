@@ -75,11 +75,8 @@ class Models:
         given: dict[str, str | Path | None] = {"model": self.model, "adapter": self.adapter, "aligned": self.aligned}
         if self.server is None:
             return given
-        noted: dict[str, str | Path | None] = {
-            "aligned_name": self.server.aligned,
-            "adapter_name": self.server.fine_tuned,
-        }
-        return noted | {role: one for role, one in given.items() if one is not None}
+        noted = {role: one for role, one in given.items() if one is not None}
+        return {"aligned_name": self.server.aligned, "adapter_name": self.server.fine_tuned, **noted}
 
     def load(self, answerer: Callable[..., Answerer], max_tokens: int) -> Answering:
         """The models, ready to answer with so many tokens at most."""

@@ -181,7 +181,7 @@ class Plan:
         known = self.done(step.name)
         if known is None:
             return "new"
-        if known.fingerprint != step.fingerprint:
+        if known.fingerprint not in step.fingerprints:
             return "changed"
         if again & set(step.needs):
             return "what it needs runs again"

@@ -20,6 +20,8 @@ KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 
 ``rival`` trains a baseline.
 """
+RENAMED: Final = (('\\"baseline\\"', '\\"rival\\"'), ("realign_plugin.lab.study.", "realign_plugin.study."))
+"""What names in the files and commands of a step are today, and what they were before; the last change first."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,17 @@ class Step:
     @property
     def fingerprint(self) -> str:
         """Sha256 of everything that decides what the step does."""
-        what = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+        return self.fingerprints[0]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The step's fingerprint, and those that earlier versions wrote for the same step."""
+        what = json.dumps([self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps])
+        texts = {what: None}
+        for present, earlier in RENAMED:
+            what = what.replace(present, earlier)
+            texts[what] = None
+        return tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Study, Training
+from realign_plugin.lab.study.commands import Line
 from realign_plugin.lab.study.display import show_plan, show_table
 from realign_plugin.lab.study.launch import describe
 from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.steps import Step
 from tests.mutations import mutated, refusal, save
 
 SHAPE = {"name": "main", "title": "[red]T[/red]", "columns": [{"key": "a", "label": ":bug:", "axis": "skill"}]}
@@ -91,3 +93,15 @@ def test_the_report_is_told_what_there_is(values: dict[str, Any], planned: Calla
     )  # fmt: skip
     assert trainings["maths-sft_dpo-0-1-sft"].title == "maths-sft_dpo-1-sft: SFT"
     assert (trainings["maths"].title, trainings["maths"].seed) == ("maths: fine-tuning", None)
+
+
+def test_the_fingerprint_of_an_earlier_version_is_that_of_the_same_step() -> None:
+    def table(module: str, role: str) -> Step:
+        line = Line(("python", "-m", module, "run/plan.json", "main"))
+        return Step("table-main", "table", "main", (line,), texts={"rows.json": json.dumps({"t-sft": ["SFT", role]})})
+
+    step = table("realign_plugin.lab.study.tables", "baseline")
+    assert step.fingerprint == step.fingerprints[0]
+    for module in ("realign_plugin.lab.study.tables", "realign_plugin.study.tables"):
+        assert table(module, "rival").fingerprint in step.fingerprints
+    assert table("realign_plugin.lab.study.tables", "realigned").fingerprint not in step.fingerprints
