@@ -71,10 +71,8 @@ def refuse_v1(argv: Sequence[str]) -> None:
     """
     options = command_options(argv)
     if _is_ours(options):
-        raise UserError(
-            f"USE_V1: LLaMA-Factory's v1 has no stage {options.get('stage')} and no finetuning_type "
-            f"{options.get('finetuning_type')}, expected 0; unset USE_V1"
-        )
+        name = "stage" if options.get("stage") in STAGES else "finetuning_type"
+        raise UserError(f"USE_V1: LLaMA-Factory's v1 has no {name} {options[name]}, expected 0; unset USE_V1")
 
 
 def check_command(argv: Sequence[str]) -> None:

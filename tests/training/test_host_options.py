@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from llamafactory.train.tuner import run_exp
+from torch.utils._pytree import tree_leaves
 
 from realign_plugin import SafetySubspace
 from tests.conftest import make_lora, training_options
@@ -18,7 +19,7 @@ def test_unsloths_gradient_checkpointing_changes_nothing(
     lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stock = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda t, to, *a, **k: t if to == "cuda" else stock(t, to, *a, **k))
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, *a, **k: t if a[:1] == ("cuda",) else stock(t, *a, **k))
     run_exp(training_options(lab, tmp_path / "on", max_steps=3, use_unsloth_gc=True))
     run_exp(training_options(lab, tmp_path / "off", max_steps=3, disable_gradient_checkpointing=True))
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-6)
@@ -31,7 +32,8 @@ def test_8_bit_optimiser_states(lab: Path, tmp_path: Path) -> None:
     sources = {"aligned_adapter": None, "task_adapters": [str(task)]}
     run_exp(training_options(lab, tmp_path / "run", learning_rate=0.3, **options, **sources))
     state = torch.load(tmp_path / "run" / "checkpoint-10" / "optimizer.pt", weights_only=True)["state"]
-    assert torch.uint8 in {moments["state1"].dtype for moments in state.values()}
+    tensors = [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+    assert torch.uint8 in {tensor.dtype for tensor in tensors if tensor.numel() >= 4096}
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
 
 

@@ -44,7 +44,7 @@ def test_v1_has_none_of_our_stages(
     lab: Path, tmp_path: Path, ours: dict[str, Any], monkeypatch: Any, capsys: Any
 ) -> None:
     monkeypatch.setenv("USE_V1", "1")
-    message = f"USE_V1: LLaMA-Factory's v1 has no stage {ours.get('stage', 'mask_dpo')} and no finetuning_type"
+    message = f"USE_V1: LLaMA-Factory's v1 has no stage {ours.get('stage', 'mask_dpo')}, expected 0; unset USE_V1"
     check(tmp_path, training_options(lab, tmp_path / "run", **ours), message, monkeypatch, capsys)
 
 
