@@ -64,17 +64,18 @@ def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> N
     os.environ["ACCELERATE_MIXED_PRECISION"] = training_args.mixed_precision = "no"
 
 
-def compute_in_bf16(model: nn.Module) -> None:
+def compute_in_bf16(model: nn.Module, device: str) -> None:
     """Run a model's forward passes under autocast, as accelerate does in a single process.
 
     Args:
         model: The model; its ``forward`` is replaced.
+        device: Type of the device that computes; offloaded parameters are elsewhere.
     """
     forward = model.forward
 
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             return forward(*args, **kwargs)
 
     model.forward = run

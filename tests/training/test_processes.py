@@ -142,7 +142,7 @@ def test_fsdp_needs_checkpointing_that_is_not_reentrant(launched: Callable[..., 
 
 def test_computations_in_bf16_leave_parameters_alone() -> None:
     model = torch.nn.Linear(4, 4)
-    compute_in_bf16(model)
+    compute_in_bf16(model, "cpu")
     output = model(torch.ones(1, 4))
     assert output.dtype == torch.bfloat16
     output.sum().backward()
