@@ -11,6 +11,7 @@ import sys
 HOOKS = {
     "peft": ("after", "realign_plugin.tuner.hook", "attach"),
     "llamafactory.launcher": ("after", "realign_plugin.training.hook", "attach_launcher"),
+    "llamafactory.v1.launcher": ("after", "realign_plugin.training.hook", "attach_v1_launcher"),
     "llamafactory.hparams.parser": ("after", "realign_plugin.training.hook", "attach_parser"),
     "llamafactory.model.adapter": ("after", "realign_plugin.training.hook", "attach_adapter"),
     "llamafactory.train.tuner": ("after", "realign_plugin.training.hook", "attach_tuner"),

@@ -77,6 +77,8 @@ def print_diagnosis() -> bool:
     """
     versions = {host: _version(host) for host in HOSTS}
     states = host_states({host: HOSTS[host] for host, version in versions.items() if version})
+    if states.get("llamafactory") == "attached" and os.environ.get("USE_V1", "").lower() in ("1", "true", "y"):
+        states["llamafactory"] += ", but USE_V1 is set: v1 has none of our stages; unset it"
     rows = [(host, version or "–", states.get(host, "not installed")) for host, version in versions.items()]
     well = all(state in ("attached", "not installed", "off (REALIGN_PLUGIN=0)") for _, _, state in rows)
     rows += [(library, _version(library) or "–", "") for library in ("torch", "transformers", "trl")]

@@ -148,6 +148,19 @@ def test_doctor_goes_on_after_a_host_that_is_broken() -> None:
     ]  # fmt: skip
 
 
+def test_doctor_says_that_v1_has_no_stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("realign_plugin.doctor.host_states", lambda hosts: dict.fromkeys(hosts, "attached"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("USE_V1", "1")
+    code, out, _ = realign(capsys, "doctor")
+    assert code == 1
+    assert "USE_V1 is set: v1 has none of our stages; unset it" in out
+    monkeypatch.setenv("USE_V1", "0")
+    code, out, _ = realign(capsys, "doctor")
+    assert code == 0
+    assert "USE_V1" not in out
+
+
 def test_fuse_sums_task_vectors_without_a_mask(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = [lab / "task1", lab / "task2"]
     words = ["fuse", tmp_path / "f", *tasks, "--aligned", lab / "aligned", "--task-weight", "0.5,0.25"]

@@ -65,7 +65,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         if self.is_subspace and finetuning_args.mask_compile:
             model.base_model.compile_masks()
         if self._is_fsdp and self.args.bf16 and self.accelerator.mixed_precision == "no":
-            compute_in_bf16(model)
+            compute_in_bf16(model, self.accelerator.device.type)
         self.nothing_left = False
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
+from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.preflight import (
     OPTIONS,
@@ -55,6 +56,25 @@ def _boolean(text: str) -> bool:
     return text.lower() in ("true", "1", "yes", "y", "t", "on")
 
 
+def _is_ours(options: dict[str, Any]) -> bool:
+    return options.get("stage") in STAGES or options.get("finetuning_type") == TYPE
+
+
+def refuse_v1(argv: Sequence[str]) -> None:
+    """Refuse one of our trainings where ``USE_V1`` starts the host's v1.
+
+    Args:
+        argv: What follows the command's name.
+
+    Raises:
+        UserError: If it is one of ours.
+    """
+    options = command_options(argv)
+    if _is_ours(options):
+        name = "stage" if options.get("stage") in STAGES else "finetuning_type"
+        raise UserError(f"USE_V1: LLaMA-Factory's v1 has no {name} {options[name]}, expected 0; unset USE_V1")
+
+
 def check_command(argv: Sequence[str]) -> None:
     """Check a training command before processes are started for it; the subspace that was built is kept for it.
 
@@ -62,7 +82,7 @@ def check_command(argv: Sequence[str]) -> None:
         UserError: If our options or the adapters are at fault.
     """
     options = command_options(argv)
-    if options.get("stage") not in STAGES and options.get("finetuning_type") != TYPE:
+    if not _is_ours(options):
         return
     check_options(options)
     check_processes(options)

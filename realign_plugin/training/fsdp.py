@@ -27,12 +27,18 @@ def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> N
         finetuning_args: The host's fine-tuning arguments.
 
     Raises:
-        UserError: If a quantised base model is to be trained on in fp16.
+        UserError: If a quantised base model is to be trained on in fp16, or layers are to be run again within one
+            another's backward pass.
     """
     options = {name: getattr(training_args, name, None) for name in ("fsdp", "fsdp_config")}
     version = fsdp_version(options)
     if version is None:
         return
+    if model_args.use_unsloth_gc:
+        raise UserError(
+            "use_unsloth_gc: true with FSDP, whose version 2 needs checkpointing that is not reentrant, expected "
+            "false; leave it out (gradient checkpointing is on by default)"
+        )
     os.environ["FSDP_STATE_DICT_TYPE"] = "SHARDED_STATE_DICT"  # of the optimiser; adapters are saved whole by us
     if version == 1:
         strategy = os.environ.get("FSDP_SHARDING_STRATEGY", "FULL_SHARD")
@@ -46,7 +52,7 @@ def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> N
                 file=sys.stderr,
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if training_args.fp16 or (precision == "fp16" and not training_args.bf16):
+    if training_args.fp16 or (precision not in ("no", "bf16") and not training_args.bf16):
         if model_args.quantization_bit:
             raise UserError(
                 f"quantization_bit: {model_args.quantization_bit} with fp16 and FSDP, which would convert the packed "
@@ -58,17 +64,18 @@ def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> N
     os.environ["ACCELERATE_MIXED_PRECISION"] = training_args.mixed_precision = "no"
 
 
-def compute_in_bf16(model: nn.Module) -> None:
+def compute_in_bf16(model: nn.Module, device: str) -> None:
     """Run a model's forward passes under autocast, as accelerate does in a single process.
 
     Args:
         model: The model; its ``forward`` is replaced.
+        device: Type of the device that computes; offloaded parameters are elsewhere.
     """
     forward = model.forward
 
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(next(model.parameters()).device.type, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             return forward(*args, **kwargs)
 
     model.forward = run

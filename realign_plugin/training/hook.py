@@ -49,6 +49,18 @@ def attach_launcher(launcher: ModuleType) -> None:
     launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
 
 
+def attach_v1_launcher(launcher: ModuleType) -> None:
+    """With ``USE_V1=1``, which knows none of our arguments: end a command for one of our stages with one line."""
+    launch = launcher.launch
+
+    @functools.wraps(launch)
+    def checked() -> None:
+        command_line.refuse_v1(sys.argv[2:])
+        launch()
+
+    launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
+
+
 def _starts_processes() -> bool:
     """Whether the host trains in processes that it starts (torchrun, Ray) rather than in this one."""
     from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray

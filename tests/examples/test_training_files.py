@@ -18,6 +18,7 @@ from llamafactory.train.tuner import run_exp
 
 from realign_plugin import SafetySubspace
 from realign_plugin.training.preflight import check_options
+from tests.examples.shipped import FSDP, ZERO
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent.parent / "examples" / "train"
@@ -49,40 +50,6 @@ TOGETHER = {
 
 # Most batches have rows of one teacher alone; bf16, as LLaMA-Factory's files for accelerate.
 DISTILLED = TOGETHER | {"per_device_train_batch_size": 2, "bf16": True}
-
-FSDP_CONFIG = {
-    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "fsdp_backward_prefetch": "BACKWARD_PRE",
-    "fsdp_forward_prefetch": False,
-    "fsdp_cpu_ram_efficient_loading": True,
-    "fsdp_sharding_strategy": "FULL_SHARD",
-    "fsdp_state_dict_type": "FULL_STATE_DICT",
-    "fsdp_sync_module_states": True,
-    "fsdp_use_orig_params": True,
-}
-LAUNCH = {
-    "compute_environment": "LOCAL_MACHINE",
-    "debug": False,
-    "distributed_type": "FSDP",
-    "downcast_bf16": "no",
-    "machine_rank": 0,
-    "main_training_function": "main",
-    "mixed_precision": "bf16",
-    "num_machines": 1,
-    "num_processes": 2,
-    "rdzv_backend": "static",
-    "same_network": True,
-    "tpu_env": [],
-    "tpu_use_cluster": False,
-    "tpu_use_sudo": False,
-    "use_cpu": False,
-}
-NODES = {"num_machines": 2, "num_processes": 16, "main_process_ip": "192.168.0.1", "main_process_port": 29500}
-SHIPPED = {
-    "fsdp_config_offload": LAUNCH | {"fsdp_config": FSDP_CONFIG | {"fsdp_offload_params": True}},
-    "fsdp_config_multiple_nodes": LAUNCH | NODES | {"fsdp_config": FSDP_CONFIG | {"fsdp_offload_params": False}},
-}
-"""What LLaMA-Factory's files in examples/accelerate hold; its fsdp_config.yaml is fsdp_config_offload.yaml."""
 
 
 def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]:
@@ -208,7 +175,7 @@ def run_two(run_stock: Run, file: Path, engine: str) -> Any:
     """Train in two processes, each with everything (``ddp``) or, by one of LLaMA-Factory's files, with its part."""
     if engine == "ddp":
         return run_stock("llamafactory-cli", "train", file, env={"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"})
-    config = write(SHIPPED[engine], file.with_name("accelerate.yaml"))
+    config = write(FSDP[engine], file.with_name("accelerate.yaml"))
     here = ["--num_machines", 1, "--num_processes", 2, "--main_process_ip", "127.0.0.1", "--main_process_port", 0]
     last = [*here, "-m", "llamafactory.launcher", file]
     result = run_stock("accelerate", "launch", "--config_file", config, *last, env=FSDP_ON_CPU)
@@ -282,20 +249,24 @@ def test_fsdp_is_one_process_and_goes_on_with_another_number(
     assert_same(tmp_path / "run", one_process)
 
 
-def zero_config(stage: int, file: Path) -> str:
-    """The example's, with all parameters split: of a pico model none would be."""
-    config = json.loads((FOLDER / "deepspeed" / f"zero{stage}.json").read_text())
-    config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+def zero_config(name: str, file: Path) -> str:
+    """The example's (zero2, zero3), with all parameters split: of a pico model none would be; or LLaMA-Factory's."""
+    if name in ZERO:
+        config = ZERO[name]
+    else:
+        config = json.loads((FOLDER / "deepspeed" / f"{name}.json").read_text())
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     file.write_text(json.dumps(config))
     return str(file)
 
 
 @pytest.mark.cli
 @needs_deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-def test_deepspeed_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path, stage: int) -> None:
+@pytest.mark.parametrize("name", ["zero2", "zero3", *ZERO])
+def test_deepspeed_is_one_process(lab: Path, tmp_path: Path, run_stock: Run, one_process: Path, name: str) -> None:
+    stage = 2 if "2" in name else 3
     options = replaced(FOLDER / f"deepspeed_zero{stage}.yaml", lab, tmp_path / "run", **TOGETHER)
-    file = write(options | {"deepspeed": zero_config(stage, tmp_path / "zero.json")}, tmp_path / "x.yaml")
+    file = write(options | {"deepspeed": zero_config(name, tmp_path / "zero.json")}, tmp_path / "x.yaml")
     check(run_stock("llamafactory-cli", "train", file, env=DEEPSPEED_ON_CPU))
     assert_same(tmp_path / "run", one_process)
     assert list((tmp_path / "run").glob("checkpoint-2/global_step2/*optim_states.pt"))  # it was DeepSpeed that ran

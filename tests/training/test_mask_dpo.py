@@ -103,24 +103,6 @@ def test_gradient_checkpointing_changes_nothing(lab: Path, tmp_path: Path, reent
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-6)
 
 
-def test_unsloths_gradient_checkpointing_changes_nothing(
-    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stock = torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "to", lambda t, to, *a, **k: t if to == "cuda" else stock(t, to, *a, **k))
-    run_exp(training_options(lab, tmp_path / "on", max_steps=3, use_unsloth_gc=True))
-    run_exp(training_options(lab, tmp_path / "off", max_steps=3, disable_gradient_checkpointing=True))
-    assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=1e-6)
-
-
-def test_pure_bf16_keeps_fp32_logits_and_learns(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamafactory.hparams.parser.is_torch_bf16_gpu_available", lambda: True)
-    run_exp(training_options(lab, tmp_path, pure_bf16=True, max_steps=20, learning_rate=0.3))
-    assert min(losses(tmp_path)[-3:]) < 0.9 * losses(tmp_path)[0]
-    logits = [tensor for pair in SafetySubspace.load(tmp_path).logits.values() for tensor in pair.values()]
-    assert {tensor.dtype for tensor in logits} == {torch.float32}
-
-
 @needs_compiler
 def test_compiled_masks_train_the_same(lab: Path, tmp_path: Path) -> None:
     common = {"max_steps": 4, "mask_noise_end": 0.0, "learning_rate": 0.1}

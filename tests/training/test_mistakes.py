@@ -39,6 +39,15 @@ def check(tmp_path: Path, options: dict[str, Any], message: str, monkeypatch: An
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("ours", [{}, {"stage": "safety_distill", "finetuning_type": "lora"}])
+def test_v1_has_none_of_our_stages(
+    lab: Path, tmp_path: Path, ours: dict[str, Any], monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("USE_V1", "1")
+    message = f"USE_V1: LLaMA-Factory's v1 has no stage {ours.get('stage', 'mask_dpo')}, expected 0; unset USE_V1"
+    check(tmp_path, training_options(lab, tmp_path / "run", **ours), message, monkeypatch, capsys)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_adapters(lab: Path, tmp_path: Path, case: str, monkeypatch: Any, capsys: Any) -> None:
     task = Path(shutil.copytree(lab / "task1", tmp_path / "task"))

@@ -102,7 +102,7 @@ def test_fsdp2_replaces_fsdp1(
 def arguments(**given: Any) -> tuple[SimpleNamespace, SimpleNamespace, SimpleNamespace]:
     """The host's arguments of a model, a training and a fine-tuning type."""
     training = {"bf16": False, "fp16": False, "mixed_precision": "no"}
-    chosen = {"quantization_bit": None, "pure_bf16": False} | training | given
+    chosen = {"quantization_bit": None, "use_unsloth_gc": False, "pure_bf16": False} | training | given
     return tuple(SimpleNamespace(**chosen) for _ in range(3))  # type: ignore[return-value]
 
 
@@ -134,9 +134,15 @@ def test_a_4_bit_base_needs_bf16(launched: Callable[..., None]) -> None:
         prepare_fsdp(*arguments(quantization_bit=4))
 
 
+def test_fsdp_needs_checkpointing_that_is_not_reentrant(launched: Callable[..., None]) -> None:
+    launched(FSDP_VERSION="2")
+    with pytest.raises(UserError, match=r"^use_unsloth_gc: true with FSDP, .* expected false; leave it out"):
+        prepare_fsdp(*arguments(use_unsloth_gc=True))
+
+
 def test_computations_in_bf16_leave_parameters_alone() -> None:
     model = torch.nn.Linear(4, 4)
-    compute_in_bf16(model)
+    compute_in_bf16(model, "cpu")
     output = model(torch.ones(1, 4))
     assert output.dtype == torch.bfloat16
     output.sum().backward()
