@@ -205,7 +205,7 @@ def _models(
     given: dict[str, str | Path | None] = {"model": model, "adapter": adapter, "aligned": aligned}
     for option, folder in (("--adapter", adapter), ("--aligned", aligned)):
         if folder is not None:
-            read_lora(folder, option)
+            read_lora(folder, option, linear=False)
     if server is not None:
         server.check()
         names = {"aligned_name": server.aligned, "adapter_name": server.fine_tuned}
