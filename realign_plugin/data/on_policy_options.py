@@ -59,7 +59,7 @@ class Models:
         """
         for option, folder in (("--adapter", self.adapter), ("--aligned", self.aligned)):
             if folder is not None:
-                read_lora(folder, option)
+                read_lora(folder, option, linear=False)
         if self.server is not None:
             self.server.check()
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import without_wrappers
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, LoraAdapter, read_lora
 from realign_plugin.subspace.subspace import SafetySubspace
@@ -61,7 +62,14 @@ def _stamp(path: str) -> int:
 
 @lru_cache(maxsize=8)
 def _subspace(path: str, stamp: int) -> SafetySubspace:
-    return SafetySubspace.load(path, lazy=True)
+    found = SafetySubspace.load(path, lazy=True)
+    if found.spec.parameters or found.spec.fan_in_fan_out:
+        kind = "target_parameters" if found.spec.parameters else "fan_in_fan_out"
+        raise UserError(
+            f"adapter: {path} has {kind}, whose tensors checkpoints store differently, expected linear modules; "
+            "merge it with `llamafactory-cli export` or PEFT's merge_and_unload"
+        )
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -52,8 +52,8 @@ def adapter_parts(
         UserError: If an adapter cannot be read, adapters do not fit together, or an option means nothing.
     """
     spec = _spec(len(tasks), task_weight, options | {"has_aligned": aligned is not None})
-    safe = read_lora(aligned, "aligned_adapter") if aligned is not None else None
-    adapters = [read_lora(task, f"task_adapters[{i}]") for i, task in enumerate(tasks)]
+    safe = read_lora(aligned, "aligned_adapter", linear=False) if aligned is not None else None
+    adapters = [read_lora(task, f"task_adapters[{i}]", linear=False) for i, task in enumerate(tasks)]
     for i, adapter in enumerate(adapters):
         if safe is not None:
             check_same_modules(adapter, safe, f"task_adapters[{i}]", "aligned_adapter")
@@ -62,6 +62,9 @@ def adapter_parts(
         check_moved(adapter, safe, i)
     first = adapters[0]
     module_spec(spec, list(first.factors), first.ranks, first.alphas)
+    spec.parameters, spec.target_parameters = first.parameters, first.config.target_parameters
+    spec.target_modules = [module for module in first.factors if module not in spec.parameters]
+    spec.fan_in_fan_out = first.config.fan_in_fan_out
     spec.use_rslora = first.config.use_rslora
     limited = first.config.layers_to_transform is not None or first.config.exclude_modules
     spec.lora_target = None if limited else first.config.target_modules

@@ -215,6 +215,8 @@ def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, st
         found["config"] = _config_sha256(checkpoint.config)
     except UserError:
         return found
+    if not modules:
+        return found
     weights = hashlib.sha256()
     for module in spread(modules, SAMPLED_TENSORS):
         name = checkpoint.find(f"{module}.weight")

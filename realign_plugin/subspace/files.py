@@ -146,9 +146,9 @@ def _modules(headers: Mapping[str, Any], spec: SubspaceSpec, file: Path) -> list
         raise UserError(
             f"adapter: {file} lacks {lost[0]}, expected it for every target module; copy the whole folder again"
         )
-    targets = spec.target_modules
+    targets = None if spec.target_modules is None else [*spec.target_modules, *spec.parameters]
     if targets is not None and set(targets) == found:
-        return targets
+        return sorted(targets, key=natural_key) if spec.parameters else targets
     named = [[target for target in targets or () if f".{module}".endswith(f".{target}")] for module in modules]
     if unnamed := [module for module, by in zip(modules, named, strict=True) if not by]:
         fault = f"{file} holds tensors of {unnamed[0]}, which target_modules in {CONFIG_NAME} does not name"
@@ -163,7 +163,7 @@ def _shape(spec: SubspaceSpec, module: str, factor: str, headers: Mapping[str, A
     """Shape of one masked tensor: that of its task vectors, with the rank of the configuration."""
     name = tensor_name(module, "deltas", factor)
     shape = tuple(headers[name].get_shape())
-    rank = spec.rank(module)
+    rank = spec.rows(module)
     expected = {"A": (rank, *shape[2:]), "B": (*shape[1:2], rank), "W": shape[1:]}[factor]
     if len(shape) != 3 or shape != (spec.kept_deltas, *expected) or 0 in shape:
         wanted = {"A": f"({rank}, in)", "B": f"(out, {rank})", "W": "(out, in)"}[factor]

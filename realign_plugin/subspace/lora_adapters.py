@@ -46,8 +46,18 @@ class LoraAdapter:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """LoRA rank by module."""
-        return {name: int(pair["A"].shape[0]) for name, pair in self.factors.items()}
+        """LoRA rank by module; of a parameter that of one expert."""
+        experts = self.parameters
+        return {m: int(pair["A"].shape[0]) // experts.get(m, [1])[0] for m, pair in self.factors.items()}
+
+    @property
+    def parameters(self) -> dict[str, list[int]]:
+        """Experts, inputs and outputs of each target that is a parameter rather than a module."""
+        return {
+            name: [pair["A"].shape[0] // self.config.rank(name), pair["A"].shape[1], pair["B"].shape[0]]
+            for name, pair in self.factors.items()
+            if self.config.is_parameter(name)
+        }
 
     @property
     def alphas(self) -> dict[str, float]:
@@ -87,19 +97,20 @@ def read_adapter_config(path: Path, what: str) -> dict[str, Any]:
     return read_json(file, what, "PEFT's adapter configuration", "save it again")
 
 
-def read_lora(path: str | Path, what: str) -> LoraAdapter:
+def read_lora(path: str | Path, what: str, linear: bool = True) -> LoraAdapter:
     """Read a LoRA adapter and check all that can be checked without its model.
 
     Args:
         path: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
         what: What the user calls it, e.g. ``task_adapters[0]``; the error message starts with it.
+        linear: Whether it has to be one of torch.nn.Linear modules alone, without ``target_parameters`` and Conv1D.
 
     Raises:
         UserError: If it is missing, empty, corrupt, not plain LoRA, holds NaN or infinite numbers, or if its tensors
             do not fit each other or its configuration.
     """
     path = Path(path)
-    config = parse_lora_config(path, read_adapter_config(path, what), what)
+    config = parse_lora_config(path, read_adapter_config(path, what), what, linear)
     file = path / WEIGHTS_NAME
     if not file.is_file():
         if (path / "adapter_model.bin").exists():
@@ -139,7 +150,7 @@ def _check_factors(factors: Factors, config: LoraConfig, file: Path, what: str) 
             raise UserError(
                 f"{what}: {file} has factors {shapes} for {module}, expected A [r, in] and B [out, r]; save it again"
             )
-        if pair["A"].shape[0] != rank:
+        if pair["A"].shape[0] % rank if config.is_parameter(module) else pair["A"].shape[0] != rank:
             raise UserError(
                 f"{what}: {file} has factors of rank {pair['A'].shape[0]} for {module}, {CONFIG_NAME} gives it rank "
                 f"{rank}, expected the same; the two files belong to different runs, copy the whole folder again"
@@ -155,7 +166,7 @@ def _check_factors(factors: Factors, config: LoraConfig, file: Path, what: str) 
                 f"{what}: {file} holds factors of {module}, which target_modules in {CONFIG_NAME} does not name, so "
                 "PEFT would leave them out; the two files belong to different runs, copy the whole folder again"
             )
-    if lost := config.unmatched(factors):
+    if lost := config.unmatched([module for module in factors if not config.is_parameter(module)]):
         raise UserError(
             f"{what}: {file} holds no factors of {lost[0]}, which target_modules in {CONFIG_NAME} names, expected "
             "them; the file is incomplete, copy the whole folder again"
@@ -185,6 +196,12 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
         raise UserError(
             f"{what}: use_rslora is {rslora}, {other_what} has {other_rslora}, expected the same; "
             "start the fine-tuning from the aligned adapter"
+        )
+    targets, other_targets = (sorted(one.config.target_parameters or ()) for one in (task, other))
+    if targets != other_targets:
+        raise UserError(
+            f"{what}: target_parameters are {targets}, {other_what} has {other_targets}, expected the same; start the "
+            "fine-tuning from the aligned adapter"
         )
     missing = [m for m in other.factors if m not in task.factors] or [
         m for m in task.factors if m not in other.factors

@@ -40,7 +40,6 @@ REFUSED_FIELDS: Final = {
     "bias": "train it without biases",
     "lora_bias": "train it without biases",
     "modules_to_save": "train it without modules_to_save (additional_target)",
-    "target_parameters": "train it on linear modules (target_modules)",
     "trainable_token_indices": "train it without",
     "layer_replication": "train it without",
     "alora_invocation_tokens": "train plain LoRA",
@@ -50,9 +49,11 @@ REFUSED_FIELDS: Final = {
     "monteclora_config": "train plain LoRA",
     "arrow_config": "give one of the adapters that it chooses from",
     "megatron_config": "convert it to an adapter of the transformers model",
-    "fan_in_fan_out": "train it on torch.nn.Linear modules; transposed ones (Conv1D) are not supported",
 }
 """Fields that make the file mean something other than B @ A on linear modules, with what to do instead."""
+
+BEYOND_LINEAR: Final = ("target_parameters", "fan_in_fan_out")
+"""Fields of adapters on whole parameters (a layer's experts) and on transposed modules (Conv1D)."""
 
 
 class LoraConfig(BaseModel):
@@ -70,6 +71,8 @@ class LoraConfig(BaseModel):
         exclude_modules: Modules to leave out, in the same form.
         layers_to_transform: Numbers of the layers that suffixes are looked for in; None takes all.
         layers_pattern: Names of the lists that hold the layers.
+        target_parameters: Names or ends of names of parameters that are no linear module's, such as a layer's experts.
+        fan_in_fan_out: Whether the target modules hold their weights transposed (Conv1D).
         init_lora_weights: How the factors were initialised, and with some values, the base weight changed.
     """
 
@@ -86,6 +89,8 @@ class LoraConfig(BaseModel):
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
+    target_parameters: list[str] | None = None
+    fan_in_fan_out: bool = False
     init_lora_weights: bool | str | None = True
 
     def rank(self, module: str) -> int:
@@ -98,9 +103,23 @@ class LoraConfig(BaseModel):
 
     def adapts(self, module: str) -> bool:
         """Whether PEFT would put an adapter on a module: its rules for the fields from ``target_modules`` on."""
+        if self.is_parameter(module):
+            return True
         return _names(self.target_modules, module, self._in_layers(module)) and not _names(
             self.exclude_modules, module
         )
+
+    def is_parameter(self, module: str) -> bool:
+        """Whether a name is PEFT's for a parameter: the module that holds it.
+
+        Where it holds several of them, PEFT adds ``.base_layer`` to the name of each but the last.
+        """
+        plain = module
+        while plain.endswith(".base_layer"):
+            plain = plain.removesuffix(".base_layer")
+        holders = [target.rpartition(".")[0] for target in self.target_parameters or ()]
+        here = [holder for holder in holders if not holder or f".{plain}".endswith(f".{holder}")]
+        return module.count(".base_layer") < len(here)
 
     def unmatched(self, modules: Iterable[str]) -> list[str]:
         """Entries of ``target_modules`` that name none of the modules."""
@@ -123,13 +142,14 @@ class LoraConfig(BaseModel):
         return match is not None and int(match[1]) in ([numbers] if isinstance(numbers, int) else numbers)
 
 
-def parse_lora_config(path: Path, values: Mapping[str, Any], what: str) -> LoraConfig:
+def parse_lora_config(path: Path, values: Mapping[str, Any], what: str, linear: bool = True) -> LoraConfig:
     """Check the configuration of an adapter that has to be plain LoRA.
 
     Args:
         path: The adapter's folder, for messages.
         values: Its ``adapter_config.json``.
         what: What the user calls it; the error message starts with it.
+        linear: Whether it has to be one of linear modules alone: nothing of ``BEYOND_LINEAR``.
 
     Raises:
         UserError: If it is another method, a value has the wrong type, or a field makes the file mean something else.
@@ -157,6 +177,17 @@ def parse_lora_config(path: Path, values: Mapping[str, Any], what: str) -> LoraC
             "adapter again with PEFT"
         ) from error
     _check_meaning(path, values, config, what)
+    for name in BEYOND_LINEAR:
+        if linear and values.get(name):
+            raise UserError(
+                f"{what}: {path} has {name}: {str(values[name])[:80]!r}, expected LoRA on torch.nn.Linear modules; "
+                "merge it with PEFT (merge_and_unload) and use the merged model"
+            )
+    if config.target_parameters and (config.rank_pattern or config.alpha_pattern):
+        raise UserError(
+            f"{what}: {path} has target_parameters with rank_pattern or alpha_pattern, expected one rank and alpha "
+            "for all; train it without patterns"
+        )
     return config
 
 

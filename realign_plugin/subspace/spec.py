@@ -36,6 +36,16 @@ class SubspaceSpec(SubspaceOptions):
     lora_target: list[str] | str | None = field(
         default=None, metadata={"help": "target_modules as the source adapters wrote it, for exported LoRA adapters."}
     )
+    target_parameters: list[str] | None = field(
+        default=None, metadata={"help": "target_parameters as the source adapters wrote it."}
+    )
+    parameters: dict[str, list[int]] = field(
+        default_factory=dict,
+        metadata={"help": "Experts, inputs and outputs of each target that is a parameter rather than a module."},
+    )
+    fan_in_fan_out: bool = field(
+        default=False, metadata={"help": "Whether target modules hold their weights transposed (Conv1D)."}
+    )
     r: int = field(default=8, metadata={"help": "LoRA rank, where rank_pattern names no other."})
     lora_alpha: float = field(default=8, metadata={"help": "LoRA alpha, where alpha_pattern names no other."})
     use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead of alpha / r."})
@@ -69,6 +79,10 @@ class SubspaceSpec(SubspaceOptions):
     def rank(self, module: str) -> int:
         """LoRA rank of one module, by its full name."""
         return self.rank_pattern.get(module, self.r)
+
+    def rows(self, module: str) -> int:
+        """Rows of A and columns of B: the rank, for each expert."""
+        return self.rank(module) * self.parameters.get(module, [1])[0]
 
     def scaling(self, module: str) -> float:
         """LoRA scaling of one module: alpha / r, or alpha / sqrt(r) with rsLoRA; 1 in weight space."""
@@ -116,6 +130,7 @@ def _types() -> type[BaseModel]:
     hints = get_type_hints(SubspaceSpec) | {
         "r": PositiveInt,
         "rank_pattern": dict[str, PositiveInt],
+        "parameters": dict[str, Annotated[list[PositiveInt], Field(min_length=3, max_length=3)]],
         "task_weights": Annotated[list[float], Field(min_length=1)],
     }
     kinds: dict[str, Any] = {name: (hints[name], ...) for name in SubspaceSpec.__dataclass_fields__}

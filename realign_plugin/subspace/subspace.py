@@ -17,6 +17,7 @@ from realign_plugin.files import atomic_folder, write_json
 from realign_plugin.subspace.building import adapter_parts, model_parts
 from realign_plugin.subspace.effective import effective_tensor
 from realign_plugin.subspace.files import PEFT_TYPE, open_subspace, read_spec, tensor_name
+from realign_plugin.subspace.hub import fetched, push
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.subspace.lora_config import LoraConfig
 from realign_plugin.subspace.lora_names import MODEL_PREFIX
@@ -207,6 +208,15 @@ class SafetySubspace:
             deltas = [dict(vector) for vector in deltas]
         return cls(spec, logits, aligned, deltas, base_model)
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> SafetySubspace:
+        """Read one from a folder, or from the Hugging Face Hub by its repository's name; see ``hub.fetched``."""
+        return cls.load(fetched(name, **options))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload it to the Hugging Face Hub with a model card; see ``hub.push``."""
+        return push(self, repo_id, **options)
+
     def to_lora(
         self,
         path: str | Path,
@@ -249,6 +259,7 @@ class SafetySubspace:
         return Path(path)
 
     def _lora_config(self, modules: list[str]) -> dict[str, Any]:
+        linear = [module for module in modules if module not in self.spec.parameters]
         config = _peft_fields("LORA", self.base_model) | {
             "r": self.spec.r,
             "lora_alpha": self.spec.lora_alpha,
@@ -256,15 +267,17 @@ class SafetySubspace:
             "use_rslora": self.spec.use_rslora,
             "use_dora": False,
             "bias": "none",
-            "fan_in_fan_out": False,
+            "fan_in_fan_out": self.spec.fan_in_fan_out,
             "init_lora_weights": True,
             "modules_to_save": None,
             "rank_pattern": self.spec.rank_pattern,
             "alpha_pattern": self.spec.alpha_pattern,
-            "target_modules": self.spec.lora_target or modules,
+            "target_modules": self.spec.lora_target or linear,
         }
+        if self.spec.target_parameters:
+            config["target_parameters"] = self.spec.target_parameters
         if not all(map(LoraConfig.model_validate(config).adapts, modules)):  # PEFT would leave the others out
-            config["target_modules"] = modules
+            config["target_modules"] = linear
         return config
 
 

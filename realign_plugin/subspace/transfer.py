@@ -38,7 +38,7 @@ def transfer(
             f"{what}: the subspace works on whole weights, expected one in LoRA space; merge with the other model in "
             "mergekit's models instead (merge_method: safety_subspace)"
         )
-    adapter = read_lora(task, what)
+    adapter = read_lora(task, what, linear=False)
     safe = LoraAdapter(Path("the subspace"), _lora_config(subspace), _shapes_of(subspace))
     check_same_modules(adapter, safe, what, "the subspace")
     if subspace.aligned:
@@ -70,6 +70,7 @@ def _lora_config(subspace: SafetySubspace) -> LoraConfig:
         lora_alpha=spec.lora_alpha,
         rank_pattern=spec.rank_pattern,
         alpha_pattern=spec.alpha_pattern,
+        target_parameters=spec.target_parameters,
     )
 
 

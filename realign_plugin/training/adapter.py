@@ -40,7 +40,7 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
             model.add_model_tags(["safety_subspace"])  # shown on the model card
         if not subspace.spec.base_sha256:  # a model of the hub: in the cache since it was loaded
             subspace.spec.base_sha256 = fingerprint(
-                model_folder(model_args.model_name_or_path, model_args.cache_dir), list(subspace.logits)
+                model_folder(model_args.model_name_or_path, model_args.cache_dir), subspace.spec.target_modules or ()
             )
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
@@ -90,4 +90,5 @@ def init_distilled_lora(model: Any, finetuning_args: Any) -> Any:
 
 
 def _linears(peft_model: Any) -> list[Any]:
-    return [layer.get_base_layer() for layer in peft_model.base_model.modules() if hasattr(layer, "get_base_layer")]
+    layers = [layer for layer in peft_model.base_model.modules() if hasattr(layer, "get_base_layer")]
+    return [layer.get_base_layer() for layer in layers if not hasattr(layer, "parameter_name")]

@@ -80,7 +80,7 @@ def _built(sources: Sources) -> SafetySubspace:
         return subspace
     subspace = SafetySubspace.from_adapters(sources.aligned, sources.adapters, **chosen)
     check_base_model(base, subspace)
-    subspace.spec.base_sha256 = fingerprint(base, list(subspace.logits))
+    subspace.spec.base_sha256 = fingerprint(base, subspace.spec.target_modules or ())
     return subspace
 
 
@@ -138,6 +138,7 @@ def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
             if f"{module}.weight" not in names:
                 continue
             shape = tuple(reader.get_slice(f"{module}.weight").get_shape())
+            shape = shape[::-1] if subspace.spec.fan_in_fan_out else shape
             expected = (pair["B"].shape[0], pair["A"].shape[1])
             if len(shape) == 2 and shape != expected and not is_quantised_model(path):
                 raise UserError(

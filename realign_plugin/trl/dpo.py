@@ -75,7 +75,9 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             "train with LLaMA-Factory's stage: mask_dpo"
         )
     if not spec.base_sha256:
-        spec.base_sha256 = fingerprint(model_folder(getattr(model, "name_or_path", "")), list(subspace.logits))
+        spec.base_sha256 = fingerprint(
+            model_folder(getattr(model, "name_or_path", "")), subspace.spec.target_modules or ()
+        )
     policy = attach_subspace(model, subspace)
     return DPOParts(
         model=policy,

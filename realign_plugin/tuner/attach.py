@@ -13,6 +13,8 @@ from realign_plugin.subspace.lora_adapters import Factors
 from realign_plugin.subspace.spec import replace_spec
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner.config import SafetySubspaceConfig
+from realign_plugin.tuner.layer import linear_features
+from realign_plugin.tuner.linear import is_linear_module
 
 
 def attach_subspace(
@@ -64,13 +66,15 @@ def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
             spec = replace_spec(spec, target_modules=linear)
             subspace = SafetySubspace(spec, logits, subspace.aligned, subspace.deltas, subspace.base_model)
     for name in subspace.logits:
+        if name in spec.parameters:
+            continue  # the layer compares shapes when it is put in
         module = modules.get(name)
         if module is None:
             raise UserError(
                 f"{option}: target module {name} is not in {type(model).__name__}, expected sources of this base "
                 "model; check model_name_or_path"
             )
-        if not isinstance(module, nn.Linear):
+        if not (is_linear_module(module) if spec.vector_space == "lora" else isinstance(module, nn.Linear)):
             raise UserError(
                 f"{option}: target module {name} is a {type(module).__name__}, expected torch.nn.Linear; "
                 "mask linear modules only"
@@ -79,10 +83,11 @@ def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
             continue  # shapes were compared with the base model's headers
         pair = subspace.deltas[0][name]
         found = (pair["B"].shape[0], pair["A"].shape[1])
-        if found != (module.out_features, module.in_features):
+        shape = linear_features(module)[::-1]
+        if found != shape:
             raise UserError(
                 f"{option}: {name} was trained for a weight of shape {tuple(found)}, the base model has "
-                f"{(module.out_features, module.in_features)}, expected adapters of this base model; check "
+                f"{shape}, expected adapters of this base model; check "
                 "model_name_or_path"
             )
     return subspace

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from torch import nn
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.files import check_folder
-from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.subspace.hub import fetched
 from realign_plugin.subspace.spec import SubspaceSpec
 
 
@@ -44,16 +44,23 @@ class SafetySubspaceConfig(SubspaceSpec, PeftConfig):  # type: ignore[misc]
         Raises:
             UserError: If the configuration or a tensor is missing, corrupt, inconsistent or not finite.
         """
-        folder = Path(pretrained_model_name_or_path, subfolder or "")
-        if not (folder / CONFIG_NAME).is_file():
-            from huggingface_hub import hf_hub_download
-
-            options, _, _ = cls._split_kwargs(kwargs)
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
-                file = hf_hub_download(pretrained_model_name_or_path, name, subfolder=subfolder, **options)
-                folder = Path(file).parent
-        check_folder(folder)
+        options, _, _ = cls._split_kwargs(kwargs)
+        check_folder(fetched(pretrained_model_name_or_path, subfolder, **options))
         return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse a model that lacks a target module, or the module of a target parameter.
+
+        Raises:
+            UserError: With the first one that it lacks.
+        """
+        names = [f".{name}" for name, _ in model.named_modules()]
+        targets = [*(self.target_modules or ()), *(name.partition(".base_layer")[0] for name in self.parameters)]
+        if lost := [target for target in targets if not any(name.endswith(f".{target}") for name in names)]:
+            raise UserError(
+                f"adapter: target module {lost[0]} is not in {type(model).__name__}, expected the base model that the "
+                "adapter was trained on; give that one"
+            )
 
     @classmethod
     def from_spec(cls, spec: SubspaceSpec, **peft_fields: Any) -> SafetySubspaceConfig:

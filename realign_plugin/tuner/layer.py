@@ -26,6 +26,13 @@ PARTS = {
 Parts = tuple[Tensor, Tensor | None, Tensor]
 
 
+def linear_features(module: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear module; the shape of its weight says nothing where that is quantised."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape)  # type: ignore[return-value, arg-type]  # Conv1D holds it transposed
+
+
 class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
     """Parameters of one target module, per adapter.
 
@@ -56,8 +63,14 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         self.kept = Kept()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
-        linear = self.get_base_layer()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.in_features, self.out_features = self._features()
+
+    def _features(self) -> tuple[int, int]:
+        return linear_features(self.get_base_layer())
+
+    def _weight(self) -> Tensor | None:
+        """What decides on the device of an adapter's parameters."""
+        return getattr(self.get_base_layer(), "weight", None)
 
     def update_layer(self, adapter_name: str, spec: SubspaceSpec, inference_mode: bool = False) -> None:
         """Make the parameters of one adapter: empty vectors, logits at their start; a state dict fills them.
@@ -70,8 +83,8 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         dtype = getattr(torch, spec.vector_dtype)
         shapes = {"W": (self.out_features, self.in_features)}
         if spec.vector_space == "lora":
-            rank = spec.rank(self.module_name)
-            shapes = {"A": (rank, self.in_features), "B": (self.out_features, rank)}
+            rows = spec.rows(self.module_name)
+            shapes = {"A": (rows, self.in_features), "B": (self.out_features, rows)}
         self.kept.forget()
         for factor, shape in shapes.items():
             check_logits(spec, f"{self.module_name}.{factor}", shape)
@@ -90,7 +103,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move the parameters to the base layer's device; their dtypes stay (PEFT would round the logits)."""
-        weight = getattr(self.get_base_layer(), "weight", None)
+        weight = self._weight()
         device = weight.device if device is None and weight is not None else device
         if device is None or device.type == "meta":
             return

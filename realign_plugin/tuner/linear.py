@@ -151,7 +151,8 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         before = linear.weight.data
         merged = before.float()
         for adapter in adapters:
-            merged = merged + self.get_delta_weight(adapter)
+            delta = self.get_delta_weight(adapter)
+            merged = merged + (delta if isinstance(linear, nn.Linear) else delta.T)
         merged = merged.to(before.dtype)
         if safe_merge and not torch.isfinite(merged).all():
             raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
@@ -180,6 +181,11 @@ def _multiplied_in(x: Tensor) -> torch.dtype:
     """The dtype that a product with an input is computed in."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def is_linear_module(module: nn.Module | None) -> bool:
+    """Whether a module is linear: torch's, or transformers' Conv1D, which holds its weight transposed."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
 def is_quantised(linear: nn.Module) -> bool:

@@ -20,7 +20,8 @@ from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import SafetySubspaceLayer
-from realign_plugin.tuner.linear import SafetySubspaceLinear
+from realign_plugin.tuner.linear import SafetySubspaceLinear, is_linear_module
+from realign_plugin.tuner.parameter import ParamWrapper, saved_name
 from realign_plugin.tuner.references import Reference, switched
 from realign_plugin.tuner.sharding import is_sharded, whole
 
@@ -39,14 +40,13 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         """Put the layers in; ``target_modules`` keeps full names, which PEFT shortens where there are 20 or more."""
         config = self.peft_config[adapter_name]
         targets = list(config.target_modules or ())
-        names = [f".{name}" for name, _ in model.named_modules()]
-        if lost := [target for target in targets if not any(name.endswith(f".{target}") for name in names)]:
-            raise UserError(
-                f"adapter: target module {lost[0]} is not in {type(model).__name__}, expected the base model that the "
-                "adapter was trained on; give that one"
-            )
+        config.check_model(model)
+        if config.target_parameters and len(self.peft_config) > 1:
+            fault = f"target_parameters: adapter {adapter_name!r} is added to another, expected the only adapter"
+            raise UserError(f"{fault} of its model, as PEFT allows no other; load it into a model of its own")
         super().inject_adapter(model, adapter_name, *args, **kwargs)
-        found = [layer.module_name for layer in self.layers() if adapter_name in layer.specs]
+        layers = [layer for layer in self.layers() if adapter_name in layer.specs]
+        found = [layer.module_name for layer in layers if not isinstance(layer, ParamWrapper)]
         config.target_modules = targets if set(targets) == set(found) else sorted(found, key=natural_key)
 
     def _create_and_replace(
@@ -57,13 +57,17 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
         **_: Any,
     ) -> None:
+        if parameter_name is not None:
+            self._wrap_parameter(peft_config, adapter_name, target, target_name, parent, current_key)
+            return
         if isinstance(target, SafetySubspaceLayer):
             target.update_layer(adapter_name, peft_config, inference_mode=peft_config.inference_mode)
             return
         linear = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        if not isinstance(linear, nn.Linear):
+        if not is_linear_module(linear):
             raise UserError(
                 f"target_modules: {current_key} is a {type(linear).__name__}, expected torch.nn.Linear; "
                 "train adapters that target linear modules only"
@@ -74,6 +78,34 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _wrap_parameter(
+        self,
+        config: SafetySubspaceConfig,
+        adapter_name: str,
+        target: nn.Module,
+        name: str,
+        parent: nn.Module,
+        key: str,
+    ) -> None:
+        """One of PEFT's ``target_parameters``: a layer around the module, or around those of its other parameters."""
+        module, _, parameter = key.rpartition(".")
+        if isinstance(target, BaseTunerLayer) and not isinstance(target, ParamWrapper):
+            raise UserError(
+                f"target_parameters: {key} is in a {type(target).__name__} of another adapter, expected the base "
+                "model's own module; merge that adapter first"
+            )
+        module = saved_name(target, module, parameter, config.target_parameters or ())
+        layer = ParamWrapper(target, adapter_name, config, module, parameter, config.inference_mode)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ParamWrapper):  # PEFT would look for a weight
+            setattr(parent, child_name, new_module)
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         """Freeze all but logits: frozen task vectors carry the prefix too."""
