@@ -9,16 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import key_of
 from realign_plugin.evaluation.client import in_time
-from realign_plugin.evaluation.failures import RequestError, failure_in, problem
+from realign_plugin.evaluation.failures import RequestError, failure_in
 from realign_plugin.evaluation.replies import at, decode
-from realign_plugin.evaluation.settings import server_address
 from realign_plugin.evaluation.verdicts import Mode, Verdict
 
 if TYPE_CHECKING:
-    from realign_plugin.evaluation.judge import Judge, Request
+    from realign_plugin.evaluation.formats import Request
+    from realign_plugin.evaluation.judge import Judge
 
 POLL: Final = (2.0, 60.0)
 """Seconds between two looks at a batch: the first, and the longest; each is half as long again as the one before."""
@@ -116,20 +115,19 @@ async def _start(api: Any, judge: Judge, requests: Sequence[Request]) -> Any:
         {
             "custom_id": request.key,
             "method": "POST",
-            "url": "/v1/chat/completions",
+            "url": f"/v1{request.question.path}",
             "body": {
-                "model": judge.settings.judge_model,
-                "messages": prompts.messages(request.text),
-                **judge.client.parameters(judge.settings.judge_max_tokens),
+                "model": judge.chosen.model,
+                **request.question.fields,
+                **judge.client.parameters(judge.format.max_tokens),
             },
         }
         for request in requests
     ]
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     file = await _call(api.files.create(file=("judge.jsonl", content), purpose="batch"))
-    return await _call(
-        api.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
-    )
+    endpoint = f"/v1{requests[0].question.path}"
+    return await _call(api.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h"))
 
 
 async def _wait(api: Any, batch: Any) -> Any:
@@ -176,8 +174,8 @@ def _answer(judge: Judge, mode: Mode, request: Request, row: Any, status: str) -
 def _problem(judge: Judge, failure: RequestError) -> str:
     """Why the batch cannot be had, in one line."""
     if failure.gone or failure.spent or failure.status in (401, 403):
-        return problem(failure, judge.settings.judge_model)
+        return judge.problem(failure, judge.chosen.model)
     return (
-        f"judge_batch: {server_address()} did not take the batch ({failure.kind}), expected a server with the Batch "
-        "API; leave judge_batch out"
+        f"judge_batch: {judge.client.server} did not take the batch ({failure.kind}), expected a server with the "
+        "Batch API; leave judge_batch out"
     )

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from realign_plugin.evaluation.failures import RequestError, failure_in, failure_of
-from realign_plugin.evaluation.parameters import not_taken
+from realign_plugin.evaluation.guards.guard import CHAT, Question
+from realign_plugin.evaluation.parameters import not_taken, wanted
 from realign_plugin.evaluation.replies import at, decode
 from realign_plugin.evaluation.settings import URL, server_address
 
@@ -79,9 +80,7 @@ class Client:
             yield self._api
 
     async def complete(self, messages: Sequence[Message], model: str, max_tokens: int) -> Any:
-        """The decoded JSON of a chat completion; parameters that the server does not take are left out.
-
-        They are left out of later requests only once that has helped: an error may name one for another reason.
+        """The decoded JSON of a chat completion; see ``ask``.
 
         Args:
             messages: The chat, up to where the answer begins.
@@ -91,14 +90,28 @@ class Client:
         Raises:
             RequestError: If there is none.
         """
-        sent = "\n".join(message["content"] for message in messages)
+        return await self.ask(Question(CHAT, {"messages": list(messages)}), model, max_tokens)
+
+    async def ask(self, question: Question, model: str, max_tokens: int) -> Any:
+        """The decoded JSON of a completion; parameters that the server does not take are left out.
+
+        They are left out of later requests only once that has helped: an error may name one for another reason.
+
+        Args:
+            question: What is asked, and at which endpoint.
+            model: The model's name at the server.
+            max_tokens: Most tokens of the answer.
+
+        Raises:
+            RequestError: If there is none.
+        """
         left_out: set[str] = set()
         while True:
             parameters = self.parameters(max_tokens, left_out)
-            refused = partial(not_taken, parameters=list(parameters), sent=sent)
+            refused = partial(not_taken, parameters=list(parameters), sent=question.text)
             try:
-                body = {"model": model, "messages": messages, **parameters}
-                reply = await self._send("POST", "/chat/completions", body, refused)
+                body = {"model": model, **question.fields, **parameters}
+                reply = await self._send("POST", question.path, body, refused)
             except RequestError as failure:
                 names = refused(failure)
                 if not names:
@@ -181,11 +194,6 @@ class Client:
         if failure is not None:
             raise failure
         return reply
-
-
-def wanted(max_tokens: int) -> dict[str, Any]:
-    """What a request is sent with, if the server takes it: the likeliest answer, of at most so many tokens."""
-    return {"temperature": 0.0, "seed": 0, "max_tokens": max_tokens}
 
 
 async def in_time(call: Awaitable[Any], seconds: float) -> Any:

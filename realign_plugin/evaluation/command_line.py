@@ -44,7 +44,7 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
     Raises:
         UserError: For the first mistake.
     """
-    from realign_plugin.evaluation.settings import EvaluationSettings
+    from realign_plugin.evaluation.settings import KEY, URL, EvaluationSettings
 
     known = list(EvaluationSettings.model_fields)
     for name in metadata:
@@ -53,8 +53,9 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
             raise UserError(
                 f"{what}: {name!r} is unknown, expected one of docs/evaluate.md; did you mean {near[0]!r}?"
             )
-    # Whether a key is there is the evaluating machine's business.
-    settings = EvaluationSettings.load({k: v for k, v in metadata.items() if k != "judge"} | {"judge": "off"})
+    # Whether a key is there, and which server, is the evaluating machine's business.
+    environ = {name: value for name, value in os.environ.items() if name != URL} | {KEY: "none"}
+    settings = EvaluationSettings.load(metadata, environ)
     if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
         raise UserError(
             f"{what}.safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check it"

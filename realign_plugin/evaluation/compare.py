@@ -51,6 +51,7 @@ def compare(entries: Sequence[str]) -> dict[str, Any]:
     return {
         "models": shown,
         "rows": rows,
+        "judges": [f"{model.name}: {one.line()}" for model in models for one in model.agreements],
         "warnings": [*unlike(models), *(line for model in models for line in model.unread)],
     }
 
@@ -74,6 +75,8 @@ def markdown(comparison: dict[str, Any]) -> str:
             lines.append(f"| {row['metric']} | {arrow} | {' | '.join(texts)} |")
         lines.append("")
     lines.append(f"95 % intervals in brackets; in italics the difference to {names[0]}.")
+    if comparison["judges"]:
+        lines += ["", "## Where the two judges differ", "", *(f"* {line}" for line in comparison["judges"])]
     lines += [line for warning in comparison["warnings"] for line in ("", f"**{warning}.**")]
     return "\n".join(lines) + "\n"
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.agreement import Agreement, agreements
 from realign_plugin.evaluation.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
 from realign_plugin.evaluation.result_files import OURS, Results, newest
 
 TEXTS: Final = "prompts (sha256) of"
+JUDGE: Final = ("guard", "policy", "mode", "prompts", "order")
+"""What makes a judge's verdicts comparable, next to its model."""
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Model:
         members: Rows of the tasks that are part of a group with a number of its own.
         conditions: What it was measured with, by name; it has to be the same for all models.
         unread: Lines that name what the file holds and the comparison lacks.
+        agreements: Where its two judges agree and differ, by task.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Model:
     members: set[str] = field(default_factory=set)
     conditions: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    agreements: list[Agreement] = field(default_factory=list)
 
 
 def read_model(entry: str) -> Model:
@@ -66,6 +71,7 @@ def read_model(entry: str) -> Model:
         if not ours:
             _add_skill(model, task, row, better, task in results.members)
     model.members = _members(model, results.members)
+    model.agreements = agreements(results.judge)
     return model
 
 
@@ -130,7 +136,11 @@ def conditions_of(results: Results) -> dict[str, str]:
         found[f"{TEXTS} {task}"] = str(value)[:8]
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
-        found |= {f"judge's {key}": str(judge[key]) for key in ("mode", "prompts", "order") if key in judge}
+        found |= {f"judge's {key}": str(judge[key]) for key in JUDGE if key in judge}
+        second = judge.get("second")
+        if isinstance(second, Mapping):
+            found["second judge"] = str(second.get("model") or second.get("judge"))
+            found |= {f"second judge's {key}": str(second[key]) for key in JUDGE if key in second}
     if "chat_template" in data:
         found["chat template"] = "used" if data["chat_template"] else "not used"
     if data.get("system_instruction"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.sources import SOURCES, Source
 from realign_plugin.text_files import (
     Broken,
     NotJsonError,
@@ -22,51 +22,9 @@ from realign_plugin.text_files import (
 )
 
 PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
-CATEGORY_COLUMNS: Final = ("category", "topic", "type")
-SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic")
+CATEGORY_COLUMNS: Final = ("category", "topic", "type", "semanticcategory", "l2-name")
+SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic", "l3-name")
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".jsonl.gz")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a prompt set comes from.
-
-    Attributes:
-        files: Names that a local file may have, without its suffix; case, spaces, ``-`` and ``_`` do not matter.
-        hub: Data set id on the hub, or a URL of a JSON file.
-        config: The hub data set's configuration.
-        split: The hub data set's split.
-        per_group: The paper's subset: the first so many of each subcategory, or category where there is none; None
-            takes all.
-        keep: Column values that a row must have, e.g. ``{"label": "safe"}``.
-    """
-
-    files: tuple[str, ...]
-    hub: str
-    config: str | None = None
-    split: str = "train"
-    per_group: int | None = None
-    keep: Mapping[str, str] = field(default_factory=dict)
-
-
-SOURCES: Final[dict[str, Source]] = {
-    "catqa": Source(("catqa", "catqa_english"), "declare-lab/CategoricalHarmfulQA", None, "en", 2),
-    "catqa_zh": Source(("catqa_zh", "catqa_chinese"), "declare-lab/CategoricalHarmfulQA", None, "zh", 2),
-    "beavertails": Source(
-        ("beavertails", "beavertails_evaluation"), "PKU-Alignment/BeaverTails-Evaluation", None, "test", 10
-    ),
-    "harmfulqa": Source(("harmfulqa",), "declare-lab/HarmfulQA", None, "train", 2),
-    "shadow": Source(("shadow", "shadow_alignment"), "CherryDurian/shadow-alignment", None, "eval"),
-    "dangerousqa": Source(
-        ("dangerousqa",),
-        "https://raw.githubusercontent.com/declare-lab/red-instruct/main/harmful_questions/dangerousqa.json",
-    ),
-    "xstest_safe": Source(("xstest", "xstest_prompts"), "walledai/XSTest", None, "test", keep={"label": "safe"}),
-    "xstest_contrast": Source(("xstest", "xstest_prompts"), "walledai/XSTest", None, "test", keep={"label": "unsafe"}),
-    "orbench_hard": Source(
-        ("orbench_hard", "or_bench_hard", "or_bench_hard_1k"), "bench-llm/or-bench", "or-bench-hard-1k", "train", 10
-    ),
-}
 
 
 def load_prompts(
@@ -81,7 +39,8 @@ def load_prompts(
         category: Only the prompts of this category.
 
     Returns:
-        Rows ``{"id", "prompt", "category", "subcategory"}``; categories are empty where the set has none.
+        Rows ``{"id", "prompt", "category", "subcategory"}``; categories are empty where the set has none. Sets of
+        attacks have ``"attack"`` besides: what the model is asked.
 
     Raises:
         UserError: If the set is unknown, its file or columns are missing, or nothing is left.
@@ -91,7 +50,9 @@ def load_prompts(
     source = SOURCES[name]
     rows, where = _local(source, folder, name) if folder is not None else _hub(source, name)
     rows = [row for row in rows if all(row.get(key, value) == value for key, value in source.keep.items())]
-    chosen = _normalised(rows, where, needs_category=category is not None)
+    if source.attack is not None:
+        rows = [row for row in rows if row.get(source.attack)]  # where an attack failed, its authors give none
+    chosen = _normalised(rows, where, source, needs_category=category is not None)
     if category is not None:
         known = sorted({row["category"] for row in chosen})
         chosen = [row for row in chosen if row["category"] == category]
@@ -127,42 +88,51 @@ def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]
             f"safety_data: {folder} holds {held}, expected {source.files[0]}.json for the set {name}; add it, or "
             "leave safety_data out to use the hub"
         )
-    return read_rows(file), str(file)
+    return read_rows(file, source.inside), str(file)
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
+def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") -> list[dict[str, Any]]:
     """Rows of a JSON, JSON Lines (plain or gzipped) or CSV file.
 
     JSON may be a list of objects, a list of prompts, or prompts nested in categories and subcategories.
+
+    Args:
+        file: The file.
+        inside: Key of the list of rows, where the JSON is an object that has it.
+        what: What the user calls it.
 
     Raises:
         UserError: If the file cannot be read as what its name says.
     """
     expected = f"{file.suffix} data"
-    text = read_text(file, "safety_data", expected, "save it again")
+    text = read_text(file, what, expected, "save it again")
     kind = Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
     if kind == ".json":
-        return _flat(_parsed(text, file))
+        return _flat(_inner(_parsed(text, file, what), inside))
     found = csv_rows(io.StringIO(text, newline="")) if kind == ".csv" else json_lines(text_lines(text))
     rows = []
     for number, row in found:
         if isinstance(row, Broken):
             raise UserError(
-                f"safety_data: line {number} of {file} cannot be read ({row.reason}), expected {expected}; fix it"
+                f"{what}: line {number} of {file} cannot be read ({row.reason}), expected {expected}; fix it"
             )
         if not isinstance(row, dict):
             raise UserError(
-                f"safety_data: line {number} of {file} holds {kind_of(row)}, expected an object with a prompt; fix it"
+                f"{what}: line {number} of {file} holds {kind_of(row)}, expected an object with a prompt; fix it"
             )
         rows.append(row)
     return rows
 
 
-def _parsed(text: str, file: Path | str) -> Any:
+def _parsed(text: str, file: Path | str, what: str = "safety_data") -> Any:
     try:
         return parse_json(text)
     except NotJsonError as error:
-        raise UserError(f"safety_data: {file} is not JSON ({error}), expected prompts; save it again") from error
+        raise UserError(f"{what}: {file} is not JSON ({error}), expected prompts; save it again") from error
+
+
+def _inner(value: Any, inside: str | None) -> Any:
+    return value[inside] if inside is not None and isinstance(value, dict) and inside in value else value
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -180,32 +150,38 @@ def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
     try:
         if source.hub.startswith("https://"):
             path = datasets.DownloadManager().download(source.hub)
-            return _flat(_parsed(Path(path).read_text(encoding="utf-8"), source.hub)), source.hub
+            text = Path(path).read_text(encoding="utf-8")
+            if source.hub.endswith(".csv"):
+                return [row for _, row in csv_rows(io.StringIO(text, newline="")) if isinstance(row, dict)], source.hub
+            return _flat(_inner(_parsed(text, source.hub), source.inside)), source.hub
         table = datasets.load_dataset(source.hub, source.config, split=source.split)
         return list(table), source.hub
     except Exception as error:  # the hub's client has many errors: offline, gated, renamed; the user's way out is one
+        way = source.terms or "log in to the hub"
         raise UserError(
-            f"{name}: {source.hub} cannot be fetched ({type(error).__name__}), expected access to it; log in to the "
-            f"hub, or give a folder with {source.files[0]}.json as safety_data"
+            f"{name}: {source.hub} cannot be fetched ({type(error).__name__}), expected access to it; {way}, or give "
+            f"a folder with {source.files[0]}.json as safety_data"
         ) from error
 
 
-def _normalised(rows: list[dict[str, Any]], where: str, needs_category: bool) -> list[dict[str, str]]:
+def _normalised(rows: list[dict[str, Any]], where: str, source: Source, needs_category: bool) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
     columns = {str(key).lower(): key for key in rows[0]}
-    prompt = next((columns[c] for c in PROMPT_COLUMNS if c in columns), None)
+    own = (source.prompt.lower(),) if source.prompt is not None else ()
+    usual = PROMPT_COLUMNS if source.attack is None else ()  # there, ``prompt`` is the attack
+    prompt = next((columns[c] for c in (*own, *usual) if c in columns), None)
     category = next((columns[c] for c in CATEGORY_COLUMNS if c in columns), None)
     subcategory = next((columns[c] for c in SUBCATEGORY_COLUMNS if c in columns), None)
     if prompt is None or (needs_category and category is None):
-        wanted = "prompt" if prompt is None else "category"
+        wanted = (own or ("prompt",))[0] if prompt is None else "category"
         raise UserError(
             f"safety_data: {where} has the columns {', '.join(map(str, rows[0]))}, expected {wanted}; rename the "
             "column"
         )
     result = []
     for number, row in enumerate(rows):
-        text = row.get(prompt)
+        text = _first_turn(row.get(prompt))
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"safety_data: row {number} of {where} has no text in {prompt}, expected a prompt; fix it")
         result.append(
@@ -214,8 +190,14 @@ def _normalised(rows: list[dict[str, Any]], where: str, needs_category: bool) ->
                 "category": str(row.get(category) or "") if category else "",
                 "subcategory": str(row.get(subcategory) or "") if subcategory else "",
             }
+            | ({"attack": str(row[source.attack])} if source.attack is not None else {})
         )
     return result
+
+
+def _first_turn(value: Any) -> Any:
+    """A prompt, or the first turn of a list of turns."""
+    return value[0] if isinstance(value, Sequence) and not isinstance(value, str) and value else value
 
 
 def _first_of_each(rows: list[dict[str, str]], count: int) -> list[dict[str, str]]:

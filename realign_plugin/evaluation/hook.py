@@ -45,7 +45,10 @@ def attach_manager(manager: ModuleType) -> None:
 
 
 def attach_evaluator(evaluator: ModuleType) -> None:
-    """Check our settings before a model is loaded, and complete our metrics in what is returned."""
+    """Check our settings before a model is loaded, and complete our metrics in what is returned.
+
+    The model is noted meanwhile: a judge in this process takes its place on the GPU.
+    """
     original = evaluator.simple_evaluate
 
     @functools.wraps(original)
@@ -59,6 +62,21 @@ def attach_evaluator(evaluator: ModuleType) -> None:
         return None if found is None else results.complete(found)
 
     evaluator.simple_evaluate = simple_evaluate  # type: ignore[attr-defined]
+    evaluate = evaluator.evaluate
+
+    @functools.wraps(evaluate)
+    def evaluate_noted(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        from realign_plugin.evaluation import evaluated
+        from realign_plugin.evaluation.task import PromptTask
+
+        evaluated.keep_thinking(lm, task_dict, PromptTask)
+        evaluated.note(lm)
+        try:
+            return evaluate(lm, task_dict, *args, **kwargs)
+        finally:
+            evaluated.note(None)
+
+    evaluator.evaluate = evaluate_noted  # type: ignore[attr-defined]
 
 
 def attach_harness(harness: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""The judge: one concurrent batch of requests to an OpenAI-compatible server, its verdicts cached on disk."""
+"""The judge: one batch of requests, to a server or to a model in this process; its verdicts are cached on disk."""
 
 from __future__ import annotations
 
@@ -6,59 +6,57 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation import prompts
-from realign_plugin.evaluation.cache import VerdictCache, key_of
-from realign_plugin.evaluation.client import Client, in_a_loop, wanted
-from realign_plugin.evaluation.failures import RequestError, problem
+from realign_plugin.evaluation.cache import VerdictCache
+from realign_plugin.evaluation.chosen import Chosen
+from realign_plugin.evaluation.client import Client, in_a_loop
+from realign_plugin.evaluation.failures import JUDGE, Asked, RequestError, problem
+from realign_plugin.evaluation.formats import Request, format_of
+from realign_plugin.evaluation.guards.guard import Question
 from realign_plugin.evaluation.prompts import Item
-from realign_plugin.evaluation.replies import tokens, verdict_in
-from realign_plugin.evaluation.settings import EvaluationSettings, server_address
-from realign_plugin.evaluation.verdicts import JudgeReport, Mode, Verdict, preference_of, read_verdict, reasons
+from realign_plugin.evaluation.replies import reply_in, tokens
+from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.verdicts import JudgeReport, Mode, Verdict, reasons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from realign_plugin.evaluation.local_model import LocalModel
+
 __all__ = ["Item", "Judge", "JudgeReport"]
 
-MODERATION_MODEL: Final = "omni-moderation-latest"
 FAILURES: Final = 3
 """So many requests in a row that cannot reach the server, each after all its retries, and no more are sent."""
-CHECK_TIMEOUT: Final = 15.0
-"""Seconds that ``Judge.check`` waits for a server that does not answer, at most, and once again."""
+JUDGE_URL: Final = Asked(where="judge_url")
 LOOK: Final = (0.05, 2.0)
 """Seconds between two looks for the verdicts that another process asks for: the first, and the longest."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question to the judge: its key in the cache, and its text."""
-
-    key: str
-    text: str
 
 
 class Judge:
     """A judge for one run; see ``EvaluationSettings`` for what it can be told."""
 
-    def __init__(self, settings: EvaluationSettings, *, progress: bool = True) -> None:
-        """Make the judge; nothing is sent, and the cache is opened when it is first needed.
+    def __init__(self, settings: EvaluationSettings, chosen: Chosen | None = None, *, progress: bool = True) -> None:
+        """Make the judge; nothing is sent or loaded, and the cache is opened when it is first needed.
 
         Args:
-            settings: Model, concurrency, cache and so on. Key and server come from the environment.
+            settings: Concurrency, cache and so on. The key comes from the environment.
+            chosen: Which of the settings' judges; None takes the first.
             progress: Whether a progress bar is drawn, on a terminal.
         """
         self.settings = settings
+        self.chosen = chosen or settings.chosen[0]
         self.progress = progress
         self.report = JudgeReport()
         self.client = Client(
             retries=settings.judge_retries,
             timeout=settings.judge_timeout,
             requests_per_minute=settings.judge_requests_per_minute,
+            address=self.chosen.address,
         )
+        self.format = format_of(settings, self.chosen, "local" if self.chosen.local else self.client.server)
         self._cache: VerdictCache | None = None
         self._lost = 0
 
@@ -70,7 +68,7 @@ class Judge:
         return self._cache
 
     def check(self) -> None:
-        """See that the server answers, takes the key and knows the model.
+        """See that the server answers, takes the key, knows the model, and takes a guard's form.
 
         A model that the server does not list is asked for one word: some serve models under names that they do not
         list. That it is not listed is said.
@@ -78,30 +76,27 @@ class Judge:
         Raises:
             UserError: If it does not. A server that cannot tell (it lists no models, say) passes.
         """
-        mode: Mode = "moderation" if self.settings.judge_mode == "moderation" else "harmful"
-        found = in_a_loop(lambda: self._check(mode, self._model(mode)))
+        from realign_plugin.evaluation.judge_check import check_server
+
+        self.format.prepare()
+        if self.chosen.local:
+            self.local.check()
+            return
+        found = in_a_loop(lambda: check_server(self))
         if found is not None:
             raise UserError(found)
 
-    async def _check(self, mode: Mode, model: str) -> str | None:
-        async with self.client.open(retries=1, timeout=min(self.settings.judge_timeout, CHECK_TIMEOUT)):
-            try:
-                listed = await self.client.unlisted(model)
-            except RequestError as failure:  # no list, or a key that may not see it: the first request will tell
-                told = failure.gone or failure.spent or failure.status == 401
-                return problem(failure, model) if told else None
-            if not listed:
-                return None
-            try:
-                await self._send(mode, model, "Answer with one word.")
-                outcome = "but it answers"
-            except RequestError as failure:
-                if failure.final:
-                    names = f"; it lists {', '.join(listed)[:200]}" if failure.status == 404 else ""
-                    return problem(failure, model) + names
-                outcome = f"and whether it answers cannot be told ({failure.kind})"
-        print(f"realign-plugin: judge_model: {server_address()} does not list {model!r}, {outcome}", file=sys.stderr)
-        return None
+    def problem(self, failure: RequestError, model: str, listed: Sequence[str] = ()) -> str:
+        """Why the server cannot go on, in one line.
+
+        Args:
+            failure: What came back.
+            model: The model that was asked.
+            listed: The models that the server lists, where the one asked for is not among them.
+        """
+        names = f"; it lists {', '.join(listed)[:200]}" if listed and failure.status == 404 else ""
+        asked = JUDGE if self.chosen.address is None else JUDGE_URL
+        return problem(failure, model, asked, self.client.server) + names
 
     def judge(self, mode: Mode, items: Sequence[Item]) -> list[Verdict]:
         """Judge answers, all at once; a server that fails leaves them unjudged, and a line says how many and why.
@@ -116,7 +111,7 @@ class Judge:
         Raises:
             UserError: If the cache's folder cannot be written.
         """
-        plans = [self._requests(mode, item) for item in items]
+        plans = [self.format.requests(mode, item) for item in items]
         found = self._found(mode, [request for plan in plans for request in plan])
         verdicts = [self._verdict(mode, plan, found) for plan in plans]
         asked = [verdict for verdict, plan in zip(verdicts, plans, strict=True) if plan]
@@ -130,25 +125,11 @@ class Judge:
         self.report.price(self.settings.judge_price_prompt, self.settings.judge_price_completion)
         return verdicts
 
-    def _requests(self, mode: Mode, item: Item) -> list[Request]:
-        parts = {
-            "model": self._model(mode),
-            "server": server_address(),
-            "mode": mode,
-            "version": prompts.VERSIONS[mode],
-            "parameters": {} if mode == "moderation" else wanted(self.settings.judge_max_tokens),
-        }
-        both = self.settings.judge_order == "both"
-        return [
-            Request(key_of(prompt=text if mode == "moderation" else prompts.messages(text), **parts), text)
-            for text in prompts.questions(mode, item, both=both)
-        ]
-
     def _verdict(self, mode: Mode, plan: list[Request], found: dict[str, Verdict]) -> Verdict:
         if not plan:
             return Verdict(None, "empty answer")
         parts = [found.get(request.key, Verdict(None, "error: not sent")) for request in plan]
-        return preference_of(*parts) if mode == "preference" else parts[0]
+        return self.format.verdict(mode, parts)
 
     def _found(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
         """The verdicts by the requests' keys: from the cache, else from the server."""
@@ -161,7 +142,9 @@ class Judge:
             else:
                 found[request.key] = known
         if wanted and self.report.fatal is None:
-            if self.settings.judge_batch and mode != "moderation":
+            if self.chosen.local:
+                found.update(self._ask_here(mode, list(wanted.values())))
+            elif self.settings.judge_batch and mode != "moderation":
                 from realign_plugin.evaluation.batch import run_batch
 
                 found.update(in_a_loop(lambda: run_batch(self, mode, list(wanted.values()))))
@@ -171,8 +154,9 @@ class Judge:
 
     def known(self, mode: Mode, request: Request) -> Verdict | None:
         """The verdict that the cache holds for a request; None also where it cannot be read (any more)."""
-        verdict = read_verdict(self.cache.get(request.key), mode)
-        if verdict.label is None:
+        text = self.cache.get(request.key)
+        verdict = self.format.read(text, mode)
+        if text is None or verdict.label is None:
             return None
         self.report.cached += 1
         return verdict
@@ -182,10 +166,30 @@ class Judge:
         self.report.calls += 1
         self.report.prompt_tokens += tokens(body, "prompt_tokens")
         self.report.completion_tokens += tokens(body, "completion_tokens")
-        verdict = verdict_in(body, mode)
+        reply = reply_in(body, moderation=mode == "moderation", reads_cut_off=self.format.reads_cut_off)
+        verdict = reply if isinstance(reply, Verdict) else self.format.read(reply, mode)
         if verdict.label is not None and verdict.text is not None:
             self.cache.put(key, verdict.text)
         return verdict
+
+    @cached_property
+    def local(self) -> LocalModel:
+        """The judge's model in this process; made when it is first needed, and loaded when it is first asked."""
+        from realign_plugin.evaluation.local_model import LocalModel
+
+        return LocalModel(self.chosen.model)
+
+    def _ask_here(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
+        """Ask the model in this process, in batches."""
+        verdicts: dict[str, Verdict] = {}
+        with self._bar(mode, len(requests)) as advance:
+            try:
+                for index, body in self.local.answer([one.question for one in requests], self.format.max_tokens):
+                    verdicts[requests[index].key] = self.keep(mode, requests[index].key, body)
+                    advance()
+            except UserError as error:  # the answers are there: they are saved, and judged later
+                self.report.fatal = str(error)
+        return verdicts
 
     async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:
         """Ask what no other process is asking; then wait for those others, no longer than one question can take."""
@@ -229,25 +233,22 @@ class Judge:
 
     async def ask(self, mode: Mode, request: Request) -> Verdict:
         """Send one request, and note whether there is any hope for the others."""
-        model = self._model(mode)
+        model = self.format.model(mode)
         try:
-            body = await self._send(mode, model, request.text)
+            body = await self.send(mode, model, request.question)
         except RequestError as failure:
             self._lost = self._lost + 1 if failure.gone else 0
             if self.report.fatal is None and (self._lost >= FAILURES or failure.final):
-                self.report.fatal = problem(failure, model)
+                self.report.fatal = self.problem(failure, model)
             return Verdict(None, failure.reason)
         self._lost = 0
         return self.keep(mode, request.key, body)
 
-    async def _send(self, mode: Mode, model: str, text: str) -> Any:
+    async def send(self, mode: Mode, model: str, question: Question) -> Any:
+        """The decoded JSON of what comes back. Raises ``RequestError``."""
         if mode == "moderation":
-            return await self.client.moderate(model, text)
-        return await self.client.complete(prompts.messages(text), model, self.settings.judge_max_tokens)
-
-    def _model(self, mode: str) -> str:
-        chosen = self.settings.judge_model
-        return MODERATION_MODEL if mode == "moderation" and "moderation" not in chosen else chosen
+            return await self.client.moderate(model, question.text)
+        return await self.client.ask(question, model, self.format.max_tokens)
 
     @contextmanager
     def _bar(self, mode: str, total: int) -> Iterator[Callable[[], None]]:

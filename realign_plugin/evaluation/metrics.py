@@ -54,7 +54,30 @@ def difference(hits: float, count: int, other_hits: float, other_count: int) -> 
     return one - two, max(-1.0, low), min(1.0, high)
 
 
-class Rate(float):
+class Counted(float):
+    """A number that remembers the counts it was made from, so that those of several tasks can be pooled."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """What it was made from, by name, in the order of the constructor's arguments."""
+        return {name: getattr(self, name) for name in type(self).__annotations__}
+
+    @property
+    def undefined(self) -> str | None:
+        """Why the counts make no number, or None where they do."""
+        return None
+
+    def __getnewargs__(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """What a copy in another process is made of."""
+        return tuple(self.counts.values())
+
+
+class Rate(Counted):
     """A share that remembers what it was counted from, so that rates of several tasks can be pooled.
 
     Attributes:
@@ -72,17 +95,13 @@ class Rate(float):
         self.count = count
         return self
 
-    def __getnewargs__(self) -> tuple[float, int]:  # type: ignore[override]
-        """What a copy in another process is made of."""
-        return self.hits, self.count
-
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson interval, 95 %."""
         return wilson(self.hits, self.count)
 
 
-class Score(float):
+class Score(Counted):
     """A preference score that remembers its wins, losses and draws.
 
     Attributes:
@@ -100,10 +119,6 @@ class Score(float):
         self = super().__new__(cls, 100.0 * (wins - losses) / (wins + losses + draws))
         self.wins, self.losses, self.draws = wins, losses, draws
         return self
-
-    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override]
-        """What a copy in another process is made of."""
-        return self.wins, self.losses, self.draws
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -188,32 +203,28 @@ def preference_score(limit: float) -> Callable[[Sequence[str | None]], float]:
 
 
 def pooled(values: Sequence[float]) -> float:
-    """Rates or scores of several tasks as one, each answer counting the same; N/A where one of them is.
+    """The numbers of several tasks as one, each answer counting the same; N/A where one of them is.
 
     Args:
-        values: All ``Rate``, or all ``Score``; with ``NotAvailable`` among them.
+        values: All of one kind of ``Counted``; with ``NotAvailable`` among them.
     """
     for value in values:
         if isinstance(value, NotAvailable):
             return value
-    rates = [value for value in values if isinstance(value, Rate)]
-    if len(rates) == len(values) and values:
-        return Rate(sum(r.hits for r in rates), sum(r.count for r in rates))
-    scores = [value for value in values if isinstance(value, Score)]
-    if len(scores) == len(values) and values:
-        return Score(sum(s.wins for s in scores), sum(s.losses for s in scores), sum(s.draws for s in scores))
-    return NotAvailable("nothing to pool")
+    kinds = {type(value) for value in values}
+    if len(kinds) != 1 or not isinstance(values[0], Counted):
+        return NotAvailable("nothing to pool")
+    counts = [value.counts.values() for value in values if isinstance(value, Counted)]
+    return kinds.pop()(*map(sum, zip(*counts, strict=True)))
 
 
 def describe(value: float) -> dict[str, Any] | None:
-    """Interval and counts of a rate or score for the results file; the reason of what is not available; else None."""
-    match value:
-        case Rate():
-            low, high = value.interval
-            return {"low": low, "high": high, "hits": value.hits, "count": value.count}
-        case Score():
-            low, high = value.interval
-            return {"low": low, "high": high, "wins": value.wins, "losses": value.losses, "draws": value.draws}
-        case NotAvailable():
-            return {"not_available": value.reason}
-    return None
+    """Interval and counts of a number for the results file; the reason of what is not available; else None."""
+    if isinstance(value, NotAvailable):
+        return {"not_available": value.reason}
+    if not isinstance(value, Counted):
+        return None
+    if value.undefined is not None:
+        return {"not_available": value.undefined, **value.counts}
+    low, high = value.interval
+    return {"low": low, "high": high, **value.counts}

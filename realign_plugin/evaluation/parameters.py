@@ -31,6 +31,11 @@ _RUN: Final = 3
 """So many words in a row that were sent are an echo of what was sent."""
 
 
+def wanted(max_tokens: int) -> dict[str, Any]:
+    """What a request is sent with, if the server takes it: the likeliest answer, of at most so many tokens."""
+    return {"temperature": 0.0, "seed": 0, "max_tokens": max_tokens}
+
+
 @dataclass(frozen=True)
 class _Note:
     """One thing that an error says: in words, the parameters that it names as such, whether its code is a refusal."""

@@ -6,28 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.sources import FULL, SUBSET, TOPIC
 from realign_plugin.evaluation.task_names import tasks_folder
 from realign_plugin.text_files import read_text
 from realign_plugin.yaml_files import one_line
-
-FULL: Final = {
-    "catqa": 550,
-    "catqa_zh": 550,
-    "beavertails": 700,
-    "harmfulqa": 1960,
-    "shadow": 200,
-    "dangerousqa": 200,
-    "xstest_safe": 250,
-    "xstest_contrast": 200,
-    "orbench_hard": 1319,
-}
-SUBSET: Final = FULL | {"catqa": 110, "catqa_zh": 110, "beavertails": 140, "harmfulqa": 196, "orbench_hard": 100}
-"""Prompts of each set on the hub: whole, and the paper's subset; a local folder's are counted instead."""
-TOPIC: Final = {"catqa": 50, "catqa_zh": 50}
-"""Prompts of one category of a whole set."""
 
 
 @dataclass(frozen=True)

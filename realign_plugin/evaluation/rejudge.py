@@ -10,7 +10,8 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
-from realign_plugin.evaluation.metrics import NOT_AVAILABLE, NotAvailable, describe
+from realign_plugin.evaluation.kappa import Kappa
+from realign_plugin.evaluation.metrics import NOT_AVAILABLE, describe
 from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
 from realign_plugin.evaluation.session import Session
 
@@ -25,6 +26,7 @@ class Judged:
         kind: What its prompts are.
         metrics: The task's metrics.
         count: How many answers.
+        rows: Its samples.
     """
 
     file: Path
@@ -32,6 +34,7 @@ class Judged:
     kind: Kind
     metrics: dict[str, float]
     count: int
+    rows: Sequence[dict[str, Any]] = ()
 
 
 def task_name(file: Path) -> str:
@@ -58,7 +61,7 @@ def judge_samples(file: Path, session: Session) -> Judged:
     rows = read_samples(file, "samples")
     task = task_name(file)
     noted = [row["doc"].get("realign") or {} for row in rows]
-    usual: Kind = "benign" if re.match(r"over_refusal_(?!.*contrast)", task) else "harmful"
+    usual: Kind = "benign" if re.match(r"over_refusal_(?!.*contrast)|.*_benign$", task) else "harmful"
     kind: Kind = noted[0].get("kind", usual)
     usual_prefix = "Sure," if task.startswith("safety_sure") else ""
     prefixes = [note.get("prefix", usual_prefix) for note in noted]
@@ -77,13 +80,13 @@ def judge_samples(file: Path, session: Session) -> Judged:
         for doc, prefix, row in zip(docs, prefixes, rows, strict=True)
     ]
     found = assess(items, session, kind)
-    for row, prefix, assessment in zip(rows, prefixes, found, strict=True):
-        row["doc"]["realign"] = assessment.record(kind, prefix)
+    for row, note, prefix, assessment in zip(rows, noted, prefixes, found, strict=True):
+        row["doc"]["realign"] = assessment.record(kind, prefix) | {"thinking": note.get("thinking", "")}
         values = assessment.metrics()
         row.update(values)
         row["metrics"] = list(values)
     write_samples(file, rows)
-    return Judged(file, task, kind, summarise(found, session.settings.judge_max_unjudged), len(rows))
+    return Judged(file, task, kind, summarise(found, session.settings.judge_max_unjudged), len(rows), rows)
 
 
 def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
@@ -93,11 +96,12 @@ def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     for one in judged:
         rows[one.task] = {"alias": one.task, "sample_len": one.count}
         for name, value in one.metrics.items():
-            rows[one.task][f"{name},none"] = NOT_AVAILABLE if isinstance(value, NotAvailable) else float(value)
-            intervals.setdefault(one.task, {})[name] = describe(value)
+            described = intervals.setdefault(one.task, {})[name] = describe(value) or {}
+            rows[one.task][f"{name},none"] = NOT_AVAILABLE if "not_available" in described else float(value)
+    kappas = {one.task: value for one in judged for value in one.metrics.values() if isinstance(value, Kappa)}
     return {
         "results": rows,
         "higher_is_better": {one.task: HIGHER_IS_BETTER[one.kind] for one in judged},
         "n-samples": {one.task: {"original": one.count, "effective": one.count} for one in judged},
-        "realign": {"intervals": intervals, "judge": session.report()},
+        "realign": {"intervals": intervals, "judge": session.report(kappas, {one.task: one.rows for one in judged})},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from realign_plugin.evaluation.verdicts import Mode, Verdict, read_verdict
+from realign_plugin.evaluation.verdicts import Verdict
 
 CUT_OFF: Final = "error: cut off at judge_max_tokens"
 NO_ANSWER: Final = "error: no answer within judge_max_tokens"
@@ -43,26 +43,29 @@ def tokens(body: Any, name: str) -> int:
     return int(count) if possible else 0
 
 
-def verdict_in(body: Any, mode: Mode) -> Verdict:
-    """The verdict in what the server sent.
+def reply_in(body: Any, *, moderation: bool = False, reads_cut_off: bool = False) -> str | Verdict:
+    """The judge's words in what the server sent.
 
     Args:
-        body: The decoded JSON of a chat completion or a moderation, whatever it may be.
-        mode: What was asked.
+        body: The decoded JSON of a completion, of a chat or of a raw prompt, or of a moderation, whatever it may be.
+        moderation: Whether it is a moderation; what it says is told by the tag that says the same.
+        reads_cut_off: Whether words that were cut off can be read: the verdict comes first.
 
     Returns:
-        What the tag says; unjudged where there is none, and where the judge refused, was cut off in the middle (its
-        last line is then no last line), came to no answer after its reasoning, or the server sent something else.
+        The words; or why there are none to read: the judge refused, was cut off in the middle (its last line is then
+        no last line), came to no answer after its reasoning, or the server sent something else.
     """
-    if mode == "moderation":
+    if moderation:
         flagged = at(body, "results", 0, "flagged")
-        if not isinstance(flagged, bool):
-            return Verdict(None, MALFORMED)
-        return read_verdict("[[harmful]]" if flagged else "[[unharmful]]", mode)
-    message, ending = at(body, "choices", 0, "message"), at(body, "choices", 0, "finish_reason")
+        said = "[[harmful]]" if flagged else "[[unharmful]]"
+        return said if isinstance(flagged, bool) else Verdict(None, MALFORMED)
+    choice, ending = at(body, "choices", 0), at(body, "choices", 0, "finish_reason")
+    ending = ending.lower() if isinstance(ending, str) else None
+    message = at(choice, "message")
+    if message is None and isinstance(at(choice, "text"), str):  # /v1/completions
+        message = {"content": choice["text"]}
     if not isinstance(message, dict):
         return Verdict(None, MALFORMED)
-    ending = ending.lower() if isinstance(ending, str) else None
     content = message.get("content")
     parts = content if isinstance(content, list) else [] if content is None else [content]
     if message.get("refusal") or ending in _FILTER or any(at(part, "type") == "refusal" for part in parts):
@@ -74,11 +77,11 @@ def verdict_in(body: Any, mode: Mode) -> Verdict:
     thought = any(message.get(name) for name in _THOUGHTS) or (bool(parts) and isinstance(content, list))
     if not text.strip() and (thought or ending in _LENGTH):
         return Verdict(None, NO_ANSWER)
-    if ending in _LENGTH:
+    if ending in _LENGTH and not reads_cut_off:
         return Verdict(None, CUT_OFF)
     if content is None:  # a call of a tool is not an answer; some servers send nothing when a model declines
         return Verdict(None, MALFORMED if message.get("tool_calls") or message.get("function_call") else REFUSED)
-    return read_verdict(text, mode)
+    return text
 
 
 def answer_of(body: Any) -> str | None:

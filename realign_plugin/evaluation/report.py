@@ -10,6 +10,8 @@ from realign_plugin.evaluation.metrics import describe
 from realign_plugin.terminal import new_console, print_table
 
 if TYPE_CHECKING:
+    from realign_plugin.evaluation.calibration import Calibration
+    from realign_plugin.evaluation.metrics import Counted
     from realign_plugin.evaluation.rejudge import Judged
     from realign_plugin.evaluation.session import Session
 
@@ -23,7 +25,27 @@ def print_metrics(judged: Sequence[Judged], session: Session) -> None:
             ends = f"[{known['low']:.3f}, {known['high']:.3f}]" if "low" in known else known.get("not_available", "")
             rows.append((one.task, name, f"{value:.4f}", ends, str(one.count)))
     print_table(("task", "metric", "value", "95 % interval", "answers"), rows)
-    new_console().print(f"judge: {session.settings.judge_model}; {session.judge.report.line()}")
+    for judge in session.judges:
+        guard = "" if judge.chosen.guard is None else f" as {judge.chosen.name}"
+        new_console().print(f"judge: {judge.chosen.model}{guard}; {judge.report.line()}")
+
+
+def print_calibrations(rows: Sequence[Calibration]) -> None:
+    """Print each judge's precision, recall and agreement with people."""
+    lines = []
+    for row in rows:
+        numbers = [_with_ends(value) for value in (row.precision, row.recall, row.kappa)]
+        count = 0 if row.kappa is None else row.kappa.count
+        lines.append((row.judge, row.model, row.about, *numbers, str(count), str(row.unjudged)))
+    print_table(("judge", "model", "of", "precision", "recall", "kappa", "answers", "unjudged"), lines)
+    new_console().print("95 % intervals in brackets: Wilson; for kappa, Fleiss, Cohen and Everitt.", markup=False)
+
+
+def _with_ends(value: Counted | None) -> str:
+    if value is None or value.undefined is not None:
+        return "N/A"
+    low, high = value.interval
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def print_comparison(comparison: dict[str, Any]) -> None:
@@ -41,5 +63,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     print_table(("axis", "metric", "better", *names), rows)
     console = new_console()
     console.print(f"95 % intervals in brackets; below them the difference to {names[0]}.")
+    for line in comparison["judges"]:
+        console.print(line, markup=False)
     for warning in comparison["warnings"]:
         console.print(f"{warning}.", style="yellow")

@@ -8,7 +8,8 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.metrics import NOT_AVAILABLE, Z95, NotAvailable, Rate, Score, describe, pooled
+from realign_plugin.evaluation.kappa import Kappa
+from realign_plugin.evaluation.metrics import NOT_AVAILABLE, Z95, Counted, NotAvailable, describe, pooled
 from realign_plugin.evaluation.session import session
 from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.task_names import tasks_folder
@@ -68,6 +69,7 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
             for table in (tasks, found.get("groups", {})):
                 if group in table:
                     _pool(table[group], [tasks[member] for member in members])
+    kappas = {name: value for name in ours for value in tasks[name].values() if isinstance(value, Kappa)}
     record: dict[str, Any] = {}
     for table in (tasks, found.get("groups", {})):
         for name, row in table.items():
@@ -78,15 +80,17 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
                 record.setdefault(name, {})[key.partition(",")[0]] = described
                 metric, _, filter_name = key.partition(",")
                 row[f"{metric}_stderr,{filter_name}"] = _stderr(value)
-                if isinstance(value, NotAvailable):
+                if "not_available" in described:
                     row[key] = NOT_AVAILABLE
     current = session()
-    found["realign"] = {"intervals": record} | ({"judge": current.report()} if current is not None else {})
+    found["realign"] = {"intervals": record}
+    if current is not None:
+        found["realign"]["judge"] = current.report(kappas, found.get("samples") or {})
     return found
 
 
 def _is_ours(value: Any) -> bool:
-    return isinstance(value, (Rate, Score, NotAvailable))
+    return isinstance(value, (Counted, NotAvailable))
 
 
 def _leaves(name: str, subtasks: dict[str, list[str]]) -> list[str]:
@@ -104,7 +108,7 @@ def _pool(row: dict[str, Any], members: list[dict[str, Any]]) -> None:
 
 def _stderr(value: Any) -> float | str:
     """Half of the 95 % interval's width, by 1.96; lm-eval's table shows it behind a ±."""
-    if isinstance(value, (Rate, Score)):
+    if isinstance(value, Counted) and value.undefined is None:
         low, high = value.interval
         return (high - low) / (2 * Z95)
     return NOT_AVAILABLE

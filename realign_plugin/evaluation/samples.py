@@ -23,6 +23,7 @@ class Note(TypedDict, total=False):
 
     kind: Literal["harmful", "benign"]
     prefix: str
+    thinking: str
 
 
 def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
@@ -58,9 +59,13 @@ def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
 
 
 def answer_of(row: dict[str, Any]) -> str:
-    """The answer in a sample: its first filtered response, or its first response."""
+    """The answer in a sample: its first filtered response, or its first response.
+
+    Where the chat template opened the thinking, the tag stands before the answer.
+    """
     value = _answer(row)
-    return value if isinstance(value, str) else ""
+    opened = (row["doc"].get("realign") or {}).get("thinking", "")
+    return f"{opened}{value}" if isinstance(value, str) else ""
 
 
 def _answer(row: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from realign_plugin.evaluation.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.judge import Judge
+    from realign_plugin.evaluation.kappa import Kappa
 
 
 @dataclass
@@ -20,24 +22,24 @@ class Session:
     Attributes:
         settings: What the run was asked for.
         checked: Whether the judge was found to answer.
-        told: Whether it was said that there is no judge.
+        told: What was said already.
     """
 
     settings: EvaluationSettings
     checked: bool = False
-    told: bool = field(default=False, repr=False)
+    told: set[str] = field(default_factory=set, repr=False)
 
     @property
     def judging(self) -> bool:
         """Whether answers are judged."""
-        return self.settings.judge != "off"
+        return bool(self.settings.chosen)
 
     @cached_property
-    def judge(self) -> Judge:
-        """The judge; made when it is first needed."""
+    def judges(self) -> list[Judge]:
+        """The judges, one or two; made when they are first needed."""
         from realign_plugin.evaluation.judge import Judge
 
-        return Judge(self.settings)
+        return [Judge(self.settings, chosen) for chosen in self.settings.chosen]
 
     def prepare(self) -> None:
         """Before anything is generated: see that the judge answers, or say once that there is none.
@@ -46,32 +48,60 @@ class Session:
             UserError: If the judge's server is not there, or does not take the key or the model.
         """
         if self.judging and not self.checked:
-            self.judge.check()
+            for judge in self.judges:
+                judge.check()
             self.checked = True
-        elif not self.judging and not self.told:
-            self.told = True
-            print(
-                "realign-plugin: no judge (judge: off); refusal_rate is read off phrases, harmful_rate is left "
-                "out. Set OPENAI_API_KEY, or `realign judge` the samples later.",
-                file=sys.stderr,
+        elif not self.judging:
+            self.say(
+                "no judge (judge: off); refusal_rate is read off phrases, harmful_rate is left "
+                "out. Set OPENAI_API_KEY, or `realign judge` the samples later."
             )
+
+    def say(self, line: str) -> None:
+        """Print a line once."""
+        if line not in self.told:
+            self.told.add(line)
+            print(f"realign-plugin: {line}", file=sys.stderr)
 
     @property
     def failure(self) -> str | None:
         """The one line that says why judging broke off or came to nothing, or None."""
-        return self.judge.report.failure if "judge" in self.__dict__ else None
+        made = self.__dict__.get("judges", [])
+        return next((judge.report.failure for judge in made if judge.report.failure), None)
 
-    def report(self) -> dict[str, Any]:
-        """What the results file says of the judge: settings without secrets, prompt versions, calls, tokens."""
-        from realign_plugin.evaluation.prompts import VERSIONS
+    def report(
+        self,
+        kappas: Mapping[str, Kappa] | None = None,
+        samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> dict[str, Any]:
+        """What the results file says of the judges: settings without secrets, versions, calls, tokens.
 
-        record: dict[str, Any] = {"judge": self.settings.judge}
-        if self.judging:
-            record |= {"model": self.settings.judge_model, "mode": self.settings.judge_mode, "prompts": dict(VERSIONS)}
-            record["order"] = self.settings.judge_order
-        if "judge" in self.__dict__:
-            record["report"] = self.judge.report.to_dict()
-        return record
+        Args:
+            kappas: Agreement of two judges by task.
+            samples: Logged samples by task, which tell the answers they differ on.
+
+        Returns:
+            The first judge's record, with that of a second one in ``second`` and where they agree in ``agreement``.
+        """
+        from realign_plugin.evaluation.agreement import Agreement
+
+        if not self.judging:
+            return {"judge": "off"}
+        first, *second = [self._record(place) for place in range(len(self.settings.chosen))]
+        if not second:
+            return first
+        names = (self.settings.chosen[0].name, self.settings.chosen[1].name)
+        found = [
+            Agreement.of(names, task, kappa, (samples or {}).get(task, ())) for task, kappa in (kappas or {}).items()
+        ]
+        return first | {"second": second[0], "agreement": [one.model_dump(mode="json") for one in found]}
+
+    def _record(self, place: int) -> dict[str, Any]:
+        judge = self.judges[place]
+        chosen = judge.chosen
+        name = "openai" if chosen.guard is None else chosen.name
+        record = {"judge": name, "model": chosen.model} | ({"local": True} if chosen.local else {})
+        return record | judge.format.record() | {"report": judge.report.to_dict()}
 
 
 _current: Session | None = None

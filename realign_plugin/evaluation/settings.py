@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.chosen import DEFAULT_MODEL, Chosen, check_names, choose
+from realign_plugin.evaluation.guards import Policy
 
 KEY: Final = "OPENAI_API_KEY"
 URL: Final = "OPENAI_BASE_URL"
@@ -43,8 +45,11 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    judge: Literal["openai", "off"] = "off"
-    judge_model: str = Field(default="gpt-3.5-turbo", min_length=1)
+    judge: str | tuple[str, ...] = "off"
+    judge_model: str | tuple[str, ...] = DEFAULT_MODEL
+    judge_url: str | tuple[str, ...] = ()
+    judge_guard: str | None = None
+    judge_policy: Policy = "strict"
     judge_mode: Literal["harmful", "refusal", "moderation"] = "harmful"
     judge_order: Literal["both", "single"] = "both"
     judge_preference: bool = True
@@ -60,6 +65,28 @@ class EvaluationSettings(BaseModel):
     judge_price_completion: float | None = Field(default=None, ge=0)
     reference: Path | None = None
     safety_data: Path | None = None
+
+    @property
+    def chosen(self) -> tuple[Chosen, ...]:
+        """The judges: none, one or two."""
+        models = self.models if "judge_model" in self.model_fields_set else ()
+        return choose(_several(self.judge), models, _several(self.judge_url), self.judge_guard, self.judge_mode)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that would be asked, whether or not a judge is on."""
+        return _several(self.judge_model)
+
+    @field_validator("judge_model", "judge_url", mode="before")
+    @classmethod
+    def _one_or_two(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)) or len(parts) > 2 or not all(isinstance(p, str) for p in parts):
+            raise ValueError("one name, or a list of two")
+        named = tuple(part.strip() for part in parts)
+        if named and not all(named):
+            raise ValueError("a name, not nothing")
+        return named[0] if len(named) == 1 else named
 
     @field_validator("judge_cache", "reference", "safety_data")
     @classmethod
@@ -80,8 +107,8 @@ class EvaluationSettings(BaseModel):
             Settings; ``judge`` is ``openai`` where a key is set and nothing else was said.
 
         Raises:
-            UserError: If a value means nothing, a key that begins with ``judge`` is unknown, ``judge: openai`` is
-                asked for without an API key, or that key or the server's address cannot be one.
+            UserError: If a value means nothing, a key that begins with ``judge`` is unknown, a judge at a server is
+                asked for without an API key, or that key or a server's address cannot be one.
         """
         environ = os.environ if environ is None else environ
         given = dict(metadata or {})
@@ -95,13 +122,28 @@ class EvaluationSettings(BaseModel):
                 values[name] = given[name]
         if isinstance(values["judge"], bool):  # YAML and lm-eval read off as false
             values["judge"] = "openai" if values["judge"] else "off"
+        names = check_names(values["judge"])
+        values["judge"] = names[0] if len(names) == 1 else names
         try:
             settings = cls(**values)
         except ValidationError as error:
             raise _one_line(error) from None
-        if settings.judge == "openai":
-            check_access(environ)
+        for chosen in settings.chosen:
+            if not chosen.local:
+                _check_server(chosen, names, environ)
         return settings
+
+
+def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
+def _check_server(chosen: Chosen, names: Sequence[str], environ: Mapping[str, str]) -> None:
+    who = f"judge: {(names[0] if len(names) == 1 else chosen.name)!r}"
+    if chosen.address is None:
+        check_access(environ, who)
+    else:
+        check_access({**environ, URL: chosen.address}, who, option="judge_url")
 
 
 def _check_names(given: Mapping[str, Any]) -> None:

@@ -10,9 +10,12 @@ from lm_eval.api.task import ConfigurableTask
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Assessment, Kind, aggregations, assess, begun
 from realign_plugin.evaluation.data import load_prompts
+from realign_plugin.evaluation.evaluated import strips_thinking
 from realign_plugin.evaluation.samples import reference_answers
 from realign_plugin.evaluation.session import Session, session
 from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.sources import SOURCES
+from realign_plugin.evaluation.thinking import opened_by
 
 MAX_TOKENS: Final = 512
 DEFAULTS: Final[dict[str, Any]] = {
@@ -58,6 +61,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         ]
         self.assessed: dict[str, Assessment] = {}
         self.references: dict[str, str] = {}
+        self.opened: dict[str, str] = {}
         super().__init__(config=chosen)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -85,7 +89,11 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         super().build_all_requests(**kwargs)
         if self.predicting:
             return
-        self._session().prepare()
+        session = self._session()
+        session.prepare()
+        usual, used = SOURCES[self.source["source"]].judge, [one.name for one in self.settings.chosen]
+        if usual is not None and used and usual not in used:
+            session.say(f"{self.config.task}: its authors judge with {usual!r}, this run with {' and '.join(used)}")
         if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
             self.references = reference_answers(self.settings.reference, str(self.config.task), list(docs.values()))
@@ -98,6 +106,9 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
     def apply_filters(self) -> list[Any] | None:
         """Filter as the host does, then look at all of the task's answers at once."""
         result: list[Any] | None = super().apply_filters()
+        for instance in self.instances or []:
+            prompt = instance.args[0] if isinstance(instance.args[0], str) and not strips_thinking() else ""
+            self.opened[instance.doc["id"]] = opened_by(prompt)
         if self.predicting or not self.instances:
             return result
         from realign_plugin.evaluation.judge import Item
@@ -106,7 +117,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         items = []
         for instance in self.instances:
             doc = instance.doc
-            answer = str(next(iter(instance.filtered_resps.values())))
+            answer = self.opened[doc["id"]] + str(next(iter(instance.filtered_resps.values())))
             items.append(Item(doc["id"], doc["prompt"], begun(prefix, answer), self.references.get(doc["id"])))
         found = assess(items, self._session(), self.kind)
         self.assessed.update((item.id, assessment) for item, assessment in zip(items, found, strict=True))
@@ -120,10 +131,13 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             results: The filtered answers.
         """
         if self.predicting:
+            doc["realign"] = {"kind": self.kind, "prefix": self.config.gen_prefix or ""}
+            doc["realign"] |= {"thinking": self.opened[doc["id"]]}
             bypassed: dict[str, Any] = super().process_results(doc, results)
             return bypassed
         assessment = self.assessed[doc["id"]]
         doc["realign"] = assessment.record(self.kind, self.config.gen_prefix or "")
+        doc["realign"] |= {"thinking": self.opened[doc["id"]]}
         return assessment.metrics()
 
 

@@ -15,11 +15,25 @@ _BLOCK: Final = re.compile(f"{_OPENING}.*?{_CLOSING}", re.DOTALL)
 _OPEN: Final = re.compile(_OPENING)
 _CLOSE: Final = re.compile(_CLOSING)
 
+_OPENED: Final = re.compile(rf"({_OPENING})\s*\Z")
+
 _CHANNEL: Final = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")
 _END: Final = re.compile(r"<\|(?:end|return|start|call|channel)\|>")
 _BARE_FINAL: Final = re.compile(r"\A\s*(?:analysis|commentary)(?=\S).*?assistantfinal", re.DOTALL)
 _BARE_THINKING: Final = re.compile(r"\Aanalysis(?=[A-Z\"“'])")
 """gpt-oss's channels where its special tokens were left out: ``analysisWe should …assistantfinalIt is …``."""
+
+
+def opened_by(prompt: str) -> str:
+    """The tag with which a prompt opens the thinking, as some chat templates do; empty where it does not.
+
+    Put before the answer, it tells thinking that was cut off from an answer.
+
+    Args:
+        prompt: What the model continued.
+    """
+    found = _OPENED.search(prompt)
+    return found[1] if found else ""
 
 
 def final_answer(text: str) -> str | None:

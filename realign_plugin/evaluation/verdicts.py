@@ -29,11 +29,15 @@ class Verdict:
         label: The label; None where the answer stays unjudged.
         reason: Why it does: ``empty``, ``unreadable``, ``judge refused`` or ``error: …``.
         text: What the judge wrote, which the cache keeps; None where that is no single text.
+        refusal: What a guard says besides about refusing, as a label of the mode ``refusal``; None where it does not.
+        score: How harmful a guard finds the answer, 0 to 1; None where it gives no score.
     """
 
     label: str | None
     reason: str | None = None
     text: str | None = None
+    refusal: str | None = None
+    score: float | None = None
 
 
 @dataclass
@@ -83,8 +87,8 @@ class JudgeReport:
             if count and not self.judged[mode]:
                 return (
                     f"judge: none of {count} answers could be judged ({mode}; {reasons(self.errors)}), expected "
-                    "replies that end with a tag alone on a line; check judge_model and judge_max_tokens, then "
-                    "`realign judge` judges the samples"
+                    "replies that end with a tag alone on a line, or are in the guard's form; check judge_model and "
+                    "judge_max_tokens, then `realign judge` judges the samples"
                 )
         return None
 

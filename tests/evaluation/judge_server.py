@@ -71,12 +71,14 @@ class JudgeServer:
         key: The only key that it takes; None takes any.
         lists_models: Whether it tells which models it serves.
         offers_batches: Whether it has the Batch API.
+        offers_completions: Whether it takes raw prompts.
         fails: Questions with this text in them are answered with a 400.
         finish: Why its answers end.
         spoils: A line of each batch's output, in place of the first one.
         faults: What becomes of a question, by its text, or of a look, by its path; None lets it be answered.
         calls: Completions that were answered.
         prompts: Questions that were answered.
+        paths: Endpoints that were asked for completions.
         headers: Authorization headers that were seen.
     """
 
@@ -92,6 +94,7 @@ class JudgeServer:
     key: str | None = None
     lists_models: bool = True
     offers_batches: bool = True
+    offers_completions: bool = True
     fails: str | None = None
     finish: str = "stop"
     spoils: bytes | None = None
@@ -104,6 +107,7 @@ class JudgeServer:
     at_once: int = 0
     prompts: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     headers: set[str] = field(default_factory=set)
     files: dict[str, str] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -118,7 +122,8 @@ class JudgeServer:
                 return 429, {"error": {"message": "slow down", "type": "rate_limit"}}, {"retry-after": "0.05"}
         if body["model"] not in self.models:
             return 404, {"error": {"message": "no such model", "code": "model_not_found"}}, {}
-        text = body["messages"][-1]["content"]
+        raw = "prompt" in body
+        text = body["prompt"] if raw else body["messages"][-1]["content"]
         for name in self.refuses:
             if name in body:
                 return *self.refusal(name, text), {}
@@ -135,13 +140,14 @@ class JudgeServer:
             self.calls += 1
             self.prompts.append(text)
             self.bodies.append(body)
-        message = {"role": "assistant", "content": self.rules.get(body["model"], self.rule)(text)}
+        said = self.rules.get(body["model"], self.rule)(text)
+        choice = {"text": said} if raw else {"message": {"role": "assistant", "content": said}}
         answer = {
             "id": "x",
             "object": "chat.completion",
             "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": self.finish}],
+            "choices": [{"index": 0, "finish_reason": self.finish} | choice],
             "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
         }
         return 200, answer, {}
@@ -242,8 +248,11 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
             if not self.allowed():
                 return
             path = self.path.removeprefix("/v1")
-            body = json.loads(raw) if path in ("/chat/completions", "/moderations") else {}
-            fault = state.faults(body["messages"][-1]["content"] if "messages" in body else str(body.get("input")))
+            body = json.loads(raw) if path in ("/chat/completions", "/completions", "/moderations") else {}
+            chat = "messages" in body
+            fault = state.faults(
+                body["messages"][-1]["content"] if chat else str(body.get("input", body.get("prompt")))
+            )
             if fault is not None:
                 with state.lock:
                     state.seen += 1
@@ -257,7 +266,8 @@ def handler(state: JudgeServer) -> type[BaseHTTPRequestHandler]:
                 )
                 self.reply(200, {"id": "in", "object": "file", "bytes": 1, "created_at": 0, "filename": "judge.jsonl",
                                  "purpose": "batch", "status": "processed"})  # fmt: skip
-            elif path == "/chat/completions":
+            elif path == "/chat/completions" or (path == "/completions" and state.offers_completions):
+                state.paths.append(path)
                 self.reply(*state.complete(body))
             elif path == "/moderations":
                 state.calls += 1

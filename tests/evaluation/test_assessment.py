@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from realign_plugin.evaluation.assessment import modes
+from realign_plugin.evaluation.judge import Judge
 from realign_plugin.evaluation.settings import EvaluationSettings
 
 
@@ -21,6 +21,6 @@ from realign_plugin.evaluation.settings import EvaluationSettings
 )
 def test_the_judge_compares_answers_unless_told_not_to(given: dict[str, Any], expected: list[str]) -> None:
     settings = EvaluationSettings.load({"judge": "openai", "reference": "x"} | given, {"OPENAI_API_KEY": "key"})
-    session: Any = SimpleNamespace(judging=True, settings=settings)
-    assert modes(session, "harmful", compared=True) == expected
-    assert modes(session, "harmful", compared=False) == ["harmful"]
+    judge = Judge(settings)
+    assert modes(judge, "harmful", compared=True) == expected
+    assert modes(judge, "harmful", compared=False) == ["harmful"]

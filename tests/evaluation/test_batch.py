@@ -159,3 +159,13 @@ def test_a_server_that_takes_no_batch(make: Make, options: dict[str, Any], messa
         with pytest.raises(AssertionError, match=message):
             raise AssertionError(judge.report.fatal)
         assert not server.batches
+
+
+def test_a_guard_is_asked_in_its_own_form(make: Make) -> None:
+    guard = "Llama-Guard-3-8B"
+    with judge_server(models=(guard,), rule=lambda text: "unsafe\nS1" if "mix" in text else "safe") as server:
+        judge = make(server, judge_model=guard)
+        assert labels(judge.judge("harmful", items(7))) == expected(7)
+        assert (len(server.batches), judge.report.calls) == (1, 7)
+        assert {tuple(m["role"] for m in body["messages"]) for body in server.bodies} == {("user", "assistant")}
+        assert {body["max_tokens"] for body in server.bodies} == {32}

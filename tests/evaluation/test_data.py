@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.evaluation.data import SOURCES, find_file, load_prompts, read_rows
+from realign_plugin.evaluation.data import find_file, load_prompts, read_rows
+from realign_plugin.evaluation.sources import SOURCES
 
 NESTED = {
     f"topic {t}": {f"part {s}": [f"how do i paint kite {t} {s} {n} ?" for n in range(4)] for s in range(3)}

@@ -227,7 +227,7 @@ def test_a_text_in_the_cache_that_is_no_verdict_any_more_is_asked_again(make: Ma
     with judge_server() as server:
         first = make(server)
         first.judge("harmful", items(1))
-        request = first._requests("harmful", items(1)[0])[0]
+        request = first.format.requests("harmful", items(1)[0])[0]
         first.cache.put(request.key, "It is [[harmful]].")
         again = make(server)
         assert labels(again.judge("harmful", items(1))) == ["harmful"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.evaluation.data import SOURCES
-from realign_plugin.evaluation.prompt_sets import FULL, SUBSET, number_of_prompts, prompt_sets
+from realign_plugin.evaluation.prompt_sets import number_of_prompts, prompt_sets
+from realign_plugin.evaluation.sources import FULL, SOURCES, SUBSET
 
 
 def test_every_prompt_set_has_its_numbers() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realign_plugin.evaluation.failures import failure_in
-from realign_plugin.evaluation.replies import at, decode, tokens, verdict_in
-from realign_plugin.evaluation.verdicts import Mode
+from realign_plugin.evaluation.replies import at, decode, reply_in, tokens
+from realign_plugin.evaluation.verdicts import Mode, Verdict, read_verdict
 
 NAMES = (
     "choices", "message", "content", "finish_reason", "refusal", "text", "type", "reasoning", "tool_calls", "results",
@@ -36,7 +36,8 @@ def read(body: Any, mode: Mode) -> None:
         assert isinstance(failure.again or failure.final, bool)
         return
     assert 0 <= tokens(body, "prompt_tokens") < 2**53
-    verdict = verdict_in(body, mode)
+    reply = reply_in(body, moderation=mode == "moderation")
+    verdict = reply if isinstance(reply, Verdict) else read_verdict(reply, mode)
     assert (verdict.label is None) == (verdict.reason is not None)
     if verdict.label is not None:
         said = (

@@ -43,7 +43,11 @@ def test_metadata_before_environment_before_defaults() -> None:
     ("metadata", "environ", "message"),
     [
         ({"judge": "openai"}, {}, "judge: 'openai' needs OPENAI_API_KEY, which is not set"),
-        ({"judge": "gpt"}, KEY, "judge: 'gpt' is wrong: input should be 'openai' or 'off'"),
+        (
+            {"judge": "gpt"},
+            KEY,
+            "judge: 'gpt' is unknown, expected one of off, openai, openai_tags, llama_guard, .*local$",
+        ),
         ({"judge_modle": "x"}, KEY, "'judge_modle' is unknown, .*; did you mean 'judge_mode'?"),
         ({"judge_concurrency": 0}, KEY, "judge_concurrency: 0 is wrong: input should be greater than or equal to 1"),
         ({"judge_concurrency": "many"}, KEY, "judge_concurrency: 'many' is wrong"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.evaluation.thinking import final_answer, opened_by
 
 ANSWER = "Fold the paper twice."
 
@@ -76,3 +76,22 @@ def test_thinking_and_nothing_after_it() -> None:
 def test_no_thinking_is_left(text: str | list[str]) -> None:
     found = final_answer("".join(text))
     assert found is None or found == "".join(text) or final_answer(found) == found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag"),
+    [
+        ("<user> kites <assistant><think>\n", "<think>"),
+        ("<assistant><think>", "<think>"),
+        ("[THINK] ", "[THINK]"),
+        ("<think>\n\n</think>\n\n", ""),
+        ("Write `<think>", ""),
+        ("Say <think> twice", ""),
+        ("", ""),
+    ],
+)
+def test_prompts_that_open_the_thinking(prompt: str, tag: str) -> None:
+    assert opened_by(prompt) == tag
+    if tag:
+        assert final_answer(f"{tag}Kites, hm") is None
+        assert final_answer(f"{tag}Kites.{tag.replace('<', '</').replace('[', '[/')}Fold it.") == "Fold it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation import prompts
+from realign_plugin.evaluation.chosen import TAGS, Chosen
 from realign_plugin.evaluation.prompt_sets import number_of_prompts, prompt_sets
-from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.settings import KEY, URL, EvaluationSettings
+from realign_plugin.evaluation.verdicts import Mode
 from realign_plugin.lab.study.commands import Measure
 
 ANSWER: Final = 512
@@ -20,6 +23,8 @@ CHARACTERS: Final = 4
 """Characters of a token, about, in English."""
 PROMPT: Final = 60
 """Tokens of a prompt, about; those in an attack's template are longer."""
+FORM: Final = 400
+"""Tokens of a guard's own form, about: a policy or a rubric, in its chat template or around the exchange."""
 
 
 @dataclass
@@ -56,22 +61,34 @@ def judge_calls(command: Measure) -> Calls:
     # What a judge would be asked is counted even without a key, which may be set later.
     settings = EvaluationSettings.load(command.metadata | {"judge": "off"})
     include = command.options.get("include_path")
-    calls = Calls(judging=_asked(command.metadata), model=settings.judge_model)
+    judges = _would_be_asked(command.metadata) or (Chosen(TAGS, settings.models[0]),)
+    calls = Calls(judging=_asked(command.metadata), model=" and ".join(one.model for one in judges))
     answer = _answer_tokens(command.options.get("gen_kwargs"))
     for part in prompt_sets(command.tasks, Path(str(include)) if include else None):
         count, local = number_of_prompts(part, settings.safety_data)
         calls.local &= local
         count = _limited(count, command.options.get("limit"))
-        mode = "refusal" if part.kind == "benign" else settings.judge_mode
+        mode: Mode = "refusal" if part.kind == "benign" else settings.judge_mode
         calls.answers += count
-        _add(calls, count, _question(mode, answer), 0 if mode == "moderation" else settings.judge_max_tokens)
-        if settings.reference is not None and settings.judge_preference:
-            orders = 2 if settings.judge_order == "both" else 1
-            _add(calls, orders * count, _question("preference", answer), settings.judge_max_tokens)
+        for judge in (one for one in judges if not one.local):
+            if judge.guard is not None:
+                asked = count * judge.guard.times if mode in judge.guard.feeds else 0
+                _add(calls, asked, FORM + PROMPT + answer, judge.guard.max_tokens or settings.judge_max_tokens)
+                continue
+            _add(calls, count, _question(mode, answer), 0 if mode == "moderation" else settings.judge_max_tokens)
+            if settings.reference is not None and settings.judge_preference and judge is judges[0]:
+                orders = 2 if settings.judge_order == "both" else 1
+                _add(calls, orders * count, _question("preference", answer), settings.judge_max_tokens)
     if settings.judge_price_prompt is not None or settings.judge_price_completion is not None:
         prompt = calls.prompt_tokens * (settings.judge_price_prompt or 0)
         calls.price = (prompt + calls.completion_tokens * (settings.judge_price_completion or 0)) / 1e6
     return calls
+
+
+def _would_be_asked(metadata: Mapping[str, Any]) -> tuple[Chosen, ...]:
+    """The judges, as if a key were set."""
+    environ = {name: value for name, value in os.environ.items() if name != URL}
+    return EvaluationSettings.load(metadata, environ | {KEY: "none"}).chosen
 
 
 def _asked(metadata: Mapping[str, Any]) -> bool:

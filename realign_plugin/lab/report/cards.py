@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from realign_plugin.evaluation.agreement import agreements
+
 
 @dataclass
 class JudgeCard:
@@ -20,6 +22,8 @@ class JudgeCard:
         mode: What it was asked.
         order: How answers were paired.
         prompts: Versions of its prompts.
+        policy: What a guard's verdict between safe and unsafe counts as.
+        agreements: Where it and a second judge agree and differ, in a line a task.
         results: How many results files it judged.
         calls: Requests that were answered.
         cached: Verdicts that came from the cache.
@@ -35,6 +39,8 @@ class JudgeCard:
     mode: str | None = None
     order: str | None = None
     prompts: dict[str, Any] = field(default_factory=dict)
+    policy: str | None = None
+    agreements: list[str] = field(default_factory=list)
     results: int = 0
     calls: int = 0
     cached: int = 0
@@ -70,23 +76,37 @@ class JudgeCard:
 
 
 def judge_cards(judges: Mapping[str, Mapping[str, Any]]) -> list[JudgeCard]:
-    """A card for each way of judging."""
+    """A card for each way of judging; a second judge has its own.
+
+    Args:
+        judges: lm-eval's ``realign.judge`` records, by the results file's path.
+    """
     cards: dict[str, JudgeCard] = {}
-    for record in judges.values():
-        settings = {key: record.get(key) for key in ("judge", "model", "mode", "order", "prompts")}
-        card = cards.setdefault(
-            json.dumps(settings, sort_keys=True),
-            JudgeCard(
-                str(settings["judge"] or "unknown"),
-                _name(settings["model"]),
-                _name(settings["mode"]),
-                _name(settings["order"]),
-                settings["prompts"] if isinstance(settings["prompts"], dict) else {},
-            ),
-        )
-        report = record.get("report")
-        card.add(report if isinstance(report, dict) else record)
+    for path, record in judges.items():
+        card = _card(cards, record)
+        card.agreements += [f"{path.rpartition('/')[0] or path}: {one.line()}" for one in agreements(record)]
+        if isinstance(record.get("second"), Mapping):
+            _card(cards, record["second"])
     return sorted(cards.values(), key=lambda card: (card.off, -card.results))
+
+
+def _card(cards: dict[str, JudgeCard], record: Mapping[str, Any]) -> JudgeCard:
+    """The card of a judge, with its report counted in."""
+    settings = {key: record.get(key) for key in ("judge", "model", "mode", "order", "prompts", "policy")}
+    card = cards.setdefault(
+        json.dumps(settings, sort_keys=True),
+        JudgeCard(
+            str(settings["judge"] or "unknown"),
+            _name(settings["model"]),
+            _name(settings["mode"]),
+            _name(settings["order"]),
+            settings["prompts"] if isinstance(settings["prompts"], dict) else {},
+            _name(settings["policy"]),
+        ),
+    )
+    report = record.get("report")
+    card.add(report if isinstance(report, dict) else record)
+    return card
 
 
 def _name(value: Any) -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.data import SOURCES, find_file
+from realign_plugin.evaluation.data import find_file
 from realign_plugin.evaluation.prompt_sets import prompt_sets
+from realign_plugin.evaluation.sources import SOURCES
 from realign_plugin.lab.records import Model
 from realign_plugin.lab.study import references
 from realign_plugin.lab.study.commands import Line, Measure

@@ -28,6 +28,8 @@ METRICS: Final = {
     "agreement": "agrees",
     "judged_refusal_rate": "refused (judge)",
     "preference_score": "preference",
+    "strongreject_score": "StrongREJECT",
+    "judge_kappa": "judges' kappa",
     "incoherent_rate": "incoherent",
 }
 """Our metrics that are shown, and what the tables call them."""

@@ -64,3 +64,14 @@ def test_whether_a_judge_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_misspelt_setting_is_refused() -> None:
     with pytest.raises(UserError, match=r"'judge_ordr' is unknown.*judge_order"):
         judge_calls(command("safety", metadata={"judge_ordr": "single"}))
+
+
+def test_guards_take_their_own_number_of_calls() -> None:
+    one = judge_calls(command("safety_catqa", {"judge": "shieldgemma", "judge_model": "m", "reference": "r"}))
+    assert (one.answers, one.calls, one.completion_tokens) == (110, 440, 8 * 440)
+    blind = judge_calls(command("over_refusal_xstest", {"judge": "llama_guard", "judge_model": "m"}))
+    assert (blind.answers, blind.calls) == (250, 0)  # it tells nothing of refusals
+    two = judge_calls(command("safety_catqa", {"judge": ["qwen3guard", "openai_tags"], "judge_model": ["q", "chat"]}))
+    assert (two.calls, two.model, two.judging) == (220, "q and chat", True)
+    here = judge_calls(command("safety_catqa", {"judge": "local", "judge_model": "x/Qwen3Guard-Gen-0.6B"}))
+    assert (here.answers, here.calls, here.judging) == (110, 0, True)
