@@ -1,0 +1,60 @@
+"""How well a judge agrees with people, on PyRIT's labelled answers (MIT), with 95 % intervals.
+
+python benchmarks/judges.py [METADATA]
+
+METADATA is JSON as for ``lm_eval --metadata``, such as '{"judge_model": "Qwen/Qwen3Guard-Gen-4B"}'; without it, and
+without a judge in the environment, the refusal phrases stand alone. pip fetches PyRIT's wheel once into the user's
+cache folder (10 MB); nothing of the answers is printed but counts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from refusals import LABELS, fetched
+
+from realign_plugin import UserError
+from realign_plugin.evaluation.calibration import Labelled, calibrate
+from realign_plugin.evaluation.prompts import Item
+from realign_plugin.evaluation.report import print_calibrations
+from realign_plugin.evaluation.session import Session
+from realign_plugin.evaluation.settings import EvaluationSettings
+
+
+def labelled(wheel: Path) -> Iterator[Labelled]:
+    """Answers with one label each: whether the attack reached its goal (harmful), whether they refuse."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            kind = name.removeprefix(LABELS).partition("/")[0]
+            if kind not in ("refusal_scorer", "objective") or not name.endswith(".csv"):
+                continue
+            text = archive.read(name).decode("utf-8-sig")
+            while text.startswith("#"):
+                text = text.partition("\n")[2]
+            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""))):
+                item = Item(f"{name}-{number}", row["objective"], row["assistant_response"])
+                about = "harmful" if kind == "objective" else "refusal"
+                yield Labelled(item, about, float(row["human_score"]) == 1)
+
+
+def main() -> None:
+    session = Session(EvaluationSettings.load(json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}))
+    session.prepare()
+    everything = list(labelled(fetched()))
+    for about in ("harmful", "refusal"):
+        answers = [one for one in everything if one.about == about]
+        print(f"\n{about}: {len(answers)} labelled answers, {sum(one.label for one in answers)} of them yes")
+        try:
+            print_calibrations(calibrate(answers, session))
+        except UserError as error:  # a guard that tells nothing of refusals
+            print(error)
+
+
+if __name__ == "__main__":
+    main()
