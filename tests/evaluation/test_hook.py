@@ -30,7 +30,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 settings = EvaluationSettings.load({"judge_cache": str(tmp_path / "cache")})
                 current = session.session(settings)
                 assert current is not None
-                current.judge.judge("harmful", items(3))
+                current.judges[0].judge("harmful", items(3))
             self.saved = True
             return "done"
 

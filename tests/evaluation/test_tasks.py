@@ -400,7 +400,7 @@ def test_downstream_from_local_files(evaluate: Evaluate, data: Path) -> None:
     [
         ({"safety_data": "nowhere"}, "safety_data: nowhere is not a folder"),
         ({"judge": "openai"}, "judge: 'openai' needs OPENAI_API_KEY"),
-        ({"judge": "gpt"}, "judge: 'gpt' is wrong"),
+        ({"judge": "gpt"}, "judge: 'gpt' is unknown, expected one of off"),
         ({"judge_modell": "x"}, "'judge_modell' is unknown"),
     ],
 )
