@@ -52,9 +52,9 @@ class Demo:
         self.data = out / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         harmful = prompts.advbench(seed)
-        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:420]
+        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:400]
         train, test_harmless = prompts.harmless(seed)
-        self.align_harmless, repair_harmless = train[:190], train[190:290]
+        self.align_harmless, repair_harmless = train[:190], train[190:310]
         self.files = {
             "prompts": self._write("harmful", [{"prompt": text} for text in repair_harmful]),
             "benign": self._write("harmless", [{"prompt": text} for text in repair_harmless]),
@@ -66,7 +66,7 @@ class Demo:
 
     def unused(self) -> tuple[list[str], list[str]]:
         """Harmful and harmless prompts that no model is trained on or measured with."""
-        return prompts.advbench(self.seed)[420:], prompts.harmless(self.seed)[0][290:]
+        return prompts.advbench(self.seed)[400:], prompts.harmless(self.seed)[0][310:]
 
     def _write(self, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
         file = self.data / f"{name}.json"
