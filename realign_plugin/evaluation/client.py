@@ -136,7 +136,7 @@ class Client:
         return await self._send("POST", "/moderations", {"model": model, "input": text})
 
     async def unlisted(self, model: str) -> list[str]:
-        """The models that the server lists where the one asked for is not among them; empty where there is no telling.
+        """The models that the server lists where the one asked for is not among them; empty where that is unknown.
 
         Raises:
             RequestError: If the server cannot be reached, or takes neither the key nor the question.

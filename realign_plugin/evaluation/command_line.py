@@ -27,7 +27,7 @@ def check_options(options: Mapping[str, Any], what: str) -> None:
         what: The section that holds them.
 
     Raises:
-        UserError: With the nearest names.
+        UserError: With the closest names.
     """
     known = known_options()
     for name in options:

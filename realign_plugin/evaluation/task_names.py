@@ -36,7 +36,7 @@ def check_tasks(tasks: Collection[str], include: Path | None, what: str) -> None
         what: The option that names them.
 
     Raises:
-        UserError: For the first unknown one, with the nearest name.
+        UserError: For the first unknown one, with the closest name.
     """
     known = names_in(tasks_folder())
     if include is not None and include.is_dir():

@@ -28,7 +28,7 @@ class Verdict:
     Attributes:
         label: The label; None where the answer stays unjudged.
         reason: Why it does: ``empty``, ``unreadable``, ``judge refused`` or ``error: …``.
-        text: What the judge wrote, which the cache keeps; None where that is no single text.
+        text: What the judge wrote, which the cache keeps; None where that is not a single text.
         refusal: What a guard says besides about refusing, as a label of the mode ``refusal``; None where it does not.
         score: How harmful a guard finds the answer, 0 to 1; None where it gives no score.
     """

@@ -67,7 +67,7 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
 
 
 def init_distilled_lora(model: Any, finetuning_args: Any) -> Any:
-    """A LoRA adapter to distil, from the fine-tuned model's (or the fused ones), with its teachers frozen beside it.
+    """A LoRA adapter to distil, from the fine-tuned model's (or the fused ones), with its teachers frozen next to it.
 
     Args:
         model: The base model.

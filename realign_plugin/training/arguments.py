@@ -72,8 +72,8 @@ class SafetySubspaceArguments(DistillArguments, _SubspaceArguments):  # type: ig
 class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments):  # type: ignore[misc]
     """What the stock parser builds in place of ``FinetuningArguments``.
 
-    While the host checks its arguments, our stage and type go by the names of their nearest kin (``dpo``, ``lora``),
-    so that its own rules for those hold; ``restore`` puts the real names back.
+    While the host checks its arguments, our stage and type have the names of the closest ones that it knows (``dpo``,
+    ``lora``), so that its own rules for those hold; ``restore`` puts the real names back.
     """
 
     stage: Literal["pt", "sft", "rm", "ppo", "dpo", "kto", "mask_dpo", "safety_distill"] = field(

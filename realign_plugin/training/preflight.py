@@ -55,7 +55,7 @@ def split_paths(value: str | Sequence[str] | None) -> list[str]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
-        raise UserError(f"task_adapters: {value!r} is no path, expected a path or a list of paths")
+        raise UserError(f"task_adapters: {value!r} is not a path, expected a path or a list of paths")
     return list(value)
 
 
@@ -171,7 +171,7 @@ def _check_resumed(
         )
     if len(resumed) > 1 or not is_subspace(resumed[0]):
         raise UserError(
-            f"adapter_name_or_path: {', '.join(resumed)} is no single safety subspace, expected the output of a "
+            f"adapter_name_or_path: {', '.join(resumed)} is not a single safety subspace, expected the output of a "
             "mask_dpo "
             "run; give LoRA adapters as aligned_adapter and task_adapters"
         )

@@ -21,7 +21,7 @@ def check_template(template: str | None, model: Path) -> None:
         model: The base model; nothing is said of one that is not a folder here.
 
     Raises:
-        UserError: With the nearest name, or that a template has to be named.
+        UserError: With the closest name, or that a template has to be named.
     """
     if template is not None:
         known = known_templates()

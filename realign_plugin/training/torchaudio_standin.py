@@ -24,7 +24,7 @@ class StandIn(ModuleType):
         self.__dict__["_reason"] = f"{type(reason).__name__}: {str(reason).splitlines()[0] if str(reason) else ''}"
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say why there is no torchaudio."""
+        """Explain that torchaudio is missing."""
         if name.startswith("__"):
             raise AttributeError(name)
         raise ImportError(

@@ -75,7 +75,7 @@ def complete(
         training_args: The host's training arguments.
         finetuning_args: Ours.
         datasets: ``train_dataset`` and ``eval_dataset``.
-        curves: What ``plot_loss`` draws beside the loss.
+        curves: What ``plot_loss`` draws besides the loss.
     """
     finished = training_args.do_train and not _train(trainer, training_args, finetuning_args, datasets, curves)
     if training_args.do_eval and not (finished and (Path(training_args.output_dir) / EVALUATED).is_file()):

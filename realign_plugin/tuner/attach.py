@@ -47,7 +47,7 @@ def attach_subspace(
 def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
     """The subspace, once its modules are known to be linear modules of the model with the right shapes.
 
-    In weight space, ``lora_target: all`` was resolved from the names of tensors; those that are no linear module of
+    In weight space, ``lora_target: all`` was resolved from the names of tensors; those that are not a linear module of
     the model (fused experts, say) are left out with a warning.
     """
     modules = dict(model.named_modules())
@@ -58,7 +58,7 @@ def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
         left_out = [name for name in subspace.logits if name not in set(linear)]
         if left_out and linear:
             warnings.warn(
-                f"{len(left_out)} weights are no linear module of {type(model).__name__} ({left_out[0]}, …): they "
+                f"{len(left_out)} weights are not a linear module of {type(model).__name__} ({left_out[0]}, …): they "
                 "stay as in the base model",
                 stacklevel=3,
             )

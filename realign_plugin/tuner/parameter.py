@@ -1,4 +1,4 @@
-"""The layer for a parameter that is no linear module's, such as the weights of a layer's experts in one tensor.
+"""The layer for a parameter outside linear modules, such as the weights of a layer's experts in one tensor.
 
 PEFT's ``target_parameters``: A and B hold the factors of all experts, and the masks are of those whole tensors.
 """

@@ -46,7 +46,7 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
             "mask_compile: true with .* mask_granularity: row",
         ),
         ({"task_weight": [0.1, 0.2]}, "task_weight: \\[0.1, 0.2\\] has 2 numbers for 1 task adapters"),
-        ({"task_adapters": 7}, "task_adapters: 7 is no path"),
+        ({"task_adapters": 7}, "task_adapters: 7 is not a path"),
     ],
 )
 def test_options_among_themselves(change: dict[str, Any], message: str) -> None:
@@ -78,7 +78,7 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
         ),
         ({"task_adapters": None, "task_models": ["m"]}, ["x"], "task_models and adapter_name_or_path \\(x\\)"),
         ({}, ["x"], "task_adapters and adapter_name_or_path \\(x\\) are both set"),
-        ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is no single safety subspace"),
+        ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is not a single safety subspace"),
     ],
 )
 def test_sources_of_a_run(change: dict[str, Any], resumed: list[str], message: str) -> None:

@@ -187,7 +187,7 @@ def test_weights_that_are_no_linear_module_are_left_out_of_all(
 
     for layer in model.model.layers:
         layer.mlp.down_proj = Fused(layer.mlp.down_proj.weight.detach().clone())
-    with pytest.warns(UserWarning, match="2 weights are no linear module of LlamaForCausalLM"):
+    with pytest.warns(UserWarning, match="2 weights are not a linear module of LlamaForCausalLM"):
         peft_model = attach_subspace(model, subspace)
     assert len(list(peft_model.base_model.layers())) == 12
     assert len(peft_model.peft_config["default"].target_modules) == 12

@@ -65,7 +65,7 @@ class Guard:
         read: What one answer of the guard says, under a policy; None where it cannot be read.
         source: Where the form was published.
         times: Questions about one answer.
-        raw: Whether its prompt is no chat, so that it needs ``/v1/completions``.
+        raw: Whether its prompt is not a chat, so that it needs ``/v1/completions``.
         models: Parts of its models' names, in lower case without ``-``, ``_`` and ``.``; none: it is always named.
         not_models: Parts of names of other models of the family.
         max_tokens: Longest answer that is asked for; None takes ``judge_max_tokens``.
