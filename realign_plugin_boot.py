@@ -15,6 +15,8 @@ HOOKS = {
     "llamafactory.hparams.parser": ("after", "realign_plugin.training.hook", "attach_parser"),
     "llamafactory.model.adapter": ("after", "realign_plugin.training.hook", "attach_adapter"),
     "llamafactory.train.tuner": ("after", "realign_plugin.training.hook", "attach_tuner"),
+    "llamafactory.extras.constants": ("after", "realign_plugin.training.board", "attach_constants"),
+    "llamafactory.webui.runner": ("after", "realign_plugin.training.board", "attach_runner"),
     "mergekit.merge_methods.registry": ("after", "realign_plugin.merging.hook", "attach_registry"),
     "mergekit.merge": ("after", "realign_plugin.merging.hook", "attach_merge"),
     "lm_eval.tasks.manager": ("after", "realign_plugin.evaluation.hook", "attach_manager"),
