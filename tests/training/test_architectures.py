@@ -1,0 +1,39 @@
+"""LLaMA-Factory trains on text pairs what is not a plain Llama, and its chat merges the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from llamafactory.hparams import get_infer_args
+from llamafactory.model import load_model, load_tokenizer
+from llamafactory.train.tuner import run_exp
+from peft import PeftModel
+
+from realign_plugin import SafetySubspace
+from tests.conftest import logits_of, make_tokenizer, training_options
+from tests.tuner.test_architectures import World, close
+
+
+@pytest.mark.parametrize(
+    ("case", "masked"), [("a multimodal model", "language_model"), ("experts in one tensor", "mlp.experts")]
+)
+def test_text_pairs_train_it(case: str, masked: str, lab: Path, tmp_path: Path, tokens: torch.Tensor) -> None:
+    world = World(case, tmp_path)
+    world.base().save_pretrained(tmp_path / "base")
+    make_tokenizer(tmp_path / "base")
+    sources = {"model_name_or_path": str(tmp_path / "base"), "aligned_adapter": str(tmp_path / "aligned")}
+    options = {**sources, "task_adapters": [str(tmp_path / "tuned")], "max_steps": 2}
+    run_exp(training_options(lab, tmp_path / "out", **options))
+    trained = SafetySubspace.load(tmp_path / "out")
+    assert all(masked in module for module in trained.logits)
+    assert any(bool(pair["B"].any()) for pair in trained.logits.values())
+    chosen = {"model_name_or_path": sources["model_name_or_path"], "adapter_name_or_path": str(tmp_path / "out")}
+    model_args, _, finetuning_args, _ = get_infer_args({**chosen, "template": "default", "infer_dtype": "float32"})
+    model = load_model(load_tokenizer(model_args)["tokenizer"], model_args, finetuning_args)
+    assert not isinstance(model, PeftModel)  # merged
+    assert close(
+        logits_of(model.eval(), tokens),
+        logits_of(PeftModel.from_pretrained(world.base(), tmp_path / "out").eval(), tokens),
+    )
