@@ -44,8 +44,12 @@ def _corrupt(error: BaseException) -> bool:
 
 def _unpacked(value: bytes) -> str:
     """A text as diskcache's JSON disk keeps it."""
-    text: str = json.loads(zlib.decompress(value))
-    return text
+    return _whole(json.loads(zlib.decompress(value)))
+
+
+def _whole(text: str) -> str:
+    """A text without half characters (lone surrogates), which no database takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _said(error: BaseException) -> str:
@@ -161,13 +165,15 @@ class VerdictCache:
 
     def put(self, key: str, text: str) -> None:
         """Keep a text, if the disk takes it."""
-        if not self._keeping:
-            return
-        try:
-            self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, text))
-        except FAILURES as error:
-            if self._renew(error):
-                self.put(key, text)
+        for first in (True, False):
+            if not self._keeping:
+                return
+            try:
+                self._database.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", (key, _whole(text)))
+                return
+            except FAILURES as error:
+                if not (self._renew(error) and first):
+                    return
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:

@@ -34,10 +34,12 @@ class Format(Protocol):
     Attributes:
         max_tokens: Longest answer that is asked for.
         reads_cut_off: Whether an answer that was cut off can be read.
+        raw: Whether it asks without a chat, at ``/v1/completions``.
     """
 
     max_tokens: int
     reads_cut_off: bool
+    raw: bool
 
     def model(self, mode: Mode) -> str:
         """The model that is asked."""
@@ -62,6 +64,7 @@ class TagFormat:
     """Our own questions, to any chat model; see ``prompts`` and ``verdicts``."""
 
     reads_cut_off = False
+    raw = False
 
     def __init__(self, settings: EvaluationSettings, chosen: Chosen, server: str) -> None:
         """Take what the settings say.
@@ -126,6 +129,7 @@ class GuardFormat:
         self._chosen, self._guard, self._policy = chosen, guard, settings.judge_policy
         self.max_tokens = guard.max_tokens or settings.judge_max_tokens
         self.reads_cut_off = guard.reads_cut_off
+        self.raw = guard.raw
         self._parts: Mapping[str, Any] = {
             "guard": guard.name,
             "version": guard.version,

@@ -166,7 +166,9 @@ class Judge:
         self.report.calls += 1
         self.report.prompt_tokens += tokens(body, "prompt_tokens")
         self.report.completion_tokens += tokens(body, "completion_tokens")
-        reply = reply_in(body, moderation=mode == "moderation", reads_cut_off=self.format.reads_cut_off)
+        reply = reply_in(
+            body, moderation=mode == "moderation", raw=self.format.raw, reads_cut_off=self.format.reads_cut_off
+        )
         verdict = reply if isinstance(reply, Verdict) else self.format.read(reply, mode)
         if verdict.label is not None and verdict.text is not None:
             self.cache.put(key, verdict.text)

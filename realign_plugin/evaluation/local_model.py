@@ -11,6 +11,8 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.evaluated import leave_gpu
 from realign_plugin.evaluation.guards.guard import RAW, Question
 
+TOKENIZERS: Final = ("tokenizer*", "vocab*", "*.tiktoken", "spiece.model")
+"""Files of which a tokenizer has at least one."""
 BATCH: Final = 16
 """Questions at a time."""
 SPARE: Final = 1.15
@@ -155,7 +157,10 @@ class LocalModel:
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
+        folder = Path(self.path)
         try:
+            if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZERS):
+                raise OSError("no file of one")  # some versions of transformers make an empty one up
             tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left")
         except (OSError, ValueError) as error:
             raise UserError(

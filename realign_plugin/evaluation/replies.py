@@ -43,12 +43,13 @@ def tokens(body: Any, name: str) -> int:
     return int(count) if possible else 0
 
 
-def reply_in(body: Any, *, moderation: bool = False, reads_cut_off: bool = False) -> str | Verdict:
+def reply_in(body: Any, *, moderation: bool = False, raw: bool = False, reads_cut_off: bool = False) -> str | Verdict:
     """The judge's words in what the server sent.
 
     Args:
         body: The decoded JSON of a completion, of a chat or of a raw prompt, or of a moderation, whatever it may be.
         moderation: Whether it is a moderation; what it says is told by the tag that says the same.
+        raw: Whether it may be a completion of a raw prompt.
         reads_cut_off: Whether words that were cut off can be read: the verdict comes first.
 
     Returns:
@@ -62,7 +63,7 @@ def reply_in(body: Any, *, moderation: bool = False, reads_cut_off: bool = False
     choice, ending = at(body, "choices", 0), at(body, "choices", 0, "finish_reason")
     ending = ending.lower() if isinstance(ending, str) else None
     message = at(choice, "message")
-    if message is None and isinstance(at(choice, "text"), str):  # /v1/completions
+    if raw and message is None and isinstance(at(choice, "text"), str):
         message = {"content": choice["text"]}
     if not isinstance(message, dict):
         return Verdict(None, MALFORMED)

@@ -78,7 +78,9 @@ def test_numbers() -> None:
 
 
 def test_a_target_that_matches_nothing_names_the_nearest(llama: Path) -> None:
-    with pytest.raises(UserError, match=r"lora_target: 'q_prj' is no linear module .*did you mean 'q_proj'") as caught:
+    with pytest.raises(
+        UserError, match=r"lora_target: 'q_prj' is not a linear module .*did you mean 'q_proj'"
+    ) as caught:
         matching(model_shapes(str(llama)), "v_proj,q_prj", "lora_target")
     assert "\n" not in str(caught.value)
 
@@ -93,7 +95,7 @@ def test_models_that_cannot_be_told(tmp_path: Path) -> None:
     (tmp_path / "broken" / "config.json").write_text("{")
     for name, message in {
         "gpt2": "holds no torch.nn.Linear but Conv1D.*such as Llama",
-        "odd": "no architecture that transformers knows.*such as Llama",
+        "odd": "an architecture that transformers does not know.*such as Llama",
         "broken": "cannot be read.*expected JSON",
         ".": "expected config.json; give the model's folder",
         "org/nowhere": "is not a folder and not in the hub's cache.*hf download",
