@@ -100,7 +100,7 @@ def test_space_and_models_that_do_not_belong_together(
     refused(
         merge, tmp_path, configuration(home, whole), "models: 0 besides the base, expected the 1 fine-tuned models"
     )
-    refused(merge, tmp_path, configuration(home, whole, home / "full1", home / "full2"), "models: 2 beside the base")
+    refused(merge, tmp_path, configuration(home, whole, home / "full1", home / "full2"), "models: 2 besides the base")
     lora = configuration(home, adapter)
     lora["base_model"] = f"{home / 'base'}+{home / 'task1'}"
     lora["models"] = [{"model": lora["base_model"]}]
