@@ -180,7 +180,7 @@ def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
     models: dict[str, Path | None] = {
         "base": None,
         **ends,
-        "realign repair": repaired,
+        "repaired": repaired,
         "interpolation (0.5)": combine(demo.model, ends, (0.5, 0.5), demo.out / "interpolation"),
         "RESTA (0.5)": combine(demo.model, ends, (0.5, 1.0), demo.out / "resta"),
     }

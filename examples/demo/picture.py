@@ -13,10 +13,10 @@ import typer
 
 from realign_plugin.plotting import pyplot_for, save_figure
 
-OURS: Final = ("aligned", "fine-tuned", "realign repair")
-COLOURS: Final = {"aligned": "#2f6f4f", "fine-tuned": "#b3372f", "realign repair": "#1f5fa8"}
+OURS: Final = ("aligned", "fine-tuned", "repaired")
+COLOURS: Final = {"aligned": "#2f6f4f", "fine-tuned": "#b3372f", "repaired": "#1f5fa8"}
 OTHERS: Final = "#777777"
-ARROWS: Final = (("aligned", "fine-tuned", "fine-tuning"), ("fine-tuned", "realign repair", "repair"))
+ARROWS: Final = (("aligned", "fine-tuned", "fine-tuning"), ("fine-tuned", "repaired", "repair"))
 AXES: Final = (
     ("refusal_rate", "harmful prompts refused"),
     ("over_refusal", "harmless prompts refused"),
