@@ -16,7 +16,9 @@ from realign_plugin.plotting import pyplot_for, save_figure
 OURS: Final = ("aligned", "fine-tuned", "repaired")
 COLOURS: Final = {"aligned": "#2f6f4f", "fine-tuned": "#b3372f", "repaired": "#1f5fa8"}
 OTHERS: Final = "#777777"
-ARROWS: Final = (("aligned", "fine-tuned", "fine-tuning"), ("fine-tuned", "repaired", "repair"))
+ARROWS: Final = (("aligned", "fine-tuned"), ("fine-tuned", "repaired"))
+SIDES: Final = {"fine-tuned": (1, -1), "repaired": (-1, 1), "interpolation": (-1, 1), "RESTA": (-1, -1)}
+"""Where a name stands: right of its point or left, above it or below."""
 AXES: Final = (
     ("refusal_rate", "harmful prompts refused"),
     ("over_refusal", "harmless prompts refused"),
@@ -40,26 +42,25 @@ def _panel(axes: Any, rows: list[dict[str, Any]], key: str, label: str) -> None:
     points = {row["model"]: (row["orders"]["value"], row[key]) for row in rows}
     target = points["aligned"][1]
     axes.axhline(target, color=COLOURS["aligned"], linewidth=1, linestyle=":")
-    for start, end, word in ARROWS:
+    for start, end in ARROWS:
         axes.annotate(
             "", points[end], points[start],
             arrowprops={"arrowstyle": "->", "color": COLOURS[end], "shrinkA": 7, "shrinkB": 7, "linewidth": 1.6},
         )  # fmt: skip
-        x, y = ((a + b) / 2 for a, b in zip(points[start], points[end], strict=True))
-        axes.text(x, y, word, color=COLOURS[end], fontsize=9, ha="right", va="bottom")
     for row in rows:
         model, (x, y) = row["model"], points[row["model"]]
         colour = COLOURS.get(model, OTHERS)
-        across = [[x - row["orders"]["low"]], [row["orders"]["high"] - x]]
+        widths = [[x - row["orders"]["low"]], [row["orders"]["high"] - x]]
         axes.errorbar(
-            x, y, xerr=across, yerr=[[y - row[f"{key}_low"]], [row[f"{key}_high"] - y]], fmt="o", color=colour,
+            x, y, xerr=widths, yerr=[[y - row[f"{key}_low"]], [row[f"{key}_high"] - y]], fmt="o", color=colour,
             ecolor=colour, elinewidth=0.8, alpha=1.0 if model in OURS else 0.7, markersize=7,
             markerfacecolor=colour if model in OURS else "white",
         )  # fmt: skip
-        side = -1 if x > 0.5 else 1
+        name = model.partition(" (")[0]
+        across, up = SIDES.get(name, (1, 1))
         axes.annotate(
-            model, (x, y), (8 * side, 8), textcoords="offset points", color=colour, fontsize=9,
-            ha="right" if side < 0 else "left",
+            name, (x, y), (8 * across, 7 if up > 0 else -14), textcoords="offset points", color=colour, fontsize=9,
+            ha="left" if across > 0 else "right",
         )  # fmt: skip
     axes.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.08), xlabel="orders turned into the right JSON", ylabel=label)
     for side in ("top", "right"):
