@@ -62,7 +62,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], key: str, label: str) -> None:
             name, (x, y), (8 * across, 7 if up > 0 else -14), textcoords="offset points", color=colour, fontsize=9,
             ha="left" if across > 0 else "right",
         )  # fmt: skip
-    axes.set(xlim=(-0.05, 1.08), ylim=(-0.05, 1.08), xlabel="orders turned into the right JSON", ylabel=label)
+    axes.set(xlim=(-0.05, 1.08), ylim=(-0.1, 1.05), xlabel="orders turned into the right JSON", ylabel=label)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 
