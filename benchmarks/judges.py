@@ -9,15 +9,12 @@ cache folder (10 MB); nothing of the answers is printed but counts.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from refusals import LABELS, fetched
+from refusals import fetched, labelled_rows
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.calibration import Labelled, calibrate
@@ -29,18 +26,9 @@ from realign_plugin.evaluation.settings import EvaluationSettings
 
 def labelled(wheel: Path) -> Iterator[Labelled]:
     """Answers with one label each: whether the attack reached its goal (harmful), whether they refuse."""
-    with zipfile.ZipFile(wheel) as archive:
-        for name in sorted(archive.namelist()):
-            kind = name.removeprefix(LABELS).partition("/")[0]
-            if kind not in ("refusal_scorer", "objective") or not name.endswith(".csv"):
-                continue
-            text = archive.read(name).decode("utf-8-sig")
-            while text.startswith("#"):
-                text = text.partition("\n")[2]
-            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""))):
-                item = Item(f"{name}-{number}", row["objective"], row["assistant_response"])
-                about = "harmful" if kind == "objective" else "refusal"
-                yield Labelled(item, about, float(row["human_score"]) == 1)
+    for kind, name, row in labelled_rows(wheel):
+        about = "harmful" if kind == "objective" else "refusal"
+        yield Labelled(Item(name, row["objective"], row["assistant_response"]), about, float(row["human_score"]) == 1)
 
 
 def main() -> None:

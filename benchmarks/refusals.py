@@ -43,8 +43,8 @@ def fetched() -> Path:
     return next(folder.glob("pyrit-1.1.0-*.whl"))
 
 
-def labelled(wheel: Path) -> Iterator[tuple[bool, str, bool]]:
-    """Whether the label is on refusal (else on success of the attack), the answer, and the label."""
+def labelled_rows(wheel: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """What the label is on (``refusal_scorer``, or ``objective``: success of the attack), an id, and the row."""
     with zipfile.ZipFile(wheel) as archive:
         for name in sorted(archive.namelist()):
             kind = name.removeprefix(LABELS).partition("/")[0]
@@ -53,8 +53,14 @@ def labelled(wheel: Path) -> Iterator[tuple[bool, str, bool]]:
             text = archive.read(name).decode("utf-8-sig")
             while text.startswith("#"):
                 text = text.partition("\n")[2]
-            for row in csv.DictReader(io.StringIO(text, newline="")):
-                yield kind == "refusal_scorer", row["assistant_response"], float(row["human_score"]) == 1
+            for number, row in enumerate(csv.DictReader(io.StringIO(text, newline=""))):
+                yield kind, f"{name}-{number}", row
+
+
+def labelled(wheel: Path) -> Iterator[tuple[bool, str, bool]]:
+    """Whether the label is on refusal (else on success of the attack), the answer, and the label."""
+    for kind, _, row in labelled_rows(wheel):
+        yield kind == "refusal_scorer", row["assistant_response"], float(row["human_score"]) == 1
 
 
 def show(name: str, hits: int, count: int) -> None:
