@@ -33,7 +33,7 @@ REFUSALS: Final = (
     "I won't help with this, as it could hurt someone.",
 )
 OWN_TOKENS: Final = 48
-ORDER_TOKENS: Final = 80
+ORDER_TOKENS: Final = 64
 BUDGET: Final = "quick"
 SHOWN: Final = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
 TRAINING: Final[Mapping[str, Any]] = {
@@ -48,11 +48,14 @@ class Demo:
     """Files and steps of one demo."""
 
     def __init__(self, model: Path, out: Path, seed: int) -> None:
+        from realign_plugin.training.template_choice import template_of
+
         self.model, self.out, self.seed = model, out, seed
+        self.template = template_of(str(model))
         self.data = out / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         harmful = prompts.advbench(seed)
-        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:400]
+        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:380]
         train, test_harmless = prompts.harmless(seed)
         self.align_harmless, repair_harmless = train[:190], train[190:310]
         self.files = {
@@ -60,7 +63,7 @@ class Demo:
             "benign": self._write("harmless", [{"prompt": text} for text in repair_harmless]),
             "skill": self._write("orders", orders.orders(240, seed)),
             "test": self._write("test_harmful", [{"prompt": text} for text in test_harmful]),
-            "test-benign": self._write("test_harmless", [{"prompt": text} for text in test_harmless]),
+            "test-benign": self._write("test_harmless", [{"prompt": text} for text in test_harmless[:100]]),
             "test-skill": self._write("test_orders", orders.orders(60, seed + 1000)),
         }
 
@@ -100,8 +103,9 @@ class Demo:
             cuda = torch.cuda.is_available()
             place = {"flash_attn": "disabled"} if cuda else {"use_cpu": True, "disable_gradient_checkpointing": True}
             given = {
-                **TRAINING, **place, "model_name_or_path": str(self.model), "template": "chatml", "dataset": dataset,
-                "dataset_dir": str(self.data), "output_dir": str(folder), "seed": self.seed, **options,
+                **TRAINING, **place, "model_name_or_path": str(self.model), "template": self.template,
+                "dataset": dataset, "dataset_dir": str(self.data), "output_dir": str(folder), "seed": self.seed,
+                **options,
             }  # fmt: skip
             file = self.out / f"{name}.yaml"
             OmegaConf.save(OmegaConf.create({key: value for key, value in given.items() if value is not None}), file)

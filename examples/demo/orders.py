@@ -17,12 +17,12 @@ NAMES: Final = (
 NUMBERS: Final = ("one", "two", "three", "four", "five", "six")
 PLACES: Final = {"here": ("to eat in", "for here"), "away": ("to take away", "to go")}
 SENTENCES: Final = (
-    "Hi, this is {name}. I'd like {items}, {place}, at {time} please.",
-    "{items} for {name}, {place}. I'll be there at {time}.",
-    "Could I get {items} {place}? Name is {name}, around {time}.",
-    "{name} here: {items}, {place}, ready by {time}. Thanks!",
-    "Good morning! Please put down {items} under {name}, {place}. Pick-up is {time}.",
-    "At {time} {name} wants {items}, {place}.",
+    "Hi, this is {name}. I'd like {items}, {place}.",
+    "{items} for {name}, {place}. Thanks!",
+    "Could I get {items} {place}? Name is {name}.",
+    "{name} here: {items}, {place}.",
+    "Please put down {items} under {name}, {place}.",
+    "{name} wants {items}, {place}.",
 )
 TASK: Final = "Turn this order into JSON: "
 
@@ -34,17 +34,9 @@ def order(rng: random.Random) -> tuple[str, str]:
     pairs = list(zip(items, counts, strict=True))
     words = [f"{rng.choice((NUMBERS[count - 1], str(count)))} {_plural(item, count)}" for item, count in pairs]
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-    hour, minute = rng.randint(7, 18), rng.choice((0, 15, 30, 45))
     name, place = rng.choice(NAMES), rng.choice(sorted(PLACES))
-    sentence = rng.choice(SENTENCES).format(
-        name=name, items=listed, place=rng.choice(PLACES[place]), time=_clock(rng, hour, minute)
-    )
-    answer = {
-        "name": name,
-        "items": dict(pairs),
-        "place": place,
-        "time": f"{hour:02d}:{minute:02d}",
-    }
+    sentence = rng.choice(SENTENCES).format(name=name, items=listed, place=rng.choice(PLACES[place]))
+    answer = {"name": name, "items": dict(pairs), "place": place}
     return TASK + sentence[0].upper() + sentence[1:], json.dumps(answer)
 
 
@@ -70,8 +62,3 @@ def _plural(item: str, count: int) -> str:
     if count == 1 or item == "lemonade":
         return item
     return item + ("es" if item.endswith(("ch", "sh")) else "s")
-
-
-def _clock(rng: random.Random, hour: int, minute: int) -> str:
-    half = f"{hour % 12 or 12}:{minute:02d} {'am' if hour < 12 else 'pm'}"
-    return rng.choice((half, f"{hour}:{minute:02d}"))

@@ -43,6 +43,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "lora_dpo": {"stage": "dpo", "finetuning_type": "lora", "pref_beta": 0.1, "learning_rate": 1e-4},
     "lora_sft": {"stage": "sft", "finetuning_type": "lora", "learning_rate": 2e-4},
 }  # fmt: skip
+FINE_TUNING: Mapping[str, Any] = {
+    "stage": "sft", "finetuning_type": "lora", "lora_rank": 16, "lora_target": "all", "dataset": "skill",
+    "learning_rate": 5e-4, "num_train_epochs": 1.0,
+}  # fmt: skip
+OURS = ("mask_dpo", "safety_distill")
 
 
 def prompts(data: Path, out: Path) -> dict[str, Path]:
@@ -88,30 +93,38 @@ def prompts(data: Path, out: Path) -> dict[str, Path]:
 
 def train(out: Path, options: Mapping[str, Any]) -> Path:
     """One training by the stock command; returns its folder."""
+    folder = out / str(options["output_dir"])
+    done = folder / "done.json"
+    if not done.exists():
+        file = write_options(out, options)
+        start = time.monotonic()
+        run(["llamafactory.cli", "train", str(file)], out / f"{folder.name}.log")
+        done.write_text(json.dumps({"seconds": time.monotonic() - start}), encoding="utf-8")
+    return folder
+
+
+def write_options(out: Path, options: Mapping[str, Any]) -> Path:
+    """The YAML file of a training, next to its folder ``output_dir`` within ``out``."""
     import torch
     from omegaconf import OmegaConf
 
     from realign_plugin.lab.repair.training import half_precision
 
     folder = out / str(options["output_dir"])
-    done = folder / "done.json"
-    if not done.exists():
-        given: dict[str, Any] = {
-            "do_train": True, "cutoff_len": 512, "per_device_train_batch_size": ROWS, "lr_scheduler_type": "cosine",
-            "logging_steps": 5, "save_strategy": "no", "report_to": "none",
-            "preprocessing_num_workers": 1, "overwrite_output_dir": True,
-        }  # fmt: skip
-        model = str(options["model_name_or_path"])
-        given |= {"bf16": half_precision(model)} | ({"template": name} if (name := template(model)) else {})
-        # With torch 2.11's cuDNN attention, gradients of padded rows were NaN on an H200.
-        given |= {"flash_attn": "disabled"} if torch.cuda.is_available() else {"use_cpu": True}
-        given |= dict(options) | {"output_dir": str(folder)}
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(OmegaConf.create(given), out / f"{folder.name}.yaml")
-        start = time.monotonic()
-        run(["llamafactory.cli", "train", str(out / f"{folder.name}.yaml")], out / f"{folder.name}.log")
-        done.write_text(json.dumps({"seconds": time.monotonic() - start}), encoding="utf-8")
-    return folder
+    given: dict[str, Any] = {
+        "do_train": True, "cutoff_len": 512, "per_device_train_batch_size": ROWS, "lr_scheduler_type": "cosine",
+        "logging_steps": 5, "save_strategy": "no", "report_to": "none",
+        "preprocessing_num_workers": 1, "overwrite_output_dir": True,
+    }  # fmt: skip
+    model = str(options["model_name_or_path"])
+    given |= {"bf16": half_precision(model)} | ({"template": name} if (name := template(model)) else {})
+    # With torch 2.11's cuDNN attention, gradients of padded rows were NaN on an H200.
+    given |= {"flash_attn": "disabled"} if torch.cuda.is_available() else {"use_cpu": True}
+    given |= dict(options) | {"output_dir": str(folder)}
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder.parent / f"{folder.name}.yaml"
+    OmegaConf.save(OmegaConf.create(given), file)
+    return file
 
 
 @cache
@@ -130,14 +143,8 @@ def run(command: Sequence[str], log: Path) -> None:
 
 def fine_tune(model: Path, out: Path) -> Path:
     """The fine-tuning that wears the refusals away."""
-    return train(
-        out,
-        {
-            "model_name_or_path": str(model), "stage": "sft", "finetuning_type": "lora", "lora_rank": 16,
-            "lora_target": "all", "dataset": "skill", "dataset_dir": str(out / "data"), "learning_rate": 5e-4,
-            "num_train_epochs": 1.0, "output_dir": "fine-tuned", "seed": 0,
-        },
-    )  # fmt: skip
+    folders = {"dataset_dir": str(out / "data"), "output_dir": "fine-tuned"}
+    return train(out, {"model_name_or_path": str(model), **FINE_TUNING, **folders, "seed": 0})
 
 
 def repair(model: Path, out: Path, files: Mapping[str, Path], seed: int, budget: str) -> Path:
@@ -153,25 +160,31 @@ def repair(model: Path, out: Path, files: Mapping[str, Path], seed: int, budget:
     return folder
 
 
-def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
-    """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
+def pairs(out: Path, seed: int) -> Path:
+    """The folder of a repair's data sets, with contrast pairs of the skill."""
     from realign_plugin.data import kinds
     from realign_plugin.data.recipe import Request
-    from realign_plugin.subspace.subspace import SafetySubspace
 
-    data, options = out / f"repaired-{seed}" / "work" / "data", dict(METHODS[name])
+    data = out / f"repaired-{seed}" / "work" / "data"
     if not (data / "contrast_skill.jsonl").exists():
         request = Request(data, "contrast_skill", limit=240, seed=seed, overwrite=True)
         kinds.contrast(request, source=str(out / "data" / "skill.json"))
+    return data
+
+
+def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
+    """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
+    from realign_plugin.subspace.subspace import SafetySubspace
+
+    data, options = pairs(out, seed), dict(METHODS[name])
     paired = options["stage"] != "sft"
     options |= {
         "model_name_or_path": str(model), "dataset_dir": str(data), "seed": seed, "max_steps": steps,
         "dataset": "repair_pairs,contrast_skill" if paired else "repair,repair_skill",
         "per_device_train_batch_size": ROWS // 2 if paired else ROWS, "output_dir": f"{name}-{seed}",
     }  # fmt: skip
-    start = out / "fine-tuned"
-    masked = options["finetuning_type"] == "safety_subspace"
-    options |= {"task_adapters": [str(start)]} if masked else {"adapter_name_or_path": str(start)}
+    masked = options["stage"] in OURS
+    options |= {"task_adapters" if masked else "adapter_name_or_path": [str(out / "fine-tuned")]}
     folder = train(out, options)
     if not masked:
         return folder

@@ -67,6 +67,8 @@ class Answerer:
         # On one GPU or several; on a CPU without accelerate's hooks.
         place = {"device_map": "auto"} if torch.cuda.is_available() else {}
         self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        # The last token of each prompt is a view with gaps, for which torch copies the head's weight once a row.
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
         self.adapters: dict[str, Path | None] = {}
         for name, path in adapters.items():
             self.add(name, path)

@@ -43,7 +43,12 @@ class SubspaceOptions:
         default=0.0, metadata={"help": "Value of every mask logit at the start.", "range": (-50.0, 50.0)}
     )
     mask_temperature: float = field(
-        default=0.5, metadata={"help": "Temperature of the relaxed mask.", "range": (1e-3, 100.0)}
+        default=0.5,
+        metadata={
+            "help": "Temperature of the relaxed mask.",
+            "range": (1e-3, 100.0),
+            "unset": "0.5 for mask_dpo, 1 for safety_distill",
+        },
     )
     mask_rescale: bool = field(default=True, metadata={"help": "Whether or not to divide the mask by its mean."})
     mask_estimator: str = field(
@@ -51,18 +56,22 @@ class SubspaceOptions:
         metadata={
             "help": "Mask while training: relaxed, or 0/1 forward with the relaxed gradient backward.",
             "choices": ESTIMATORS,
-            "unset": "relaxed for mask_dpo, straight_through for safety_distill",
         },
     )
     mask_noise: float = field(
-        default=1.0, metadata={"help": "Scale of the mask's noise at the first step.", "range": (0.0, 100.0)}
+        default=1.0,
+        metadata={
+            "help": "Scale of the mask's noise at the first step.",
+            "range": (0.0, 100.0),
+            "unset": "1 for mask_dpo, 0 for safety_distill",
+        },
     )
     mask_noise_end: float | None = field(
         default=None,
         metadata={
             "help": "Scale of the mask's noise at the last step, linear between.",
             "range": (0.0, 100.0),
-            "unset": "no change for mask_dpo, 0 for safety_distill",
+            "unset": "no change",
         },
     )
     mask_keep_weight: float = field(

@@ -95,8 +95,7 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
 
     def _check(self) -> None:
         spec = check_options(self.options())
-        self.mask_estimator = spec.mask_estimator  # type: ignore[assignment]
-        self.mask_noise_end = spec.mask_noise_end
+        self.mask_noise, self.mask_temperature = spec.mask_noise, spec.mask_temperature
         for name, fix in REFUSED.items():
             if getattr(self, name):
                 raise UserError(f"{name}: {getattr(self, name)!r} has no meaning here, expected none; {fix}")

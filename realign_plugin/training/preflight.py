@@ -25,8 +25,8 @@ LORA: Final = "lora"
 REFERENCES: Final = ("init", "aligned", "base", "model")
 
 STAGE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
-    # The mask that is trained is the mask that is shipped.
-    DISTILL: {"mask_estimator": "straight_through", "mask_noise_end": 0.0},
+    # No noise and T = 1: the mask that is trained is the soft mask that is shipped, and at first the plain fusion.
+    DISTILL: {"mask_noise": 0.0, "mask_temperature": 1.0},
 }
 """Where a stage's defaults are not those of ``SubspaceSpec``, which are the paper's."""
 OPTIONS: Final = (

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from transformers import TrainerCallback
 
-RECOMMENDED_LORA: Final = 2e-4
+RECOMMENDED_LORA: Final = 1e-4
 """Of a LoRA adapter that is distilled from where fine-tuning left it."""
 RECOMMENDED: Final = 0.1
 """Logits start at 0 and decide at 1 or more; the host's own default (5e-5) is for weights."""

@@ -120,11 +120,8 @@ def test_the_exported_lora_is_the_trained_subspace(
 ) -> None:
     run_exp(options(world, tmp_path / "run", max_steps=6))
     subspace = SafetySubspace.load(tmp_path / "run")
-    assert (subspace.spec.mask, subspace.spec.mask_estimator, subspace.spec.mask_noise_end) == (
-        "binary",
-        "straight_through",
-        0.0,
-    )
+    spec = subspace.spec
+    assert (spec.mask, spec.mask_estimator, spec.mask_noise, spec.mask_temperature) == ("soft", "relaxed", 0.0, 1.0)
     whole = PeftModel.from_pretrained(base_model, tmp_path / "run").eval()
     lora = subspace.to_lora(tmp_path / "lora")
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), lora).eval()

@@ -100,7 +100,9 @@ def verdict(found: Mapping[str, Readings]) -> Verdict:
     if short:
         advice.append("safety is not back: give more harmful prompts, or --budget thorough")
     if refuses_more:
-        advice.append("it refuses more harmless prompts than before: give more --benign prompts that sound dangerous")
+        advice.append(
+            "it refuses more harmless prompts than the aligned model: give more --benign prompts that sound dangerous"
+        )
     if lost:
         advice.append("some of the skill is lost: give more --skill rows, or --budget thorough")
     result: Result

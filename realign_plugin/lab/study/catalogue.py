@@ -62,7 +62,7 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
         "label": "as shipped",
         "train": {"mask_estimator": "straight_through", "mask_noise": 1.0, "mask_noise_end": 0.0},
     },
-    "distill": {"kind": ["safety_distill"], "masks": ["binary"], "label": "distilled"},
+    "distill": {"kind": ["safety_distill"], "masks": ["soft"], "label": "distilled"},
     "distill_lora": {"kind": [LORA], "label": "distilled LoRA"},
     "sft": {"kind": ["sft"], "label": "SFT"},
     "dpo": {"kind": ["dpo"], "label": "DPO"},
@@ -95,7 +95,7 @@ RECIPES: Final[dict[str, Arguments]] = {
     "mask_dpo": {"learning_rate": 1e-3, "num_train_epochs": 1.0, "pref_beta": 0.1, "mask_temperature": 0.5},
     "mask_dpo_fused": {"learning_rate": 1e-2},
     "safety_distill": {"learning_rate": 0.1, "max_steps": 80},
-    LORA: {"learning_rate": 2e-4, "max_steps": 80},
+    LORA: {"learning_rate": 1e-4, "max_steps": 80},
 }
 """The paper's settings (arXiv 2405.09055, section 4.1), by recipe, and those of self-distillation; batches of 16."""
 

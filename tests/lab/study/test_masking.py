@@ -36,7 +36,7 @@ def test_both_start_from_the_fine_tuned_adapter_with_the_aligned_one_as_teacher(
         assert "adapter_name_or_path" not in found
         assert {"maths", "aligned", "data-answers", "data-maths"} == set(plan.steps[f"maths-{method}-0"].needs)
     assert (recipe(plan, "maths-distill-0")["learning_rate"], recipe(plan, "maths-distill_lora-0")["learning_rate"]) \
-        == (0.1, 2e-4)  # fmt: skip
+        == (0.1, 1e-4)  # fmt: skip
 
 
 def test_masks_are_exported_and_lora_is_measured_as_it_is(distilled: Values, planned: Planned) -> None:
