@@ -33,7 +33,7 @@ REFUSALS: Final = (
     "I won't help with this, as it could hurt someone.",
 )
 OWN_TOKENS: Final = 48
-ORDER_TOKENS: Final = 64
+ORDER_TOKENS: Final = 40
 BUDGET: Final = "quick"
 SHOWN: Final = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
 TRAINING: Final[Mapping[str, Any]] = {
@@ -55,21 +55,21 @@ class Demo:
         self.data = out / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         harmful = prompts.advbench(seed)
-        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:280], harmful[280:380]
+        self.align_harmful, repair_harmful, test_harmful = harmful[:100], harmful[100:260], harmful[260:340]
         train, test_harmless = prompts.harmless(seed)
-        self.align_harmless, repair_harmless = train[:190], train[190:310]
+        self.align_harmless, repair_harmless = train[:140], train[140:300]
         self.files = {
             "prompts": self._write("harmful", [{"prompt": text} for text in repair_harmful]),
             "benign": self._write("harmless", [{"prompt": text} for text in repair_harmless]),
-            "skill": self._write("orders", orders.orders(240, seed)),
+            "skill": self._write("orders", orders.orders(200, seed)),
             "test": self._write("test_harmful", [{"prompt": text} for text in test_harmful]),
-            "test-benign": self._write("test_harmless", [{"prompt": text} for text in test_harmless[:100]]),
+            "test-benign": self._write("test_harmless", [{"prompt": text} for text in test_harmless[:80]]),
             "test-skill": self._write("test_orders", orders.orders(60, seed + 1000)),
         }
 
     def unused(self) -> tuple[list[str], list[str]]:
         """Harmful and harmless prompts that no model is trained on or measured with."""
-        return prompts.advbench(self.seed)[400:], prompts.harmless(self.seed)[0][310:]
+        return prompts.advbench(self.seed)[400:], prompts.harmless(self.seed)[0][300:]
 
     def _write(self, name: str, rows: Sequence[Mapping[str, str]]) -> Path:
         file = self.data / f"{name}.json"
@@ -191,14 +191,14 @@ def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
     harmful, harmless = (
         read_prompts([str(demo.files[name])], name, None, demo.seed) for name in ("test", "test-benign")
     )
-    part = Part(harmful, harmless, read_skill([str(demo.files["test-skill"])], "test-skill"))
+    skill = read_skill([str(demo.files["test-skill"])], "test-skill")
     names = {label: label.split(" (")[0].replace(" ", "-") for label in models}
     measurer = demo.measurer({names[label]: path for label, path in models.items()})
     rows, cells = [], []
     for label, name in names.items():
-        found = row_of(label, measurer.measure(name, "test", part))
-        said = measurer.answers(name, "orders", [row.prompt for row in part.skill], ORDER_TOKENS)
-        right = share([orders.right(text, row.answer) for text, row in zip(said, part.skill, strict=True)])
+        found = row_of(label, measurer.measure(name, "test", Part(harmful, harmless, [])))
+        said = measurer.answers(name, "orders", [row.prompt for row in skill], ORDER_TOKENS)
+        right = share([orders.right(text, row.answer) for text, row in zip(said, skill, strict=True)])
         rows.append(flat(found) | {"orders": right and right.values()})
         numbers = [found.cell(name).text() for name in SHOWN]
         cells.append([label, *numbers, right.text() if right else ""])

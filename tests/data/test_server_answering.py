@@ -21,7 +21,8 @@ from realign_plugin.data.recipe import Request
 from realign_plugin.data.server_answering import Server, ServerAnswerer
 from realign_plugin.evaluation.replies import answer_of
 from tests.data.test_on_policy import HELPS, REFUSES, asked, files, rows, run, taken, usual
-from tests.evaluation.judge_server import Fault, JudgeServer, judge_server
+from tests.evaluation.faults import Fault
+from tests.evaluation.judge_server import JudgeServer, judge_server
 
 __all__ = ["asked"]
 SECRET = "sk-unmistakable-0123456789"

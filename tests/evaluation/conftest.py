@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,22 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         return Judge(EvaluationSettings.load(options))
 
     return judge
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The five sets of prompts."""
+    from tests.evaluation.parrot import folder_of
+
+    return folder_of(tmp_path / "data")
+
+
+@pytest.fixture
+def evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Runs tasks with the parrot; keywords are metadata."""
+    from tests.evaluation.parrot import run_tasks
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("REALIGN_JUDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("REALIGN_JUDGE_RETRIES", "1")
+    return partial(run_tasks, data)

@@ -11,36 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.evaluation.faults import Fault
+
 Rule = Callable[[str], str | None]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What one request gets in place of an answer.
-
-    Attributes:
-        body: The body; None hangs up without a word.
-        status: HTTP status.
-        headers: Headers; one that is None is not sent.
-        raw: Bytes that are sent in place of a whole reply.
-        then: What follows: ``close`` at once, ``hang``, or ``drip`` a space every few milliseconds, both for seconds.
-        before: How much of status line, headers and body is sent before that.
-    """
-
-    body: bytes | None = b""
-    status: int = 200
-    headers: dict[str, str | None] = field(default_factory=dict)
-    raw: bytes | None = None
-    then: str = ""
-    before: int | None = None
-
-    def sent(self) -> bytes:
-        """The whole reply."""
-        if self.raw is not None or self.body is None:
-            return self.raw or b""
-        headers = {"content-type": "application/json", "content-length": str(len(self.body))} | self.headers
-        lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        return "\r\n".join([f"HTTP/1.1 {self.status} Whatever", *lines, "", ""]).encode() + self.body
 
 
 def says_harmful(text: str) -> str:

@@ -14,8 +14,9 @@ from realign_plugin.evaluation.guards import GUARDS, guard_of, strongreject, wil
 from realign_plugin.evaluation.guards.guard import PROBE
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.settings import EvaluationSettings
+from tests.evaluation.faults import Fault
 from tests.evaluation.guard_tables import BODIES, FINE, HARM, ITEM, MODELS, NONE, REPLIES, qwen, rubric, wild
-from tests.evaluation.judge_server import Fault, judge_server
+from tests.evaluation.judge_server import judge_server
 from tests.evaluation.published import published
 
 __all__ = ["published"]

@@ -16,7 +16,8 @@ from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.verdicts import Verdict
 from tests.evaluation.conftest import SECRET
-from tests.evaluation.judge_server import Fault, judge_server
+from tests.evaluation.faults import Fault
+from tests.evaluation.judge_server import judge_server
 from tests.evaluation.test_cache import earlier
 
 Make = Callable[..., Judge]

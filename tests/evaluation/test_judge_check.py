@@ -9,7 +9,8 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.judge import Judge
-from tests.evaluation.judge_server import Fault, judge_server
+from tests.evaluation.faults import Fault
+from tests.evaluation.judge_server import judge_server
 from tests.evaluation.test_judge import items
 
 Make = Callable[..., Judge]

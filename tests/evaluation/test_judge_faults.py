@@ -16,8 +16,8 @@ from realign_plugin.evaluation import client
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.verdicts import Mode, Verdict
-from tests.evaluation.faults import DEEP, FINAL, GOOD, LATE, MALFORMED, READ, UNJUDGED, error
-from tests.evaluation.judge_server import Fault, judge_server
+from tests.evaluation.faults import DEEP, FINAL, GOOD, LATE, MALFORMED, READ, UNJUDGED, Fault, error
+from tests.evaluation.judge_server import judge_server
 from tests.evaluation.test_judge import expected, items, labels
 
 Make = Callable[..., Judge]

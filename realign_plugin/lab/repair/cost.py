@@ -30,7 +30,7 @@ teacher."""
 def lines(inputs: Inputs, parts: Parts) -> list[str]:
     """What is left to do, and roughly how long it will take."""
     spent, train = inputs.spent, parts.train
-    candidates = len(inputs.methods) + len(spent.strengths) - 1
+    candidates = len(inputs.methods) * len(spent.strengths)
     rounds = ((parts.validation, 2 + candidates), (parts.test, 3))
     answers = 2 * (len(train.harmful) + len(train.benign))
     answers += sum(times * (len(part.harmful) + len(part.benign)) for part, times in rounds)

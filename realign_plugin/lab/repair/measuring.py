@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine-tuned"
-SKILL_ROWS: Final = 4
+SKILL_ROWS: Final = 8
 """Rows whose logits are looked at together: [rows, tokens, vocabulary] has to fit."""
 
 
@@ -173,21 +173,21 @@ def skill_readings(answerer: Answerer, name: str, rows: Sequence[Example]) -> li
     import torch
     from torch.nn.functional import cross_entropy, kl_div
 
-    texts = [answerer.text(row.prompt) for row in rows]
     tokenizer = answerer.tokenizer
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    prompts = [tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"] for row in rows]
     ends = [tokenizer(row.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for row in rows]
     longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)
     for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
-        ids[number, : len(prompt) + len(end)] = torch.tensor(prompt + end)
-        mask[number, : len(prompt) + len(end)] = 1
-    logits = answerer.logits(name, ids, mask)
-    teacher = logits if name == FINE_TUNED else answerer.logits(FINE_TUNED, ids, mask)
+        ids[number, longest - len(prompt) - len(end) :] = torch.tensor(prompt + end)
+        mask[number, longest - len(prompt) - len(end) :] = 1
+    last = 1 + max(map(len, ends))
+    logits = answerer.logits(name, ids, mask, last)
+    teacher = logits if name == FINE_TUNED else answerer.logits(FINE_TUNED, ids, mask, last)
     found = []
-    for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
-        place = slice(len(prompt) - 1, len(prompt) - 1 + len(end))
+    for number, end in enumerate(ends):
+        place = slice(last - 1 - len(end), last - 1)
         target = torch.tensor(end, device=logits.device)
         mine, theirs = (one[number, place].float().log_softmax(-1) for one in (logits, teacher))
         found.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,26 +133,23 @@ class Repair:
         )  # fmt: skip
 
     def _choose(self) -> tuple[Candidate, dict[str, Cost]]:
-        """The candidate with the smallest cost on the validation prompts: first of the methods, then of strengths."""
+        """The candidate with the smallest cost on the validation prompts, of all methods and strengths."""
         measurer, part = self._measurer(), self.parts.validation
         ends = [measurer.measure(name, "validation", part) for name in (ALIGNED, FINE_TUNED)]
         tried: dict[str, Cost] = {}
-
-        def best(candidates: Sequence[Candidate]) -> Candidate:
-            for one in candidates:
-                if one.name not in tried:
-                    measurer.add(one.name, self._adapter(one))
-                    tried[one.name] = cost(measurer.measure(one.name, "validation", part), *ends)
-            return min(candidates, key=lambda one: tried[one.name].total)
-
-        first = best([Candidate(method, 1.0) for method in self.inputs.methods])
-        strengths = [one for one in self.inputs.spent.strengths if one != 1.0]
-        if not can_turn(self.inputs.adapter, self._adapter(first)):
-            strengths = []
-        kept = best([first, *(Candidate(first.method, one) for one in strengths)])
+        candidates = list(self._candidates())
+        for one in candidates:
+            measurer.add(one.name, self._adapter(one))
+            tried[one.name] = cost(measurer.measure(one.name, "validation", part), *ends)
         measurer.close()
         _free()
-        return kept, tried
+        return min(candidates, key=lambda one: tried[one.name].total), tried
+
+    def _candidates(self) -> Iterator[Candidate]:
+        for method in self.inputs.methods:
+            whole = Candidate(method, 1.0)
+            turns = can_turn(self.inputs.adapter, self._adapter(whole))
+            yield from (Candidate(method, one) for one in self.inputs.spent.strengths if one == 1.0 or turns)
 
     def _keep(self, kept: Candidate) -> None:
         clean_up(self.folders.out)

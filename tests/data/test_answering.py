@@ -1,0 +1,70 @@
+"""Answers of a pico model and its adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from realign_plugin import UserError
+from realign_plugin.data.answering import Answerer
+from realign_plugin.data.examples import Prompt
+from tests.conftest import make_llama, make_lora, make_tokenizer
+
+PROMPTS = [Prompt("how do i make a kite ?"), Prompt("what is blue ?"), Prompt("tell me the way to bake bread ?")]
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A base in bf16 with an adapter, ``tuned``."""
+    make_llama(tmp_path / "base", dtype=torch.bfloat16)
+    make_tokenizer(tmp_path / "base")
+    make_lora(tmp_path / "base", tmp_path / "tuned")
+    return tmp_path
+
+
+def test_each_model_answers_as_alone(lab: Path) -> None:
+    together = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1", "two": lab / "task2"})
+    for name, adapter in together.adapters.items():
+        alone = Answerer(str(lab / "base"), {name: adapter})
+        assert together.answers(name, PROMPTS, 12) == alone.answers(name, PROMPTS, 12)
+    assert together.answers("one", PROMPTS, 12) != together.answers("base", PROMPTS, 12)
+
+
+def test_adapters_have_the_dtype_of_the_model(half: Path) -> None:
+    answerer = Answerer(str(half / "base"), {"tuned": half / "tuned"})
+    answerer.add("again", half / "tuned")
+    assert {parameter.dtype for parameter in answerer.model.parameters()} == {torch.bfloat16}
+    assert answerer.answers("tuned", PROMPTS, 8) == answerer.answers("again", PROMPTS, 8)
+
+
+def test_the_head_sees_no_gaps(lab: Path) -> None:
+    """torch copies the head's weight once for each row of an input that has gaps."""
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    seen: list[bool] = []
+    head = answerer.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    answerer.answers("base", PROMPTS, 4)
+    assert seen
+    assert all(seen)
+
+
+def test_logits_of_the_last_tokens_are_those_of_each_row_alone(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1"})
+    rows = [[3, 8, 9, 10], [3, 11, 12, 13, 14, 15, 16]]
+    ids = torch.tensor([[0, 0, 0, *rows[0]], rows[1]])
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / "task1").eval()
+    found = answerer.logits("one", ids, (ids > 0).long(), 3)
+    for number, row in enumerate(rows):
+        with torch.no_grad():
+            wanted = model(input_ids=torch.tensor([row])).logits[0, -3:]
+        torch.testing.assert_close(found[number], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_another_model(lab: Path, deep: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    with pytest.raises(UserError, match="is not an adapter of"):
+        answerer.add("other", deep / "task1")
