@@ -89,19 +89,23 @@ def _tuned(name: str, side: Side, rate: float, **options: Any) -> dict[str, Sett
     return {name: Setting(side, {"learning_rate": rate, **options})}
 
 
-SOFT: Final = {"mask_estimator": "relaxed", "mask_noise": 0.0, "mask_noise_end": 0.0}
+NOISY: Final = {
+    "mask_estimator": "straight_through", "mask_noise": 1.0, "mask_noise_end": 0.0, "mask_temperature": 0.5,
+}  # fmt: skip
+"""Noise that falls to 0, and a 0/1 mask."""
+SOFT: Final = {"mask_noise": 0.0, "mask_temperature": 0.5}
 TUNING: Final[Mapping[str, Setting]] = {
-    **_tuned("masks-0.1", "masks", 0.1),
+    **_tuned("masks-0.1", "masks", 0.1, **NOISY),
     **_tuned("lora-2e-4", "lora", 2e-4),
-    **_tuned("masks-0.3", "masks", 0.3),
+    **_tuned("masks-0.3", "masks", 0.3, **NOISY),
     **_tuned("lora-5e-4", "lora", 5e-4),
-    **_tuned("masks-1", "masks", 1.0),
+    **_tuned("masks-1", "masks", 1.0, **NOISY),
     **_tuned("lora-1e-3", "lora", 1e-3),
     **_tuned("masks-0.3-soft", "masks", 0.3, **SOFT),
     **_tuned("lora-1e-4", "lora", 1e-4),
     **_tuned("masks-1-soft", "masks", 1.0, **SOFT),
     **_tuned("lora-2e-4-reverse", "lora", 2e-4, distill_divergence="reverse"),
-    **_tuned("masks-0.3-reverse", "masks", 0.3, distill_divergence="reverse"),
+    **_tuned("masks-0.3-reverse", "masks", 0.3, distill_divergence="reverse", **NOISY),
     **_tuned("lora-2e-4-skill-2", "lora", 2e-4, distill_skill_weight=2.0),
 }
 """As many trials of one side as of the other."""
