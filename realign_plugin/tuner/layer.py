@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
 from realign_plugin.method.draws import Draw, masked_add
@@ -63,6 +64,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         self.kept = Kept()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
+        self._unmerged: Tensor | None = None
         self.in_features, self.out_features = self._features()
 
     def _features(self) -> tuple[int, int]:
@@ -228,6 +230,51 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         if self.specs[adapter].vector_space == "weight":
             return self.shipped(adapter, "W")
         return (self.shipped(adapter, "B") @ self.shipped(adapter, "A")) * self.scaling[adapter]
+
+    def _merged_with(self, adapter: str) -> Tensor:
+        """What merging adds to the weight, in its shape; raises where it cannot be merged into."""
+        return self.get_delta_weight(adapter)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add updates to the weight, under the masks that are saved with the adapters, rounded once to its dtype.
+
+        The weight that was there is held until ``unmerge`` puts it back: no subtraction gives it again in bf16, and
+        masks may have changed by then.
+
+        Args:
+            safe_merge: Refuse a result that is not finite.
+            adapter_names: Adapters to merge; None takes the active ones.
+
+        Raises:
+            UserError: If the weight is quantised.
+            ValueError: If ``safe_merge`` finds numbers that are not finite.
+        """
+        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.specs]
+        if not adapters:
+            return
+        updates = [self._merged_with(adapter) for adapter in adapters]
+        weight = self._weight()
+        assert weight is not None
+        before = weight.data
+        merged = (before.float() + sum(updates)).to(before.dtype)
+        if safe_merge and not torch.isfinite(merged).all():
+            raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
+        weight.data = merged
+        if not self.merged_adapters:
+            self._unmerged = before
+        self.merged_adapters += adapters
+
+    def unmerge(self) -> None:
+        """Put the weight back that was there before adapters were merged, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        weight = self._weight()
+        assert weight is not None
+        assert self._unmerged is not None
+        weight.data = self._unmerged.to(weight.data)  # where the model was moved to since
+        self._unmerged = None
+        self.merged_adapters.clear()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter's parameters, and what was computed of them."""

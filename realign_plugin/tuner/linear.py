@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,7 +36,6 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         """Wrap a linear module and make the first adapter's parameters."""
         super().__init__()
         SafetySubspaceLayer.__init__(self, base_layer, module_name)
-        self._unmerged: Tensor | None = None
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, spec, inference_mode=inference_mode)
 
@@ -128,49 +125,10 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
             return functional.linear(x * scale[0], delta)
         return functional.linear(x, delta) * scale[:, 0]
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add updates to the base weight, under the masks that are saved with the adapters, rounded once to its dtype.
-
-        The weight that was there is held until ``unmerge`` puts it back: no subtraction gives it again in bf16, and
-        masks may have changed by then.
-
-        Args:
-            safe_merge: Refuse a result that is not finite.
-            adapter_names: Adapters to merge; None takes the active ones.
-
-        Raises:
-            UserError: If the base weight is quantised.
-            ValueError: If ``safe_merge`` finds numbers that are not finite.
-        """
-        linear = self.get_base_layer()
-        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.specs]
-        if not adapters:
-            return
-        for adapter in adapters:
-            refuse_quantised(linear, self.module_name, self.specs[adapter].vector_space)
-        before = linear.weight.data
-        merged = before.float()
-        for adapter in adapters:
-            delta = self.get_delta_weight(adapter)
-            merged = merged + (delta if isinstance(linear, nn.Linear) else delta.T)
-        merged = merged.to(before.dtype)
-        if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
-        linear.weight.data = merged
-        if not self.merged_adapters:
-            self._unmerged = before
-        self.merged_adapters += adapters
-
-    def unmerge(self) -> None:
-        """Put the weight back that was there before adapters were merged, bit for bit."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        weight = self.get_base_layer().weight
-        assert self._unmerged is not None
-        weight.data = self._unmerged.to(weight.data)  # where the model was moved to since
-        self._unmerged = None
-        self.merged_adapters.clear()
+    def _merged_with(self, adapter: str) -> Tensor:
+        refuse_quantised(self.get_base_layer(), self.module_name, self.specs[adapter].vector_space)
+        delta = self.get_delta_weight(adapter)
+        return delta if isinstance(self.get_base_layer(), nn.Linear) else delta.T
 
     def __repr__(self) -> str:
         """Torch's own text with the method in front."""

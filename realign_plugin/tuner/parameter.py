@@ -5,14 +5,12 @@ PEFT's ``target_parameters``: A and B hold the factors of all experts, and the m
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.tuners.lora import layer as lora_layer
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import Tensor, nn
 
 from realign_plugin.errors import UserError
@@ -48,7 +46,6 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
         super().__init__()
         self.parameter_name = parameter_name
         SafetySubspaceLayer.__init__(self, base_layer, module_name)
-        self._unmerged: Tensor | None = None
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, spec, inference_mode=inference_mode)
 
@@ -134,30 +131,6 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
             return shape[1:] == (self.out_features, self.in_features)
         swaps = hasattr(lora_layer.ParamWrapper, "_get_in_out_features")  # newer versions look at the module
         return swaps and not getattr(self.get_base_layer(), "is_transposed", False)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add updates to the parameter, rounded once to its dtype; see ``SafetySubspaceLinear.merge``."""
-        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.specs]
-        if not adapters:
-            return
-        before = self.parameter.data
-        merged = (before.float() + sum(self.get_delta_weight(adapter) for adapter in adapters)).to(before.dtype)
-        if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
-        self.parameter.data = merged
-        if not self.merged_adapters:
-            self._unmerged = before
-        self.merged_adapters += adapters
-
-    def unmerge(self) -> None:
-        """Put the parameter back that was there before adapters were merged, bit for bit."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        assert self._unmerged is not None
-        self.parameter.data = self._unmerged.to(self.parameter.data)
-        self._unmerged = None
-        self.merged_adapters.clear()
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
