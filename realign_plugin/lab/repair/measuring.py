@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,21 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.journal import Journal
-from realign_plugin.data.progress import counted
 from realign_plugin.evaluation.assessment import Kind, assess
 from realign_plugin.files import write_json
 from realign_plugin.lab.repair.parts import Part
 from realign_plugin.lab.repair.plan import SKILL_TOKENS
-from realign_plugin.lab.repair.readings import Reading, Readings, SkillReading
+from realign_plugin.lab.repair.readings import Reading, Readings
+from realign_plugin.lab.repair.skill import FINE_TUNED, SkillReader
 from realign_plugin.text_files import checked, read_json
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.session import Session
 
 ALIGNED: Final = "aligned"
-FINE_TUNED: Final = "fine-tuned"
-SKILL_ROWS: Final = 8
-"""Rows whose logits are looked at together: [rows, tokens, vocabulary] has to fit."""
 
 
 class Measurer:
@@ -60,6 +56,7 @@ class Measurer:
         self._batch_size, self._session, self._answerer = batch_size, session, answerer
         self._answer_tokens = answer_tokens
         self._loaded: Answerer | None = None
+        self._reader = SkillReader()
 
     def add(self, name: str, adapter: Path) -> None:
         """Add a model."""
@@ -69,7 +66,7 @@ class Measurer:
 
     def close(self) -> None:
         """Free the models."""
-        self._loaded = None
+        self._loaded, self._reader = None, SkillReader()
 
     def _load(self) -> Answerer:
         if self._loaded is None:
@@ -88,7 +85,7 @@ class Measurer:
             for kind, prompts in kinds.items()
         }
         skill = self.skill_rows(part_name, part)
-        readings = Readings(**found, skill=self._skill(name, skill))  # type: ignore[arg-type]
+        readings = Readings(**found, skill=self._reader.read(self._load, name, skill))  # type: ignore[arg-type]
         write_json(file, readings.model_dump())
         return readings
 
@@ -125,17 +122,6 @@ class Measurer:
             for kind, prompts in kinds.items()
         }
 
-    def _skill(self, name: str, rows: Sequence[Example]) -> list[SkillReading]:
-        found: list[SkillReading] = []
-        with ExitStack() as stack:
-            advance = stack.enter_context(counted(f"skill of {name}", len(rows))) if rows else None
-            for start in range(0, len(rows), SKILL_ROWS):
-                some = rows[start : start + SKILL_ROWS]
-                found += skill_readings(self._load(), name, some)
-                if advance is not None:
-                    advance(len(some))
-        return found
-
 
 def _readings(
     prompts: Sequence[Prompt], answers: Sequence[str], reference: Sequence[str], session: Session | None, kind: Kind
@@ -160,42 +146,3 @@ def _readings(
         )
         for one, rate in zip(found, rates, strict=True)
     ]
-
-
-def skill_readings(answerer: Answerer, name: str, rows: Sequence[Example]) -> list[SkillReading]:
-    """How a model continues reference answers, token by token, next to the fine-tuned one.
-
-    Args:
-        answerer: The models.
-        name: Which of them.
-        rows: Prompts with their reference answers.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy, kl_div
-
-    tokenizer = answerer.tokenizer
-    prompts = [tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"] for row in rows]
-    ends = [tokenizer(row.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for row in rows]
-    longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    mask = torch.zeros_like(ids)
-    for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
-        ids[number, longest - len(prompt) - len(end) :] = torch.tensor(prompt + end)
-        mask[number, longest - len(prompt) - len(end) :] = 1
-    last = 1 + max(map(len, ends))
-    logits = answerer.logits(name, ids, mask, last)
-    teacher = logits if name == FINE_TUNED else answerer.logits(FINE_TUNED, ids, mask, last)
-    found = []
-    for number, end in enumerate(ends):
-        place = slice(last - 1 - len(end), last - 1)
-        target = torch.tensor(end, device=logits.device)
-        mine, theirs = (one[number, place].float().log_softmax(-1) for one in (logits, teacher))
-        found.append(
-            SkillReading(
-                tokens=len(end),
-                correct=int((mine.argmax(-1) == target).sum()),
-                loss=float(cross_entropy(mine, target, reduction="sum")),
-                divergence=max(0.0, float(kl_div(mine, theirs, log_target=True, reduction="sum"))),
-            )
-        )
-    return found

@@ -1,0 +1,72 @@
+"""The skill, read off a pico model, against one row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from realign_plugin.data.answering import Answerer
+from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader
+
+WORDS = ["take", "paper", "and", "string", "then", "fold", "it", "mix", "flour", "water", "one", "two", "three"]
+
+
+def rows(count: int) -> list[Example]:
+    """Prompts and answers of many lengths."""
+    return [
+        Example(Prompt(f"how do i make {WORDS[n % 13]} {'red ' * (n % 4)}?"), " ".join(WORDS[: 1 + n % 7]))
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def answerer(lab: Path) -> Answerer:
+    return Answerer(str(lab / "base"), {"aligned": None, FINE_TUNED: lab / "task1", "repaired": lab / "task2"})
+
+
+def test_each_row_as_read_alone(lab: Path, answerer: Answerer) -> None:
+    given = rows(ROWS + 3)
+    found = SkillReader().read(lambda: answerer, "repaired", given)
+    tokenizer = answerer.tokenizer
+    models = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / name).eval().double()
+        for name in ("task2", "task1")
+    ]
+    for reading, row in zip(found, given, strict=True):
+        prompt = tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"]
+        end = [*tokenizer(row.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            mine, tuned = (
+                one(input_ids=torch.tensor([prompt + end])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+                for one in models
+            )
+        target = torch.tensor(end)
+        assert reading.tokens == len(end)
+        assert reading.correct == int((mine.argmax(-1) == target).sum())
+        assert reading.loss == pytest.approx(-float(mine.gather(1, target[:, None]).sum()), rel=1e-4)
+        assert reading.divergence == pytest.approx(float((tuned.exp() * (tuned - mine)).sum()), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 30, 0])
+def test_the_fine_tuned_model_runs_once_where_there_is_room(
+    answerer: Answerer, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    logits = answerer.logits
+    monkeypatch.setattr(answerer, "logits", lambda name, *given: asked.append(name) or logits(name, *given))
+    reader, given = SkillReader(most_bytes), rows(ROWS)
+    before = reader.read(lambda: answerer, FINE_TUNED, given)
+    reader.read(lambda: answerer, "repaired", given)
+    reader.read(lambda: answerer, "aligned", given)
+    assert asked.count(FINE_TUNED) == (1 if most_bytes else 3)
+    assert (asked.count("repaired"), asked.count("aligned")) == (1, 1)
+    assert all(reading.divergence == 0.0 for reading in before)
+
+
+def test_no_rows(answerer: Answerer) -> None:
+    assert SkillReader().read(lambda: answerer, "repaired", []) == []
