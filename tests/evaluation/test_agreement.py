@@ -13,9 +13,7 @@ from realign_plugin.evaluation.agreement import agreements
 from realign_plugin.evaluation.compare import compare, markdown
 from realign_plugin.lab.report.cards import judge_cards
 from tests.evaluation.judge_server import judge_server
-from tests.evaluation.test_tasks import Evaluate, data, evaluate, judged
-
-__all__ = ["data", "evaluate"]
+from tests.evaluation.parrot import Evaluate, judged
 
 GUARD = "Qwen3Guard-Gen-0.6B"
 BOTH = {"judge": ["openai_tags", "qwen3guard"], "judge_model": ["chat", GUARD]}

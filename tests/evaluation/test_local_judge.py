@@ -16,9 +16,7 @@ from realign_plugin.evaluation.guards.guard import RAW, Question, chat
 from realign_plugin.evaluation.judge import Item, Judge
 from realign_plugin.evaluation.local_model import LocalModel
 from realign_plugin.evaluation.settings import EvaluationSettings
-from tests.evaluation.test_tasks import Evaluate, answer, data, evaluate
-
-__all__ = ["data", "evaluate"]
+from tests.evaluation.parrot import Evaluate, answer
 
 WORDS = ["how", "is", "kite", "made", "?", "Take", "paper", "and", "mix", "fold", "it.", "string", "it"]
 TEMPLATE = (

@@ -14,9 +14,7 @@ from realign_plugin.evaluation.session import Session
 from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.task import PromptTask
 from tests.evaluation.judge_server import judge_server
-from tests.evaluation.test_tasks import Evaluate, Parrot, data, evaluate, judged, save
-
-__all__ = ["data", "evaluate"]
+from tests.evaluation.parrot import Evaluate, Parrot, judged, save
 
 CHAT = {"apply_chat_template": True}
 

@@ -14,9 +14,7 @@ from realign_plugin import UserError
 from realign_plugin.evaluation.data import load_prompts
 from realign_plugin.evaluation.sources import SOURCES
 from tests.evaluation.judge_server import judge_server
-from tests.evaluation.test_tasks import Evaluate, Parrot, data, evaluate, judged
-
-__all__ = ["data", "evaluate"]
+from tests.evaluation.parrot import Evaluate, Parrot, judged
 
 
 def asked(number: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.judge_server import judge_server
-from tests.evaluation.test_tasks import answer, folder_of
+from tests.evaluation.parrot import answer, folder_of
 
 pytestmark = pytest.mark.cli
 SECRET = "sk-unmistakable-9876543210"

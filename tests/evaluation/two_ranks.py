@@ -12,7 +12,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from realign_plugin.evaluation.task_names import tasks_folder
-from tests.evaluation.test_tasks import Parrot
+from tests.evaluation.parrot import Parrot
 
 
 class Ranked(Parrot):

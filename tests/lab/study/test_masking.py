@@ -42,7 +42,7 @@ def test_both_start_from_the_fine_tuned_adapter_with_the_aligned_one_as_teacher(
 def test_masks_are_exported_and_lora_is_measured_as_it_is(distilled: Values, planned: Planned) -> None:
     plan = planned(distilled)
     (command,) = plan.steps["export-maths-distill-0"].commands
-    assert command[-1] == "binary"  # the mask that was trained
+    assert command[-1] == "soft"  # the mask that was trained
     masks, lora = plan.models["maths-distill-0-binary"], plan.models["maths-distill_lora-0"]
     assert (masks.role, masks.label, masks.subspace) == (
         "realigned", "realigned (distilled)", "runs/it/models/maths-distill-0",
@@ -65,7 +65,7 @@ def test_seeds_overrides_and_methods_of_ones_own(distilled: Values, planned: Pla
     )
     assert len(plan.steps["export-maths-distill-3"].commands) == 2
     assert recipe(plan, "maths-gentle-1")["distill_skill_weight"] == 2.0
-    assert plan.steps["export-maths-gentle-1"].commands[0][-1] == "binary"
+    assert plan.steps["export-maths-gentle-1"].commands[0][-1] == "soft"
     assert recipe(plan, "maths-distill_lora-1")["max_steps"] == 9
     assert "distill_lora-1" in plan.models["maths-distill_lora-1"].id
 
