@@ -17,9 +17,10 @@ from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
-from realign_plugin.lab.repair.measuring import ALIGNED, FINE_TUNED, Measurer
+from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
+from realign_plugin.lab.repair.skill import FINE_TUNED
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 
