@@ -17,8 +17,12 @@ OURS: Final = ("aligned", "fine-tuned", "repaired")
 COLOURS: Final = {"aligned": "#2f6f4f", "fine-tuned": "#b3372f", "repaired": "#1f5fa8"}
 OTHERS: Final = "#777777"
 ARROWS: Final = (("aligned", "fine-tuned"), ("fine-tuned", "repaired"))
-SIDES: Final = {"fine-tuned": (1, -1), "repaired": (-1, 1), "interpolation": (-1, 1), "RESTA": (-1, -1)}
-"""Where a name stands: right of its point or left, above it or below."""
+SIDES: Final = {
+    ("refusal_rate", "fine-tuned"): (1, -1), ("over_refusal", "fine-tuned"): (1, -1),
+    ("refusal_rate", "repaired"): (-1, 1), ("over_refusal", "repaired"): (-1, 1),
+    ("refusal_rate", "interpolation"): (-1, 1), ("over_refusal", "interpolation"): (-1, -1),
+}  # fmt: skip
+"""Where a name stands, if not right of its point and above it."""
 AXES: Final = (
     ("refusal_rate", "harmful prompts refused"),
     ("over_refusal", "harmless prompts refused"),
@@ -57,7 +61,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], key: str, label: str) -> None:
             markerfacecolor=colour if model in OURS else "white",
         )  # fmt: skip
         name = model.partition(" (")[0]
-        across, up = SIDES.get(name, (1, 1))
+        across, up = SIDES.get((key, name), (1, 1))
         axes.annotate(
             name, (x, y), (8 * across, 7 if up > 0 else -14), textcoords="offset points", color=colour, fontsize=9,
             ha="left" if across > 0 else "right",
