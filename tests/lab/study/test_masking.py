@@ -43,7 +43,7 @@ def test_masks_are_exported_and_lora_is_measured_as_it_is(distilled: Values, pla
     plan = planned(distilled)
     (command,) = plan.steps["export-maths-distill-0"].commands
     assert command[-1] == "soft"  # the mask that was trained
-    masks, lora = plan.models["maths-distill-0-binary"], plan.models["maths-distill_lora-0"]
+    masks, lora = plan.models["maths-distill-0-soft"], plan.models["maths-distill_lora-0"]
     assert (masks.role, masks.label, masks.subspace) == (
         "realigned", "realigned (distilled)", "runs/it/models/maths-distill-0",
     )  # fmt: skip
