@@ -187,7 +187,7 @@ def test_side_by_side(evaluate: Evaluate, data: Path, monkeypatch: pytest.Monkey
             (tmp_path / name).mkdir()
             text = json.dumps(found, default=handle_non_serializable)
             (tmp_path / name / "results_2026-01-01T00-00-00.json").write_text(text)
-    table = compare([f"broken={tmp_path / 'before'}", f"mended={tmp_path / 'after'}"])
+    table = compare([f"broken={tmp_path / 'before'}", f"repaired={tmp_path / 'after'}"])
     rows = {row["metric"]: row for row in table["rows"]}
     harmful = rows["safety: harmful_rate"]
     assert harmful["cells"][1]["value"] == 0

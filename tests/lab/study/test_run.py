@@ -95,14 +95,14 @@ def test_what_the_study_makes_itself_is_no_input(tmp_path: Path) -> None:
 
 
 def test_a_step_asked_for_once_more_starts_anew(tmp_path: Path) -> None:
-    fails_once = ("sh", "-c", "echo b >> root/said-it; test -e root/mended")
+    fails_once = ("sh", "-c", "echo b >> root/said-it; test -e root/repaired")
     step = step_of(
         "it", "export", "it", (("sh", "-c", "echo a >> root/said-it"), fails_once), creates=("root/said-it",)
     )
     plan = plan_of(tmp_path, step)
     with pytest.raises(StepError):
         run(plan, step)
-    (tmp_path / "root/mended").touch()
+    (tmp_path / "root/repaired").touch()
     plan.forget_whole("it")
     (tmp_path / "root/said-it").unlink()
     run(plan, step)
