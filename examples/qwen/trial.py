@@ -160,15 +160,15 @@ def repair(model: Path, out: Path, files: Mapping[str, Path], seed: int, budget:
     return folder
 
 
-def pairs(out: Path, seed: int) -> Path:
+def pairs(repaired: Path, skill: Path, seed: int) -> Path:
     """The folder of a repair's data sets, with contrast pairs of the skill."""
     from realign_plugin.data import kinds
     from realign_plugin.data.recipe import Request
 
-    data = out / f"repaired-{seed}" / "work" / "data"
+    data = repaired / "work" / "data"
     if not (data / "contrast_skill.jsonl").exists():
         request = Request(data, "contrast_skill", limit=240, seed=seed, overwrite=True)
-        kinds.contrast(request, source=str(out / "data" / "skill.json"))
+        kinds.contrast(request, source=str(skill))
     return data
 
 
@@ -176,7 +176,8 @@ def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
     """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
     from realign_plugin.subspace.subspace import SafetySubspace
 
-    data, options = pairs(out, seed), dict(METHODS[name])
+    data = pairs(out / f"repaired-{seed}", out / "data" / "skill.json", seed)
+    options = dict(METHODS[name])
     paired = options["stage"] != "sft"
     options |= {
         "model_name_or_path": str(model), "dataset_dir": str(data), "seed": seed, "max_steps": steps,

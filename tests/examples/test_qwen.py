@@ -8,16 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from realign_plugin.subspace.lora_adapters import LoraAdapter, read_lora
-from tests.conftest import make_lora
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "qwen"))
-import bench
 import measure
-import settings
-import stacking
 import trial
 
 
@@ -59,40 +52,3 @@ def test_no_prompt_of_the_measurement_is_among_the_others(data: Path, tmp_path: 
 )
 def test_the_last_number_of_an_answer(text: str, number: str | None) -> None:
     assert measure.number_in(text) == number
-
-
-def update(adapter: LoraAdapter, module: str) -> torch.Tensor:
-    """B A with its scale, in float64."""
-    pair, rank = adapter.factors[module], adapter.ranks[module]
-    return pair["B"].double() @ pair["A"].double() * (adapter.alphas[module] / rank)
-
-
-def test_a_stack_is_the_weighted_sum(lab: Path, tmp_path: Path) -> None:
-    one = make_lora(lab / "base", tmp_path / "one", seed=1)
-    two = make_lora(lab / "base", tmp_path / "two", seed=2, r=2)
-    both = read_lora(stacking.stack({one: 1.0, two: -0.5}, tmp_path / "both"), "both")
-    first, second = read_lora(one, "one"), read_lora(two, "two")
-    assert both.factors.keys() == first.factors.keys()
-    for module in both.factors:
-        wanted = update(first, module) - 0.5 * update(second, module)
-        torch.testing.assert_close(update(both, module), wanted, atol=1e-6, rtol=1e-6)
-
-
-def test_each_job_comes_after_what_it_needs() -> None:
-    jobs = bench.jobs([0, 1, 2], set(settings.STARTS))
-    seen: set[str] = set()
-    waiting = dict(jobs)
-    while ready := [name for name, needs in waiting.items() if seen.issuperset(needs)]:
-        seen.update(ready)
-        waiting = {name: needs for name, needs in waiting.items() if name not in seen}
-    assert not waiting
-    rows = settings.settings([0, 1, 2])
-    assert {f"row-{name}" for name in rows} < set(jobs)
-    assert {f"test-{name}" for name, row in rows.items() if row.test} < set(jobs)
-    assert "row-masks-0.3" in jobs["row-masks-seed-1"]
-    assert "row-lora-seed-0" in jobs["row-lora-moved"]
-
-
-def test_both_sides_have_as_many_trials() -> None:
-    sides = [row.side for row in settings.TUNING.values()]
-    assert sides.count("masks") == sides.count("lora") == len(sides) / 2

@@ -1,78 +1,81 @@
 """Runs settings.py's rows on one model, side by side, and measures each; what is done is not done again.
 
-    python examples/qwen/trial.py MODEL DATA OUT --seeds 0,1,2 --methods ""         realign repair, and its data
-    python examples/qwen/bench.py run MODEL DATA OUT --seeds 0,1,2 --workers 6
-    python examples/qwen/bench.py table MODEL DATA OUT                              the rows that are done
+    python examples/demo/demo.py MODEL OUT                                           once: the models, and their data
+    python examples/bench/bench.py run smollm2 MODEL DATA OUT
+    python examples/bench/bench.py table smollm2 MODEL DATA OUT                      the rows that are done
 
-MODEL, DATA and OUT as in trial.py. Every training is stock ``llamafactory-cli train``. Settings are compared on 150
-harmful prompts of PKU, our borderline prompts that no training used, and 100 rows of the skill; those marked ``test``
-are also measured on trial.py's prompts.
+    python examples/qwen/trial.py MODEL DATA OUT --seeds 0,1,2 --methods ""         realign repair, and its data
+    python examples/bench/bench.py run qwen MODEL DATA OUT --seeds 0,1,2 --workers 6
+
+DATA as in trial.py. Every training is stock ``llamafactory-cli train``. Settings are compared on prompts that nothing
+else uses (``World.validation``); those marked ``test`` are also measured on trial.py's prompts.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
-import subprocess
-import sys
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-import trial
+import bench_paths  # noqa: F401
 import typer
 from repairs import ENDS, Bench
-from settings import STARTS, TUNING, settings
+from settings import Plan
+from worlds import WORLDS
 
 app = typer.Typer(add_completion=False)
-Model = Annotated[Path, typer.Argument(help="The aligned model's folder.")]
+Name = Annotated[str, typer.Argument(help=f"Of the world: {' or '.join(WORLDS)}.")]
+Model = Annotated[Path, typer.Argument(help="The model's folder.")]
 Data = Annotated[Path, typer.Argument(help="Folder of the public data sets.")]
-Out = Annotated[Path, typer.Argument(help="The trial's folder.")]
-Seeds = Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")]
+Out = Annotated[Path, typer.Argument(help="Folder of trial.py's or demo.py's run.")]
+FORK: Final = get_context("fork")
 
 
-def jobs(seeds: Sequence[int], starts: set[str]) -> dict[str, list[str]]:
+def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[str]]:
     """Names of all jobs in their order, with the jobs that have to be finished before."""
     found: dict[str, list[str]] = {}
-    for start in STARTS:
-        if start in starts:
-            found |= {f"task-{task}": [] for task in STARTS[start].tasks}
-            found |= {f"ends-{start}": [f"task-{task}" for task in STARTS[start].tasks]}
-    tests = {"test-aligned": ["ends-mixture"], "test-fine-tuned": ["ends-mixture"]}
-    for name, one in settings(seeds).items():
+    for name, start in plan.starts.items():
+        if name in starts:
+            found |= {f"task-{task}": [] for task in start.tasks}
+            found |= {f"ends-{name}": [f"task-{task}" for task in start.tasks]}
+    tested = [f"test-{end}" for end in ENDS]
+    found |= {test: [f"ends-{plan.main}"] for test in tested} if plan.main in starts else {}
+    tuning = plan.tuning()
+    for name, one in plan.settings(seeds).items():
         if one.start in starts:
             needs = [f"ends-{one.start}"]
-            needs += [f"row-{other}" for other, tuned in TUNING.items() if one.best and tuned.side == one.side]
-            needs += [f"task-{other}" if other in STARTS else f"row-{other}" for other in one.needs]
+            needs += [f"row-{other}" for other, tuned in tuning.items() if one.best and tuned.side == one.side]
+            tasks = {task for start in plan.starts.values() for task in start.tasks}
+            needs += [f"task-{other}" if other in tasks else f"row-{other}" for other in one.needs]
             found[f"row-{name}"] = needs
             if one.test:
-                tests[f"test-{name}"] = [f"row-{name}", "test-aligned", "test-fine-tuned"]
-    return found | tests
+                found[f"test-{name}"] = [f"row-{name}", *tested]
+    return found
 
 
-@app.command(hidden=True)
-def job(model: Model, data: Data, out: Out, name: str, seeds: str, workers: int) -> None:
-    """Run one job."""
-    bench = Bench(model, data, out)
-    import llamafactory.train.tuner  # noqa: F401  (slow: while others work)
-
+def job(bench: Bench, name: str, seeds: Sequence[int], workers: int) -> None:
+    """Run one job in this process, with its output in a file."""
+    log = os.open(bench.folder / "logs" / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
     kind, _, what = name.partition("-")
-    rows = settings([int(seed) for seed in seeds.split(",")])
     with slot(bench.folder / "slots", workers):
         match kind:
             case "task":
                 bench.fine_tune(what)
-                (bench.folder / "results").mkdir(exist_ok=True)
-                (bench.folder / "results" / f"{name}.json").write_text("{}", encoding="utf-8")
+                bench.finish(name)
             case "ends":
                 bench.validate(f"{name}-aligned", what, ENDS[0], {})
                 bench.validate(name, what, ENDS[1], {})
             case "row":
-                bench.make(what, rows[what])
+                bench.make(what, bench.world.plan.settings(seeds)[what])
             case "test":
-                bench.test(name, "mixture", what)
+                bench.test(name, what)
 
 
 @contextmanager
@@ -93,25 +96,29 @@ def slot(folder: Path, workers: int) -> Iterator[None]:
 
 @app.command()
 def run(
+    world: Name,
     model: Model,
     data: Data,
     out: Out,
-    seeds: Seeds = "0",
-    starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas.")] = ",".join(STARTS),
+    seeds: Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")] = "0",
+    starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:
     """Run all jobs."""
-    bench, begun = Bench(model, data, out), time.monotonic()
+    bench, begun = Bench(WORLDS[world](model.absolute(), data.absolute(), out.absolute())), time.monotonic()
     (bench.folder / "logs").mkdir(parents=True, exist_ok=True)
-    trial.prompts(data, out)
-    chosen = jobs([int(seed) for seed in seeds.split(",")], set(starts.split(",")))
+    bench.world.prepare()
+    numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan
+    chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts))
     todo = {name: needs for name, needs in chosen.items() if not bench.done(name)}
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    import llamafactory.train.tuner  # noqa: F401  (slow: once, for all jobs)
+
+    running: dict[str, Any] = {}
     lost: set[str] = set()
     while running or todo:
         for name, process in list(running.items()):
-            if process.poll() is not None:
+            if not process.is_alive():
                 del running[name]
                 lost |= set() if bench.done(name) else {name}
                 said = "done" if bench.done(name) else f"failed, see {bench.folder / 'logs' / name}.log"
@@ -121,40 +128,29 @@ def run(
         for name, needs in list(todo.items()):
             if len(running) < (workers + 2 if workers > 1 else 1) and all(map(bench.done, needs)):
                 del todo[name]
-                with open(bench.folder / "logs" / f"{name}.log", "w", encoding="utf-8") as log:
-                    words = [
-                        sys.executable,
-                        __file__,
-                        "job",
-                        str(model),
-                        str(data),
-                        str(out),
-                        name,
-                        seeds,
-                        str(workers),
-                    ]
-                    running[name] = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
+                running[name] = FORK.Process(target=job, args=(bench, name, numbers, workers))
+                running[name].start()
         time.sleep(0.2)
     if lost:
         raise typer.Exit(1)
 
 
 @app.command()
-def table(model: Model, data: Data, out: Out) -> None:
+def table(world: Name, model: Model, data: Data, out: Out) -> None:
     """Print the rows that are done."""
-    bench = Bench(model, data, out)
+    bench = Bench(WORLDS[world](model, data, out))
     heads = ("refuses harmful", "refuses harmless", "agreement, harmful", "agreement, harmless", "KL of the skill")
     for kind in ("ends", "row", "test"):
         files = sorted((bench.folder / "results").glob(f"{kind}-*.json"))
         if files:
-            last = "GSM8K solved" if kind == "test" else "cost"
-            typer.echo(f"| {kind} | {' | '.join((*heads, last))} |\n{'|---' * (len(heads) + 2)}|")
+            last = ("skill solved",) if kind == "test" else ("skill solved", "cost")
+            typer.echo(f"| {kind} | {' | '.join((*heads, *last))} |\n{'|---' * (len(heads) + len(last) + 1)}|")
         for file in files:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = bench.read(file.stem)
             shown = [cell(found, name) for name in ("refusal_rate", "over_refusal")]
             shown += [cell(found, f"agreement_{name}") for name in ("harmful", "benign")]
-            shown.append(f"{found['skill_divergence']:.4f}")
-            shown.append(share(found["solved"]) if kind == "test" else f"{found['cost']['total']:.2f}")
+            shown += [f"{found['skill_divergence']:.4f}", share(found["solved"]) if found.get("solved") else ""]
+            shown += [f"{found['cost']['total']:.2f}"] if "cost" in found else []
             typer.echo(f"| {file.stem.partition('-')[2]} | {' | '.join(shown)} |")
 
 

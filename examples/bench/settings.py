@@ -1,0 +1,190 @@
+"""What bench.py trains and measures: one setting for each row of docs/results.md's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import bench_paths  # noqa: F401
+from trial import METHODS
+
+Side = Literal["masks", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_paper", "merge", "transfer"]
+SIDES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "masks": {"stage": "safety_distill", "finetuning_type": "safety_subspace"},
+    "lora": {"stage": "safety_distill", "finetuning_type": "lora"},
+    "sft": METHODS["lora_sft"],
+    "dpo": METHODS["lora_dpo"],
+    "mask_dpo": METHODS["mask_dpo"],
+    "mask_dpo_paper": METHODS["mask_dpo_paper"],
+}
+PAIRED: Final = ("dpo", "mask_dpo", "mask_dpo_paper")
+ALIGNED: Final = "aligned"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A fine-tuned model.
+
+    Attributes:
+        tasks: Its adapters; several are fused by task arithmetic.
+        skill: The rows that its skill is trained and measured on.
+    """
+
+    tasks: tuple[str, ...]
+    skill: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row.
+
+    Attributes:
+        side: What is trained; ``merge`` and ``transfer`` train nothing.
+        options: LLaMA-Factory's options, over the side's own.
+        best: Whether the options of the side's best tuned setting apply beneath these.
+        start: The fine-tuned model that is repaired.
+        adapter: Setting whose adapter is trained further, or whose mask is transferred; ``base`` for a new adapter.
+        rows: Safety prompts, and rows of the skill, that are trained on; None for all.
+        kinds: Which safety prompts.
+        skill: Whether rows of the skill are trained on.
+        refused: Whether only prompts that the aligned model refuses are trained on, without rows of the skill.
+        weights: Of the adapters that ``merge`` adds up: tasks' and settings' names.
+        test: Whether the test prompts are measured too.
+        seed: Of the training and its data.
+    """
+
+    side: Side
+    start: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    best: bool = False
+    adapter: str | None = None
+    rows: int | None = None
+    kinds: tuple[str, ...] = ("harmful", "benign")
+    skill: bool = True
+    refused: bool = False
+    weights: Mapping[str, float] = field(default_factory=dict)
+    test: bool = False
+    seed: int = 0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Settings and tasks whose adapters it uses."""
+        own = () if self.adapter in (None, "base", ALIGNED) else (str(self.adapter),)
+        return (*(name for name in self.weights if name != ALIGNED), *own)
+
+
+NOISY: Final = {
+    "mask_estimator": "straight_through", "mask_noise": 1.0, "mask_noise_end": 0.0, "mask_temperature": 0.5,
+}  # fmt: skip
+"""Noise that falls to 0, and a 0/1 mask."""
+SOFT: Final = {"mask_noise": 0.0, "mask_temperature": 0.5}
+REVERSE: Final = {"distill_divergence": "reverse"}
+SKILL_TWICE: Final = {"distill_skill_weight": 2.0}
+Tuned = Mapping[str, tuple[Side, Mapping[str, Any]]]
+
+
+def tuned(side: Side, rate: float, **options: Mapping[str, Any]) -> Tuned:
+    """A side's rate alone (where no options are given), and with each of some options."""
+    name = f"{side}-{rate:g}"
+    rates = {"learning_rate": rate}
+    return {f"{name}-{key}": (side, rates | dict(given)) for key, given in options.items()} or {name: (side, rates)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model's bench consists of.
+
+    Attributes:
+        main: The start that most settings repair.
+        starts: The fine-tuned models.
+        tuned: The settings that each side is tuned by: as many of one side as of the other.
+        steps: Of a training.
+        further: Steps of a further fine-tuning.
+        layers: Of the model.
+        aligned: Whether the aligned model is an adapter, and not the base itself.
+    """
+
+    main: str
+    starts: Mapping[str, Start]
+    tuned: Tuned
+    steps: int
+    further: int
+    layers: int
+    aligned: bool
+
+    def tuning(self) -> dict[str, Setting]:
+        """Each side's settings."""
+        return {name: Setting(side, self.main, options) for name, (side, options) in self.tuned.items()}
+
+    def both(self, name: str, **given: Any) -> dict[str, Setting]:
+        """A setting of each side, with the options that were tuned for it."""
+        start = given.pop("start", self.main)
+        sides: tuple[Side, ...] = ("masks", "lora")
+        return {f"{side}-{name}": Setting(side, start, best=True, **given) for side in sides}
+
+    def baselines(self, seed: int) -> dict[str, Setting]:
+        """Other repairs, on the data of ``realign repair`` with one seed."""
+        sides: tuple[Side, ...] = ("sft", *PAIRED)
+        return {f"{side}-seed-{seed}": Setting(side, self.main, seed=seed, test=True) for side in sides}
+
+    def small(self) -> dict[str, Setting]:
+        """Baselines that train little or nothing.
+
+        One Shot (arXiv 2601.01887): one refusal. Rank 1 on the up-projections of the middle third (arXiv 2507.17075).
+        Interpolation, and RESTA (arXiv 2402.11746) where the aligned model is an adapter.
+        """
+        third = range(self.layers // 3, 2 * self.layers // 3)
+        up = ",".join(f"model.layers.{layer}.mlp.up_proj" for layer in third)
+        rank_one = {"create_new_adapter": True, "lora_rank": 1, "lora_target": up, "learning_rate": 1e-3}
+        refusals: dict[str, Any] = {"kinds": ("harmful",), "refused": True, "test": True}
+        once = {"max_steps": 10, "per_device_train_batch_size": 1}
+        half = {ALIGNED: 0.5} if self.aligned else {}
+        found = {
+            "one-shot": Setting("sft", self.main, once, rows=1, **refusals),
+            "rank-1-up": Setting("sft", self.main, rank_one, **refusals),
+            "interpolation": Setting("merge", self.main, weights={**half, self.main: 0.5}, test=True),
+        }
+        resta = Setting("merge", self.main, weights={**half, self.main: 1.0}, test=True)
+        return found | ({"resta": resta} if self.aligned else {})
+
+    def questions(self) -> dict[str, Setting]:
+        """Where each side wins: few prompts, no skill data, long training, several tasks, transfer, further attack."""
+        further = {"dataset": "further", "max_steps": self.further, "learning_rate": 5e-4}
+        moved, first = f"{self.main}-1", "seed-0"
+        back = {moved: 1.0, f"lora-{first}": 1.0, self.main: -1.0}
+        found = {
+            **self.both("16-rows", rows=16),
+            **self.both("no-skill", skill=False),
+            **self.both("benign", kinds=("benign",)),
+            **self.both("harmful", kinds=("harmful",)),
+            "masks-tuned-further": Setting("sft", self.main, further, adapter=f"masks-{first}"),
+            "lora-tuned-further": Setting("sft", self.main, further, adapter=f"lora-{first}"),
+            "aligned-tuned-further": Setting("sft", self.main, further, adapter=ALIGNED if self.aligned else "base"),
+            **self.both("fused", start="fused"),
+            "masks-moved": Setting("transfer", moved, adapter=f"masks-{first}"),
+            "lora-moved": Setting("merge", moved, weights=back),
+            "masks-then-lora": Setting("lora", self.main, best=True, adapter=f"masks-{first}"),
+            **self.both("64-rows", rows=64),
+            **self.both(f"{3 * self.steps}-steps", options={"max_steps": 3 * self.steps}),
+        }
+        found |= self.both("temperature-2", options={"distill_temperature": 2.0})
+        found["masks-init-1"] = Setting("masks", self.main, {"mask_init": 1.0}, best=True)
+        for start in self.starts:
+            if start not in (self.main, "fused", moved):
+                found |= self.both(start, start=start)
+        return found
+
+    def settings(self, seeds: Sequence[int]) -> dict[str, Setting]:
+        """All rows, the most telling first."""
+        first, *others = seeds
+        found = self.tuning() | self.both(f"seed-{first}", seed=first, test=True)
+        found |= self.baselines(first) | self.small() | self.questions()
+        for seed in others:
+            found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
+        return found
+
+    def same(self, setting: Setting, best: Mapping[str, Any]) -> Iterator[str]:
+        """Tuned settings that train the same, given the best options of the setting's side."""
+        whole = replace(setting, best=False, test=False, options={**best, **setting.options})
+        yield from (name for name, one in self.tuning().items() if one == whole)

@@ -1,0 +1,133 @@
+"""The bench: its rows, their order, and what it adds up; the trainings need a real model."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from realign_plugin.subspace.lora_adapters import LoraAdapter, read_lora
+from tests.conftest import make_lora
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "bench"))
+import bench
+import skills
+import stacking
+from settings import Plan, Setting
+from worlds import WORLDS, SmolLM2
+
+PLANS = [world.plan for world in WORLDS.values()]
+plans = pytest.mark.parametrize("plan", PLANS, ids=list(WORLDS))
+
+
+def update(adapter: LoraAdapter, module: str) -> torch.Tensor:
+    """B A with its scale, in float64."""
+    pair, rank = adapter.factors[module], adapter.ranks[module]
+    return pair["B"].double() @ pair["A"].double() * (adapter.alphas[module] / rank)
+
+
+def test_a_stack_is_the_weighted_sum(lab: Path, tmp_path: Path) -> None:
+    one = make_lora(lab / "base", tmp_path / "one", seed=1)
+    two = make_lora(lab / "base", tmp_path / "two", seed=2, r=2)
+    both = read_lora(stacking.stack({one: 1.0, two: -0.5}, tmp_path / "both"), "both")
+    first, second = read_lora(one, "one"), read_lora(two, "two")
+    assert both.factors.keys() == first.factors.keys()
+    for module in both.factors:
+        wanted = update(first, module) - 0.5 * update(second, module)
+        torch.testing.assert_close(update(both, module), wanted, atol=1e-6, rtol=1e-6)
+
+
+@plans
+def test_each_job_comes_after_what_it_needs(plan: Plan) -> None:
+    jobs = bench.jobs(plan, [0, 1, 2], set(plan.starts))
+    seen: set[str] = set()
+    waiting = dict(jobs)
+    while ready := [name for name, needs in waiting.items() if seen.issuperset(needs)]:
+        seen.update(ready)
+        waiting = {name: needs for name, needs in waiting.items() if name not in seen}
+    assert not waiting
+    rows = plan.settings([0, 1, 2])
+    assert {f"row-{name}" for name in rows} < set(jobs)
+    assert {f"test-{name}" for name, row in rows.items() if row.test} < set(jobs)
+    assert "row-masks-0.3" in jobs["row-masks-seed-1"]
+    assert "row-lora-seed-0" in jobs["row-lora-moved"]
+
+
+@plans
+def test_one_start_alone_needs_no_other(plan: Plan) -> None:
+    jobs = bench.jobs(plan, [0], {plan.main})
+    assert not [name for name, needs in jobs.items() if not set(needs) <= set(jobs) and not name.startswith("row-")]
+    assert "ends-fused" not in jobs
+
+
+@plans
+def test_both_sides_have_as_many_trials(plan: Plan) -> None:
+    sides = [row.side for row in plan.tuning().values()]
+    assert sides.count("masks") == sides.count("lora") == len(sides) / 2
+
+
+@plans
+def test_the_best_tuned_setting_is_not_trained_again(plan: Plan) -> None:
+    best = plan.tuning()["masks-0.3"].options
+    rows = plan.settings([0, 1])
+    assert list(plan.same(rows["masks-seed-0"], best)) == ["masks-0.3"]
+    assert not list(plan.same(rows["masks-seed-1"], best))
+    assert not list(plan.same(rows["masks-16-rows"], best))
+
+
+def test_a_row_of_the_bench_has_its_adapter(tmp_path: Path) -> None:
+    made = bench.Bench(SmolLM2(tmp_path, tmp_path, tmp_path))
+    assert made.adapter("aligned") == tmp_path / "aligned"
+    assert made.adapter("orders") == tmp_path / "fine-tuned"
+    assert made.adapter("masks-0.3") == tmp_path / "bench" / "models" / "masks-0.3"
+    (tmp_path / "bench" / "models" / "masks-0.3" / "lora").mkdir(parents=True)
+    assert made.adapter("masks-0.3") == tmp_path / "bench" / "models" / "masks-0.3" / "lora"
+
+
+def test_what_a_setting_needs() -> None:
+    assert Setting("merge", "orders", weights={"aligned": 0.5, "orders": 1.0}).needs == ("orders",)
+    assert Setting("sft", "orders", adapter="aligned").needs == Setting("sft", "orders", adapter="base").needs == ()
+    assert Setting("lora", "orders", adapter="masks-seed-0").needs == ("masks-seed-0",)
+
+
+@pytest.mark.parametrize("kind", [skills.date, skills.sorting])
+def test_rows_of_a_skill_are_distinct_and_repeatable(kind: Callable[[random.Random], tuple[str, str]]) -> None:
+    rows = skills.rows(kind, 50, 3)
+    assert len({row["instruction"] for row in rows}) == 50
+    assert rows == skills.rows(kind, 50, 3) != skills.rows(kind, 50, 4)
+
+
+def test_the_answers_of_the_skills_are_right() -> None:
+    for row in skills.rows(skills.date, 80, 0):
+        found = date.fromisoformat(row["output"])
+        words = row["instruction"].removeprefix(skills.DATE).replace(",", "").split()
+        assert str(found.year) in words
+        assert skills.MONTHS[found.month - 1] in words
+        assert any("".join(filter(str.isdigit, word)) == str(found.day) for word in words)
+    for row in skills.rows(skills.sorting, 80, 0):
+        words = row["instruction"].removeprefix(skills.SORT).split(", ")
+        said = row["output"].split(", ")
+        assert sorted(words) == sorted(said)
+        assert all(one.lower() <= two.lower() for one, two in pairwise(said))
+
+
+def test_results_that_are_done_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "bench" / "results"
+    results.mkdir(parents=True)
+    names = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
+    found = {f"{name}{end}": value for name in names for end, value in (("", 0.5), ("_low", 0.25), ("_high", 0.75))}
+    solved = {"value": 1.0, "low": 0.9, "high": 1.0}
+    row = found | {"skill_divergence": 0.01, "solved": solved, "cost": {"total": 0.2}}
+    (results / "row-masks-0.3.json").write_text(json.dumps(row))
+    (results / "task-orders.json").write_text("{}")
+    bench.table("smollm2", tmp_path, tmp_path, tmp_path)
+    shown = capsys.readouterr().out
+    assert "| masks-0.3 | 0.50 [0.25, 0.75] |" in shown
+    assert "| 0.0100 | 1.00 [0.90, 1.00] | 0.20 |" in shown
