@@ -109,7 +109,11 @@ def on_policy(
         str | None, typer.Option(help="Base model, a chat model: a folder or a hub id. Not needed with a server.")
     ] = None,
     adapter: Annotated[
-        Path | None, typer.Option(help="LoRA adapter of the fine-tuned model; with a server, noted in the cards only.")
+        Path | None,
+        typer.Option(
+            help="LoRA adapter of the fine-tuned model; with a server, noted in the cards only. None: the aligned "
+            "model alone answers, and no pairs are made."
+        ),
     ] = None,
     aligned: Annotated[
         Path | None, typer.Option(help="LoRA adapter of the aligned model; none: the base model is aligned.")

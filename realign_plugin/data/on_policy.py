@@ -3,7 +3,7 @@
 ``NAME.answers.jsonl`` has both models' answers to the safety prompts, and the fine-tuned model's to the skill prompts.
 Three data sets are made of it: ``NAME`` (the aligned model's answers, for self-distillation), ``NAME_skill`` (the
 fine-tuned model's, or those of the training data) and ``NAME_pairs`` (the aligned model's answer over what it would
-not have said).
+not have said). Without a fine-tuned model only the aligned one answers, and there are no pairs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from realign_plugin.evaluation.refusals import refuses
 from realign_plugin.evaluation.thinking import final_answer
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
+ALONE: Final = ("by the aligned model", "not")
+"""The cases where only the aligned model answers."""
 BATCH_SIZE: Final = 16
 SERVER_BATCH_SIZE: Final = 256
 """Answers between two entries of the journal; a server is asked for as many at once as it is allowed to be."""
@@ -44,7 +46,7 @@ class OnPolicy:
 
     Attributes:
         prepared: The data sets.
-        cases: For ``harmful`` and ``benign`` prompts, how many of each of ``CASES``.
+        cases: For ``harmful`` and ``benign`` prompts, how many of each of ``CASES``, or of ``ALONE``.
     """
 
     prepared: list[Prepared]
@@ -78,6 +80,11 @@ def on_policy(
         "benign": read_prompts(sources.benign, "--benign", amounts.limit, seed),
     }
     skill, answered = skill_prompts(sources.skill, amounts.skill_limit, seed)
+    if skill and not models.both:
+        raise UserError(
+            f"--skill: {sources.skill[0]} has no answers, expected some, since no fine-tuned model is given that "
+            f"could answer; add them, or give {called[1]}"
+        )
     trained = skill if answered is None else read_prompts(sources.skill, "--skill", None, seed)
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
     tokens = {"max_tokens": amounts.max_tokens, "skill_max_tokens": amounts.skill_max_tokens}
@@ -87,51 +94,54 @@ def on_policy(
         overwrite=request.overwrite,
     )  # fmt: skip
     safety = [*asked["harmful"], *asked["benign"]]
-    wanted = [(model, safety, amounts.max_tokens) for model in (ALIGNED, FINE_TUNED)]
+    asking = [(model, safety, amounts.max_tokens) for model in models.roles]
     with journal:
-        said = journal.answers(
-            [*wanted, (FINE_TUNED, skill, amounts.skill_max_tokens)],
+        *said, own = journal.answers(
+            [*asking, (FINE_TUNED, skill, amounts.skill_max_tokens)],
             lambda: models.load(answerer, max(tokens.values())),
         )
-    rows = _rows(asked, said[0], said[1])
+    rows = _rows(asked, dict(zip(models.roles, said, strict=True)))
     cases = _cases(rows)
     _check_worth(cases, tuple(OPTIONS.values()) if at_server else called, at_server)
     options = {"max_tokens": amounts.max_tokens, "validation": request.validation, "limit": amounts.limit}
     more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in cases.items()}}
     given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
-    recipes = [*_safety_recipes(request, journal, rows, given)]
+    recipes = [*_safety_recipes(request, journal, rows, models.both, given)]
     if skill:
-        answers = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, said[2], strict=True)]
+        answers = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, own, strict=True)]
         what = "Prompts of the skill with the fine-tuned model's answers."
         source = journal.table(f"{name}_skill", answers)
         recipes.append(_recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given))
     elif answered is not None:
-        own = replace(request, limit=amounts.skill_limit)
+        limited = replace(request, limit=amounts.skill_limit)
         what, options = "Prompts of the skill with their own answers.", {"limit": amounts.skill_limit}
         recipes.append(
-            _recipe(own, "skill", kind="sft", what=what, source=answered, convert=fine_tuning_example, options=options)
+            _recipe(
+                limited, "skill", kind="sft", what=what, source=answered, convert=fine_tuning_example, options=options
+            )
         )
     return OnPolicy([prepare(recipe) for recipe in recipes], cases)
 
 
-def _rows(asked: Mapping[str, Sequence[Prompt]], aligned: Sequence[str], tuned: Sequence[str]) -> list[dict[str, Any]]:
-    """The safety prompts with both models' answers."""
+def _rows(asked: Mapping[str, Sequence[Prompt]], said: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """The safety prompts with the models' answers."""
     prompts = [(kind, prompt) for kind, some in asked.items() for prompt in some]
     return [
-        _row(prompt) | {"kind": kind, ALIGNED: one, FINE_TUNED: two}
-        for (kind, prompt), one, two in zip(prompts, aligned, tuned, strict=True)
+        _row(prompt) | {"kind": kind} | {role: answers[number] for role, answers in said.items()}
+        for number, (kind, prompt) in enumerate(prompts)
     ]
 
 
 def _safety_recipes(
-    request: Request, journal: Journal, rows: list[dict[str, Any]], given: Mapping[str, Any]
+    request: Request, journal: Journal, rows: list[dict[str, Any]], paired: bool, given: Mapping[str, Any]
 ) -> Iterator[Recipe]:
-    """The aligned model's answers, and the pairs."""
+    """The aligned model's answers, and the pairs where the fine-tuned one answered too."""
     answers = "Safety prompts with the aligned model's own answers."
     pairs = "Pairs: chosen is the aligned model's own answer, rejected what it would not have said."
     if rows:
         source = journal.table(request.name, rows)
         yield _recipe(request, kind="sft", what=answers, source=source, convert=_aligned_answer, **given)
+    if rows and paired:
         source = journal.table(f"{request.name}_pairs", rows)
         convert = _pair(request.seed)
         yield _recipe(request, "pairs", kind="preference", what=pairs, source=source, convert=convert, **given)
@@ -156,9 +166,10 @@ def _answer(text: str) -> str | None:
 def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     cases: dict[str, Counter[str]] = {}
     for row in rows:
-        one, two = (refuses(_answer(row[name]) or "") for name in (ALIGNED, FINE_TUNED))
-        case = CASES[0] if one and two else CASES[1] if one else CASES[2] if two else CASES[3]
-        cases.setdefault(row["kind"], Counter(dict.fromkeys(CASES, 0)))[case] += 1
+        said = [refuses(_answer(row[name]) or "") for name in (ALIGNED, FINE_TUNED) if name in row]
+        names = CASES if len(said) > 1 else ALONE
+        case = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3, (True,): 0, (False,): 1}
+        cases.setdefault(row["kind"], Counter(dict.fromkeys(names, 0)))[names[case[tuple(said)]]] += 1
     return cases
 
 
@@ -166,13 +177,14 @@ def _check_worth(cases: Mapping[str, Counter[str]], options: Sequence[str], at_s
     aligned, adapter = options
     other = "name another" if at_server else "give its adapter as --aligned"
     harmful = cases.get("harmful", Counter())
-    total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]]
+    total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]] + harmful[ALONE[0]]
     if total and not refused:
         raise UserError(
             f"{aligned}: the aligned model refuses 0 of {total} harmful prompts, expected one that refuses some; "
             f"align it first (docs/data.md, align), or {other}"
         )
-    if not any(count[CASES[1]] + count[CASES[2]] for count in cases.values()):
+    alone = any(ALONE[0] in count for count in cases.values())
+    if not alone and not any(count[CASES[1]] + count[CASES[2]] for count in cases.values()):
         raise UserError(
             f"{adapter}: it refuses the same {refused} of {total} harmful prompts as the aligned model, expected a "
             "model that fine-tuning has changed; there is nothing to repair"

@@ -37,11 +37,11 @@ class Sources:
 
 @dataclass(frozen=True)
 class Models:
-    """The two models that answer: loaded here, or at a server.
+    """The models that answer: loaded here, or at a server.
 
     Attributes:
         model: The base model, a chat model.
-        adapter: The fine-tuned model's LoRA adapter.
+        adapter: The fine-tuned model's LoRA adapter; None where only the aligned model answers.
         aligned: The aligned model's LoRA adapter; None where the base model itself is aligned.
         server: Where both models are asked; the others are then only noted, and may be None.
     """
@@ -50,6 +50,16 @@ class Models:
     adapter: Path | None = None
     aligned: Path | None = None
     server: Server | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether the fine-tuned model answers too."""
+        return self.adapter is not None or self.server is not None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The models that answer the safety prompts."""
+        return (ALIGNED, FINE_TUNED) if self.both else (ALIGNED,)
 
     def check(self) -> None:
         """Check the adapters, and what the server needs.
@@ -63,18 +73,17 @@ class Models:
         if self.server is not None:
             self.server.check()
             return
-        for option, value in (("--model", self.model), ("--adapter", self.adapter)):
-            if value is None:
-                raise UserError(
-                    f"{option}: not given, expected --model and --adapter, which are loaded here, or --aligned-name "
-                    "and --adapter-name, models at a server; give one pair"
-                )
+        if self.model is None:
+            raise UserError(
+                "--model: not given, expected --model and --adapter, which are loaded here, or --aligned-name and "
+                "--adapter-name, models at a server; give one pair"
+            )
 
     def notes(self) -> dict[str, str | Path | None]:
         """What the journal and the cards record of the models."""
         given: dict[str, str | Path | None] = {"model": self.model, "adapter": self.adapter, "aligned": self.aligned}
         if self.server is None:
-            return given
+            return given if self.both else {role: one for role, one in given.items() if role != "adapter"}
         noted = {role: one for role, one in given.items() if one is not None}
         return {"aligned_name": self.server.aligned, "adapter_name": self.server.fine_tuned, **noted}
 
@@ -82,7 +91,7 @@ class Models:
         """The models, ready to answer with so many tokens at most."""
         if self.server is not None:
             return ServerAnswerer(self.server, max_tokens)
-        return answerer(self.model, {ALIGNED: self.aligned, FINE_TUNED: self.adapter})
+        return answerer(self.model, dict(zip(self.roles, (self.aligned, self.adapter), strict=False)))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import UserError
-from realign_plugin.data.answering import Answerer
+from realign_plugin.data.answering import SHORT, Answerer, common_start
 from realign_plugin.data.examples import Prompt
 from tests.conftest import make_llama, make_lora, make_tokenizer
 
@@ -50,6 +50,46 @@ def test_the_head_sees_no_gaps(lab: Path) -> None:
     answerer.answers("base", PROMPTS, 4)
     assert seen
     assert all(seen)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], [Prompt("go")] * 2], ids=["three", "one", "equal"])
+def test_a_shared_start_is_read_once_and_changes_no_answer(lab: Path, prompts: list[Prompt]) -> None:
+    """Rows are answered as each is alone, without a cache or padding."""
+    asked = [Prompt(prompt.instruction, system="a red dog and a blue cat eat bread and nails") for prompt in prompts]
+    answerer = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1"})
+    rows = answerer.tokenizer([answerer.text(one) for one in asked], add_special_tokens=False)["input_ids"]
+    assert common_start(rows) >= 8
+    sizes: list[int] = []
+    base = answerer.model.get_base_model()
+    base.model.register_forward_pre_hook(
+        lambda _, args, given: sizes.append(given["input_ids"].shape[1] if given.get("input_ids") is not None else 0),
+        with_kwargs=True,
+    )
+    found = answerer.answers("one", asked, 8)
+    if len(asked) > 1:
+        assert sizes[:2] == [common_start(rows), max(map(len, rows)) - common_start(rows)]
+    alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / "task1").eval()
+    for row, text in zip(rows, found, strict=True):
+        said = alone.generate(input_ids=torch.tensor([row]), max_new_tokens=8, do_sample=False)[0, len(row) :]
+        assert answerer.tokenizer.decode(said, skip_special_tokens=True).strip() == text
+
+
+def test_where_rows_part() -> None:
+    assert common_start([[1, 2, 3, 4], [1, 2, 5]]) == 2
+    assert common_start([[1, 2, 3], [1, 2, 3]]) == 2  # one token is left to go on from
+    assert common_start([[1], [1, 2]]) == common_start([[1, 2], [3, 2]]) == 0
+
+
+def test_short_rows_have_plain_attention_on_a_cpu(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    usual, seen = answerer.model.config._attn_implementation, list[str]()
+    assert usual == "sdpa"
+    answerer.model.model.register_forward_pre_hook(lambda *_: seen.append(answerer.model.config._attn_implementation))
+    for tokens in (4, SHORT):
+        with answerer._attention(tokens + 1):
+            answerer.model(input_ids=torch.tensor([[3, 8, 9]]))
+    assert seen == ["eager", "sdpa"]
+    assert answerer.model.config._attn_implementation == usual
 
 
 def test_logits_of_the_last_tokens_are_those_of_each_row_alone(lab: Path) -> None:

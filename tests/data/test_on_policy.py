@@ -15,7 +15,7 @@ from realign_plugin import UserError
 from realign_plugin.cli import main
 from realign_plugin.data.examples import Prompt
 from realign_plugin.data.journal import batches
-from realign_plugin.data.on_policy import CASES, OnPolicy, on_policy
+from realign_plugin.data.on_policy import ALONE, CASES, OnPolicy, on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
 from tests.conftest import make_llama, make_lora
@@ -108,6 +108,33 @@ def test_skill_data_with_answers_is_taken_as_it_is(lab: Path, tmp_path: Path, as
     make(lab, tmp_path / "data", sources, Stand(usual), skill_limit=5)
     assert len(rows(tmp_path / "data", "on_policy_skill")) == 5
     assert all(row["output"].startswith("it is") for row in rows(tmp_path / "data", "on_policy_skill"))
+
+
+def test_the_aligned_model_alone(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    skill = tmp_path / "task.json"
+    skill.write_text(json.dumps([{"question": f"tell me {n} ?", "answer": f"it is {n}"} for n in range(9)]))
+    stand, folder = Stand(usual), tmp_path / "data"
+    made = make(lab, folder, Sources(asked.prompts, asked.benign, [str(skill)]), stand, adapter=None)
+    assert len(stand.asked) == 20
+    assert {kind: [count[case] for case in ALONE] for kind, count in made.cases.items()} == {
+        "harmful": [6, 4],
+        "benign": [6, 4],
+    }
+    make(lab, tmp_path / "both", Sources(asked.prompts, asked.benign, [str(skill)]), Stand(usual))
+    for name in ("on_policy", "on_policy_skill"):
+        assert rows(folder, name) == rows(tmp_path / "both", name)
+    assert not list(folder.glob("*pairs*"))
+    assert "adapter" not in json.loads((folder / "on_policy.card.json").read_text())["models"]
+
+
+def test_the_aligned_model_alone_answers_no_prompt_of_the_skill(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    stand = Stand(usual)
+    with pytest.raises(UserError, match=r"--skill: .*skill\.json has no answers, .* give --adapter"):
+        make(lab, tmp_path / "data", asked, stand, adapter=None)
+    assert not stand.loaded
+    never = Stand(lambda name, text: HELPS)
+    with pytest.raises(UserError, match="refuses 0 of 10 harmful prompts"):
+        make(lab, tmp_path / "data", Sources(asked.prompts), never, adapter=None)
 
 
 @pytest.mark.parametrize("stops_after", [0, 1, 4, 7, 10])

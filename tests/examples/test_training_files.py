@@ -68,7 +68,7 @@ def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]
         "bf16": False,
     }
     if options["stage"] == "safety_distill":
-        paths["dataset"] = options["dataset"]
+        paths |= {"dataset": "safety,skill", "skill_dataset": "skill"}
     if "aligned_adapter" in options:
         paths["aligned_adapter"] = str(lab / "aligned")
     for kind, name in (("task_adapters", "task"), ("task_models", "full")):
@@ -84,8 +84,9 @@ def replaced(file: Path, lab: Path, out: Path, **changes: Any) -> dict[str, Any]
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_options_mean_something(file: Path) -> None:
-    spec = check_options(yaml.safe_load(file.read_text()))
-    assert spec.mask == ("soft" if "distill" in file.stem else "binary")  # the mask that is trained
+    options = yaml.safe_load(file.read_text())
+    spec = check_options(options)
+    assert spec.mask == ("soft" if options["stage"] == "safety_distill" else "binary")  # the mask that is trained
     command = file.read_text().split("model_name_or_path")[0]
     assert f"examples/train/{file.name}" in command
     for name in re.findall(r"examples/train/\S+\.(?:yaml|json)", file.read_text()):
@@ -102,7 +103,6 @@ def test_the_stock_parser_takes_the_file(lab: Path, models: list[Path], tmp_path
     model_args, _, training_args, finetuning_args, _ = parser._parse_train_args(replaced(file, lab, tmp_path / "run"))
     given = yaml.safe_load(file.read_text())
     assert finetuning_args.real_names == {name: given[name] for name in ("stage", "finetuning_type")}
-    assert given["stage"] == ("safety_distill" if "distill" in file.stem else "mask_dpo")
     assert finetuning_args.subspace is not None
     assert (model_args.quantization_bit == 4) == ("qlora" in file.stem)
     if "deepspeed" in file.stem:
