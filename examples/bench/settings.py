@@ -149,7 +149,7 @@ class Plan:
         return found | ({"resta": resta} if self.aligned else {})
 
     def questions(self) -> dict[str, Setting]:
-        """Where each side wins: few prompts, no skill data, long training, several tasks, transfer, further attack."""
+        """Where each side wins: few prompts, no skill data, one kind of prompts, several tasks, transfer, an attack."""
         further = {"dataset": "further", "max_steps": self.further, "learning_rate": 5e-4}
         moved, first = f"{self.main}-1", "seed-0"
         back = {moved: 1.0, f"lora-{first}": 1.0, self.main: -1.0}
@@ -165,21 +165,33 @@ class Plan:
             "masks-moved": Setting("transfer", moved, adapter=f"masks-{first}"),
             "lora-moved": Setting("merge", moved, weights=back),
             "masks-then-lora": Setting("lora", self.main, best=True, adapter=f"masks-{first}"),
-            **self.both("64-rows", rows=64),
-            **self.both(f"{3 * self.steps}-steps", options={"max_steps": 3 * self.steps}),
         }
-        found |= self.both("temperature-2", options={"distill_temperature": 2.0})
-        found["masks-init-1"] = Setting("masks", self.main, {"mask_init": 1.0}, best=True)
         for start in self.starts:
             if start not in (self.main, "fused", moved):
                 found |= self.both(start, start=start)
         return found
 
+    def variants(self) -> dict[str, Setting]:
+        """Other numbers of prompts and steps, and other options."""
+        long = {"max_steps": 3 * self.steps}
+        only: Mapping[str, Mapping[str, Any]] = {
+            "init-1": {"mask_init": 1.0},
+            "row": {"mask_granularity": "row"},
+            "noisy": NOISY,
+        }
+        return {
+            **self.both("64-rows", rows=64),
+            **self.both(f"{3 * self.steps}-steps", options=long),
+            **{f"masks-{name}": Setting("masks", self.main, given, best=True) for name, given in only.items()},
+            **self.both("reverse", options=REVERSE),
+            **self.both("temperature-2", options={"distill_temperature": 2.0}),
+        }
+
     def settings(self, seeds: Sequence[int]) -> dict[str, Setting]:
         """All rows, the most telling first."""
         first, *others = seeds
         found = self.tuning() | self.both(f"seed-{first}", seed=first, test=True)
-        found |= self.baselines(first) | self.small() | self.questions()
+        found |= self.baselines(first) | self.questions() | self.small() | self.variants()
         for seed in others:
             found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
         return found

@@ -204,11 +204,8 @@ class SmolLM2(World):
             **tuned("lora", 3e-4),
             **tuned("masks", 1.0),
             **tuned("lora", 3e-3),
-            **tuned("masks", 0.3, reverse=REVERSE, **{"skill-2": SKILL_TWICE}),
-            **tuned("lora", 1e-3, reverse=REVERSE, **{"skill-2": SKILL_TWICE}),
-            **tuned("masks", 0.3, noisy=NOISY, row={"mask_granularity": "row"}),
-            **tuned("lora", 5e-4),
-            **tuned("lora", 2e-3),
+            **tuned("masks", 0.3, **{"skill-2": SKILL_TWICE}),
+            **tuned("lora", 1e-3, **{"skill-2": SKILL_TWICE}),
         },
         steps=budget.steps, further=13, layers=30, aligned=True,
     )  # fmt: skip
