@@ -149,7 +149,7 @@ class Plan:
         return found | ({"resta": resta} if self.aligned else {})
 
     def questions(self) -> dict[str, Setting]:
-        """Where each side wins: few prompts, no skill data, one kind of prompts, several tasks, transfer, an attack."""
+        """Where each side wins: few prompts, no skill data, one kind of prompt, several tasks, transfer."""
         further = {"dataset": "further", "max_steps": self.further, "learning_rate": 5e-4}
         moved, first = f"{self.main}-1", "seed-0"
         back = {moved: 1.0, f"lora-{first}": 1.0, self.main: -1.0}
