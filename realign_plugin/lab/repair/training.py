@@ -54,8 +54,8 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "bf16": half_precision(inputs.base),
         "use_cpu": None if cuda else True,
         "disable_gradient_checkpointing": None if cuda else True,  # on a CPU time is scarcer than memory
-        # Rows are short here: plain attention is faster on a CPU. With torch 2.11's cuDNN attention, gradients of padded
-        # rows were NaN on an H200.
+        # Plain attention is faster on a CPU, since rows are short here. On an H200, gradients of padded rows were NaN
+        # with torch 2.11's cuDNN attention.
         "flash_attn": "disabled",
         "report_to": "none",
         "seed": inputs.seed,
