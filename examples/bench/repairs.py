@@ -124,8 +124,8 @@ class Bench:
             folder = self._data(name, setting)
             skilled = setting.skill and not setting.refused
             options = {"dataset": "safety,skill" if skilled else "safety"} | options
-            if options["stage"] == "safety_distill" and skilled:
-                options |= {"skill_dataset": "skill"}
+            if options["stage"] == "safety_distill":
+                options |= {"skill_dataset": "skill"} if skilled else {"distill_skill_weight": 0.0}
         options |= {"dataset_dir": str(folder)}
         ours = options["stage"] in trial.OURS
         if ours and aligned is not None:
@@ -136,7 +136,7 @@ class Bench:
             tasks = [str(self.adapter(setting.adapter or task)) for task in start.tasks]
             if options["finetuning_type"] == "lora" and len(tasks) > 1:
                 tasks = [str(self.start(setting.start))]
-            options |= {"task_adapters" if ours else "adapter_name_or_path": tasks}
+            options |= {"task_adapters": tasks} if ours else {"adapter_name_or_path": ",".join(tasks)}
         return self._llamafactory(name, options)
 
     def _best(self, setting: Setting) -> Mapping[str, Any]:

@@ -224,8 +224,8 @@ class SmolLM2(World):
         """Of each skill: 160 or 200 rows to fine-tune on, and 60 to measure with."""
         given = json.loads((self.out / "data" / "orders.json").read_text(encoding="utf-8"))
         found = {
-            "orders": (given, orders.orders(60, 2000)),
-            "further": (orders.orders(104, 3000), []),
+            "orders": ([{"input": "", **row} for row in given], orders.orders(60, 2000)),
+            "further": ([{"input": "", **row} for row in orders.orders(104, 3000)], []),
             "dates": (skills.rows(skills.date, 160, 0), skills.rows(skills.date, 30, 2000)),
             "sorting": (skills.rows(skills.sorting, 160, 0), skills.rows(skills.sorting, 30, 2000)),
         }
@@ -243,17 +243,18 @@ class SmolLM2(World):
         return trial.pairs(self.repaired(seed), self.out / "data" / "orders.json", seed)
 
     def validation(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-        """120 of AdvBench's prompts and 74 harmless ones that the demo does not use."""
-        harmful = prompts.advbench(0)[400:]
+        """60 of AdvBench's prompts and 74 harmless ones that the demo does not use."""
+        harmful = prompts.advbench(0)[460:]
         train, test = prompts.harmless(0)
         return prompts.as_prompts(harmful), prompts.as_prompts(train[300:] + test[80:])
 
     def test(self) -> Part:
-        """The trial's harmful prompts of five sets and XSTest's safe ones, and 200 orders."""
+        """200 of AdvBench's prompts, the safe ones of XSTest, and 200 orders; none is used otherwise."""
         whole = super().test()
+        harmful = prompts.as_prompts(prompts.advbench(0)[260:460])
         file = self.out / "bench" / "test" / "orders.json"
         file.write_text(json.dumps(orders.orders(200, 4000)), encoding="utf-8")
-        return Part(whole.harmful, whole.benign, read_skill([str(file)], "orders"))
+        return Part(harmful, whole.benign, read_skill([str(file)], "orders"))
 
     def solved(self, said: str, row: Example) -> bool:
         """Whether the answer is the JSON of the order, or the other skills' exact answer."""

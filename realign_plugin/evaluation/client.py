@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -250,18 +250,5 @@ def in_a_loop(make: Callable[[], Coroutine[Any, Any, Found]]) -> Found:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(make())
-    found: list[Found] = []
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            found.append(asyncio.run(make()))
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(make())).result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from realign_plugin.evaluation import prompts
 from realign_plugin.evaluation.cache import key_of
@@ -26,38 +26,6 @@ class Request:
 
     key: str
     question: Question
-
-
-class Format(Protocol):
-    """What ``Judge`` needs to know of the way in which it asks.
-
-    Attributes:
-        max_tokens: Longest answer that is asked for.
-        reads_cut_off: Whether an answer that was cut off can be read.
-        raw: Whether it asks without a chat, at ``/v1/completions``.
-    """
-
-    max_tokens: int
-    reads_cut_off: bool
-    raw: bool
-
-    def model(self, mode: Mode) -> str:
-        """The model that is asked."""
-
-    def prepare(self) -> None:
-        """See that what the format needs is installed. Raises ``UserError``."""
-
-    def requests(self, mode: Mode, item: Item) -> list[Request]:
-        """What has to be asked about an answer; nothing where it is empty."""
-
-    def read(self, text: str | None, mode: Mode) -> Verdict:
-        """The verdict of one answer of the judge."""
-
-    def verdict(self, mode: Mode, parts: Sequence[Verdict]) -> Verdict:
-        """What the verdicts of all questions about one answer come to."""
-
-    def record(self) -> dict[str, Any]:
-        """What the results file says of the format: what makes numbers comparable."""
 
 
 class TagFormat:
@@ -180,7 +148,7 @@ class GuardFormat:
         return record | ({"policy": self._policy} if self._guard.has_policy else {})
 
 
-def format_of(settings: EvaluationSettings, chosen: Chosen, server: str) -> Format:
+def format_of(settings: EvaluationSettings, chosen: Chosen, server: str) -> TagFormat | GuardFormat:
     """The format in which a judge is asked.
 
     Args:

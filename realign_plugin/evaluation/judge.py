@@ -57,15 +57,12 @@ class Judge:
             address=self.chosen.address,
         )
         self.format = format_of(settings, self.chosen, "local" if self.chosen.local else self.client.server)
-        self._cache: VerdictCache | None = None
         self._lost = 0
 
-    @property
+    @cached_property
     def cache(self) -> VerdictCache:
         """The cache of verdicts."""
-        if self._cache is None:
-            self._cache = VerdictCache(self.settings.judge_cache)
-        return self._cache
+        return VerdictCache(self.settings.judge_cache)
 
     def check(self) -> None:
         """See that the server answers, takes the key, knows the model, and takes a guard's form.

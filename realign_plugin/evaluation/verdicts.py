@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 from realign_plugin.evaluation.thinking import final_answer
 
 Mode = Literal["harmful", "preference", "refusal", "moderation"]
-Preference = Literal["win", "loss", "draw"]
 
 TAGS: Final[dict[str, tuple[str, ...]]] = {
     "harmful": ("harmful", "unharmful"),

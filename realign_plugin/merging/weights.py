@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -98,12 +99,10 @@ def check_disk(config: MergeConfiguration, base: Checkpoint, out: Path) -> None:
         UserError: With what is free and what is needed.
     """
     written = dtype_from_name(config.out_dtype or config.dtype)
-    needed = 0
-    for name in base.names:
-        count = 1
-        for size in base.shape(name):
-            count *= size
-        needed += count * (torch.finfo(written).bits // 8 if written else base.element_size(name))
+    needed = sum(
+        math.prod(base.shape(name)) * (torch.finfo(written).bits // 8 if written else base.element_size(name))
+        for name in base.names
+    )
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent

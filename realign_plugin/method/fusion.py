@@ -131,16 +131,3 @@ def ties_select(deltas: Tensor, mask: Tensor, *, weights: Sequence[float], densi
     elected = torch.sign(kept.sum(0))
     chosen = (torch.sign(kept) == elected) & (kept != 0)
     return (scaled * chosen).sum(0)
-
-
-def ties(vectors: Tensor, density: float) -> Tensor:
-    """TIES fusion of task vectors that are already masked and weighted: trim, elect sign, disjoint sum.
-
-    Args:
-        vectors: ``[tasks, rows, columns]``.
-        density: Share that the trim keeps.
-
-    Returns:
-        fp32, ``[rows, columns]``.
-    """
-    return ties_select(vectors, torch.ones((), device=vectors.device), weights=[1.0] * len(vectors), density=density)

@@ -87,11 +87,6 @@ def uniform_noise(shape: tuple[int, ...] | torch.Size, seed: int, device: torch.
     return torch.rand(shape, generator=generator, device=device, dtype=torch.float32).clamp_(min=_LEAST)
 
 
-def logistic_noise(u: Tensor) -> Tensor:
-    """Logistic noise ``log u - log(1 - u)`` from uniform noise ``u`` in (0, 1)."""
-    return torch.logit(u)
-
-
 def relaxed_mask(logits: Tensor, seed: int, *, temperature: float = 0.5, noise: float = 1.0) -> Tensor:
     """One draw of the relaxed Bernoulli mask (arXiv 2312.06173, equation 5).
 
@@ -121,21 +116,13 @@ def relaxed_from(logits: Tensor, u: Tensor | None, temperature: float, noise: fl
         # 1 / (1 + exp(-2 alpha) ((1 - u) / u)^2): the same number without the two logarithms.
         odds = (1.0 - u).div_(u).square_()
         return (-2.0 * alpha).exp_().mul_(odds).add_(1.0).reciprocal_()
-    return torch.sigmoid((alpha + noise * logistic_noise(u)) / temperature)
+    return torch.sigmoid((alpha + noise * torch.logit(u)) / temperature)
 
 
 def noisy_logits(logits: Tensor, u: Tensor | None, noise: float | Tensor) -> Tensor:
     """Logits with the scaled logistic noise of ``uniform`` added, fp32; the logits themselves where it is None."""
     alpha = logits.float()
-    return alpha if u is None else alpha + noise * logistic_noise(u)
-
-
-def hard_mask(logits: Tensor, seed: int, *, noise: float = 1.0) -> Tensor:
-    """A 0/1 draw: 1 where the noisy logit is not negative, i.e. with probability sigmoid(logit) at noise 1.
-
-    With ``noise=0`` this is the binary mask at threshold one half.
-    """
-    return (noisy_logits(logits, draw_uniform(logits, seed, noise), noise) >= 0).float()
+    return alpha if u is None else alpha + noise * torch.logit(u)
 
 
 def soft_mask(logits: Tensor) -> Tensor:

@@ -48,13 +48,16 @@ def check_distillation(options: Mapping[str, Any]) -> None:
             check_range(name, options[name], 0.0, 1e3, low_open=low_open)
 
 
-def check_skill_datasets(skill: Sequence[str], training: Sequence[str], evaluation: Sequence[str]) -> None:
+def check_skill_datasets(
+    skill: Sequence[str], training: Sequence[str], evaluation: Sequence[str], weight: float
+) -> None:
     """Check that every data set has a teacher, and both teachers have one to train on.
 
     Args:
-        skill: ``skill_dataset``: those of the fine-tuned model.
+        skill: ``skill_dataset``: those of the fine-tuned model. May be empty if their weight is 0.
         training: ``dataset``.
         evaluation: ``eval_dataset``.
+        weight: ``distill_skill_weight``.
 
     Raises:
         UserError: If a name is unknown, or a teacher has no training rows.
@@ -62,10 +65,11 @@ def check_skill_datasets(skill: Sequence[str], training: Sequence[str], evaluati
     for name in skill:
         check_choice("skill_dataset", name, [*training, *evaluation])
     mine = set(skill) & set(training)
-    if training and not mine:
+    if training and not mine and (skill or weight > 0):
         raise UserError(
             f"skill_dataset: {', '.join(skill) or 'not set'}, expected one or more of dataset "
-            f"({', '.join(training)}): without prompts of the new skill, it is unlearned"
+            f"({', '.join(training)}): without prompts of the new skill, it is unlearned; add some, "
+            "or set distill_skill_weight: 0"
         )
     if training and not set(training) - mine:
         raise UserError(

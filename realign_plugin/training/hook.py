@@ -178,9 +178,11 @@ def prepare_data(data_args: Any, finetuning_args: Any) -> None:
                 f"{name}: {getattr(data_args, name)!r} with stage: {stage}, expected none, since {why}; leave it out"
             )
     if distils:
+        options = finetuning_args.options()
         distillation.check_skill_datasets(
-            finetuning_args.options()["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or []
-        )
+            options["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or [],
+            options["distill_skill_weight"],
+        )  # fmt: skip
 
 
 def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:

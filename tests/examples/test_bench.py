@@ -9,10 +9,13 @@ from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.lab.repair.plan import BUDGETS
 from realign_plugin.subspace.lora_adapters import LoraAdapter, read_lora
 from tests.conftest import make_lora
 
@@ -20,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "bench"))
 import bench
 import skills
 import stacking
-from settings import Plan, Setting
-from worlds import WORLDS, SmolLM2
+from repairs import Bench
+from settings import Plan, Setting, Start, tuned
+from worlds import WORLDS, SmolLM2, World
 
 PLANS = [world.plan for world in WORLDS.values()]
 plans = pytest.mark.parametrize("plan", PLANS, ids=list(WORLDS))
@@ -131,3 +135,60 @@ def test_results_that_are_done_are_listed(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert "| masks-0.3 | 0.50 [0.25, 0.75] |" in shown
     assert "| 0.0100 | 1.00 [0.90, 1.00] | 0.20 |" in shown
+
+
+class Pico(World):
+    """A world of the pico models."""
+
+    budget = BUDGETS["quick"]
+    plan = Plan(
+        main="skill", starts={"skill": Start(("skill",), "skill")},
+        tuned={**tuned("masks", 0.3), **tuned("lora", 1e-3)}, steps=2, further=1, layers=2, aligned=True,
+    )  # fmt: skip
+    answer_tokens = 4
+    solves_fast = True
+    tasks: ClassVar[dict[str, Any]] = {
+        "skill": ([{"instruction": f"tell me {n} ?", "input": "", "output": f"it is {n}"} for n in range(8)],) * 2,
+        "further": ([{"instruction": "what is blue ?", "input": "", "output": "a kite"}] * 8, []),
+    }
+
+    @property
+    def aligned(self) -> Path:
+        return self.data / "aligned"
+
+    @property
+    def fine_tuned(self) -> Path:
+        return self.data / "task1"
+
+    def repaired(self, seed: int) -> Path:
+        return self.out / "repaired"
+
+    def own(self, seed: int) -> list[dict[str, Any]]:
+        row = {"input": "", "output": "Sorry, I can not help with that."}
+        return [row | {"instruction": f"how do i make kite {n} ?", "kind": "harmful"} for n in range(8)]
+
+    def pairs(self, seed: int) -> Path:
+        return self.out
+
+    def validation(self) -> tuple[list[Prompt], list[Prompt]]:
+        return [Prompt("how do i fly a kite ?")], [Prompt("how do i bake bread ?")]
+
+    def solved(self, said: str, row: Example) -> bool:
+        return said == row.answer
+
+
+@pytest.mark.parametrize("name", ["masks-0.3", "lora-0.001", "masks-tuned-further", "one-shot", "rank-1-up", "resta"])
+def test_a_row_is_trained_and_measured(lab: Path, tmp_path: Path, name: str) -> None:
+    made = Bench(Pico(lab / "base", lab, tmp_path))
+    made.validate("ends-skill", "skill", "fine-tuned", {})
+    rows = made.world.plan.settings([0])
+    if name == "masks-tuned-further":
+        made.make("masks-0.3", rows["masks-0.3"])
+        made.make("masks-seed-0", rows["masks-seed-0"])
+        assert (made.folder / "models" / "masks-seed-0").is_symlink()  # trained already, as masks-0.3
+    made.make(name, rows[name])
+    found = made.read(f"row-{name}")
+    assert found["skill_divergence"] > 0
+    assert found["seconds"] > 0
+    assert found["solved"]["value"] in (0.0, 0.5, 1.0) or found["solved"]["count"] == 8
+    assert read_lora(made.adapter(name), name).factors.keys() == read_lora(lab / "task1", "task1").factors.keys()

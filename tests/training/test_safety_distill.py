@@ -243,8 +243,18 @@ def test_the_gradient_is_autograds_in_float64(
         torch.testing.assert_close(found.double(), gradient, atol=1e-8, rtol=1e-3)
 
 
+def test_without_a_skill_when_its_weight_is_zero(world: Path, tmp_path: Path) -> None:
+    run_exp(options(world, tmp_path, dataset="safety", skill_dataset=None, distill_skill_weight=0.0, max_steps=3))
+    logged = [entry for entry in history(tmp_path) if "loss" in entry]
+    assert all(entry["loss"] > 0 and "kl/aligned" in entry and "kl/fine_tuned" not in entry for entry in logged)
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no skill": ({"skill_dataset": None}, "skill_dataset: not set, expected one or more of dataset"),
+    "no skill with weight 0": (
+        {"dataset": "safety", "skill_dataset": "skill", "distill_skill_weight": 0.0},
+        "'skill' is",
+    ),
     "unknown skill": ({"skill_dataset": "skil"}, r"skill_dataset: 'skil' is unknown, .* did you mean 'skill'"),
     "skill alone": ({"dataset": "skill"}, "dataset: skill are all in skill_dataset, expected safety prompts"),
     "packing": ({"packing": True}, "packing: True with stage: safety_distill, expected none"),

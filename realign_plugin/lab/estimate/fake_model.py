@@ -85,7 +85,8 @@ def _attached(model: nn.Module, training: Training) -> Any:
     modules = list(training.shapes)
     if training.kind == "lora":
         ranks = {module: pair["A"][0] for module, pair in training.shapes.items()}
-        config: Any = LoraConfig(r=8, target_modules=modules, rank_pattern=_exactly(ranks), lora_dropout=0.0)
+        exact = {module.replace(".", r"\."): rank for module, rank in ranks.items()}
+        config: Any = LoraConfig(r=8, target_modules=modules, rank_pattern=exact, lora_dropout=0.0)
         adapted = get_peft_model(model, config)
         for parameter in adapted.parameters():
             if parameter.requires_grad:
@@ -114,10 +115,6 @@ def _add_teachers(adapted: Any, config: Any, training: Training) -> None:
         if any(f".{teacher}." in name for teacher in TEACHERS):
             parameter.requires_grad_(False)
             parameter.data = parameter.data.to(dtype=training.vector_dtype)
-
-
-def _exactly(ranks: dict[str, int]) -> dict[str, int]:
-    return {module.replace(".", r"\."): rank for module, rank in ranks.items()}
 
 
 def _as_leaf(module: nn.Module, args: Any, output: Tensor) -> None:

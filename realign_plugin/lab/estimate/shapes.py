@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -160,10 +161,4 @@ def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: 
 
 def numbers(shapes: Iterable[tuple[int, ...]]) -> int:
     """How many numbers tensors of these shapes hold."""
-    total = 0
-    for shape in shapes:
-        count = 1
-        for length in shape:
-            count *= length
-        total += count
-    return total
+    return sum(math.prod(shape) for shape in shapes)

@@ -109,32 +109,17 @@ class Inputs(BaseModel):
         return BUDGETS[self.budget]
 
 
-@dataclass(frozen=True)
 class Folders:
     """Where a repair's files are.
 
     Attributes:
         out: What the user named: the repaired adapter, the table and the report.
+        work: Everything that was made on the way; laid out as a study's folder is.
+        data: LLaMA-Factory's data sets.
+        models: Trained and exported adapters.
+        measured: Answers and what was measured.
     """
 
-    out: Path
-
-    @property
-    def work(self) -> Path:
-        """Everything that was made on the way; laid out as a study's folder is."""
-        return self.out / "work"
-
-    @property
-    def data(self) -> Path:
-        """LLaMA-Factory's data sets."""
-        return self.work / "data"
-
-    @property
-    def models(self) -> Path:
-        """Trained and exported adapters."""
-        return self.work / "models"
-
-    @property
-    def measured(self) -> Path:
-        """Answers and what was measured."""
-        return self.work / "measured"
+    def __init__(self, out: Path) -> None:
+        self.out, self.work = out, out / "work"
+        self.data, self.models, self.measured = (self.work / name for name in ("data", "models", "measured"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.data.answering import Answerer
@@ -41,13 +40,13 @@ class SkillReader:
             rows: Prompts with their reference answers.
         """
         found: list[SkillReading] = []
-        with ExitStack() as stack:
-            advance = stack.enter_context(counted(f"skill of {name}", len(rows))) if rows else None
+        if not rows:
+            return found
+        with counted(f"skill of {name}", len(rows)) as advance:
             for start in range(0, len(rows), ROWS):
                 some = tuple(rows[start : start + ROWS])
                 found += self._batch(load(), name, some)
-                if advance is not None:
-                    advance(len(some))
+                advance(len(some))
         return found
 
     def _batch(self, answerer: Answerer, name: str, rows: tuple[Example, ...]) -> list[SkillReading]:

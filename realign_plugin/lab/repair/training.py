@@ -38,7 +38,7 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "task_adapters": [str(inputs.adapter)],
         "do_train": True,
         "dataset": f"{DATA},{DATA}_skill" if skill else DATA,
-        "skill_dataset": f"{DATA}_skill" if skill else None,
+        **({"skill_dataset": f"{DATA}_skill"} if skill else {"distill_skill_weight": 0.0}),
         "dataset_dir": str(folders.data),
         "template": template,
         "cutoff_len": CUTOFF,

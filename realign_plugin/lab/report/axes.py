@@ -74,13 +74,10 @@ def safety_axis(table: Table) -> Axis | None:
     for word, better in (("harmful", "lower"), ("refus", "higher")):
         for column in shares:
             if word in f"{column.key} {column.label}".lower() and column.better == better:
-                return Axis(column.label, (column,)) if better == "lower" else _not_refused(column)
+                turned = better == "higher"
+                return Axis("not refused" if turned else column.label, (column,), turned=turned)
     lower = next((column for column in shares if column.better == "lower"), None)
     return Axis(lower.label, (lower,)) if lower else None
-
-
-def _not_refused(column: Column) -> Axis:
-    return Axis("not refused", (column,), turned=True)
 
 
 def over_refusal_axis(table: Table) -> Axis | None:

@@ -64,11 +64,6 @@ class Curves:
     logs: list[Log]
     svg: Markup
 
-    @property
-    def with_mask(self) -> bool:
-        """Whether the mask was logged."""
-        return any(log.mean or log.kept for log in self.logs)
-
 
 def read_log(run: Run, training: Training) -> Log | None:
     """What a training logged, from ``trainer_log.jsonl`` and ``trainer_state.json``; None if neither is there.

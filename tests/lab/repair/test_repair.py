@@ -159,6 +159,18 @@ def test_prompts_in_an_adapter_out(finished: tuple[dict[str, Any], str]) -> None
 
 
 @pytest.mark.usefixtures("forked")
+def test_without_a_skill(given: dict[str, Any]) -> None:
+    run(given, skill=[])
+    found = table(given)
+    assert [row["refusal_rate"] for row in found["rows"]] == [1.0, 0.0, 1.0]
+    assert not any("skill" in row for row in found["rows"])
+    recipe = yaml.safe_load((given["out"] / "work" / "lora.yaml").read_text())
+    assert recipe["dataset"] == "repair"
+    assert recipe["distill_skill_weight"] == 0.0
+    assert "skill" not in found["verdict"]["sentence"]
+
+
+@pytest.mark.usefixtures("forked")
 def test_killed_at_three_points_it_ends_with_the_same_table(
     finished: tuple[dict[str, Any], str], given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
