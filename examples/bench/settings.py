@@ -183,6 +183,7 @@ class Plan:
             **self.both("64-rows", rows=64),
             **self.both(f"{3 * self.steps}-steps", options=long),
             **{f"masks-{name}": Setting("masks", self.main, given, best=True) for name, given in only.items()},
+            **self.both("skill-2", options=SKILL_TWICE),
             **self.both("reverse", options=REVERSE),
             **self.both("temperature-2", options={"distill_temperature": 2.0}),
         }

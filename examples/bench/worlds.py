@@ -200,12 +200,10 @@ class SmolLM2(World):
         tuned={
             **tuned("masks", 0.3),
             **tuned("lora", 1e-3),
-            **tuned("masks", 0.1),
-            **tuned("lora", 3e-4),
             **tuned("masks", 1.0),
             **tuned("lora", 3e-3),
-            **tuned("masks", 0.3, **{"skill-2": SKILL_TWICE}),
-            **tuned("lora", 1e-3, **{"skill-2": SKILL_TWICE}),
+            **tuned("masks", 0.1),
+            **tuned("lora", 3e-4),
         },
         steps=budget.steps, further=13, layers=30, aligned=True,
     )  # fmt: skip

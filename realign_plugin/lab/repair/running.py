@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,8 +67,10 @@ def train(name: str, recipe: Path, arguments: dict[str, Any], log: Path, done: P
     """
     if done.exists():
         return
-    write_text(recipe, as_yaml(arguments))
-    folder = Path(str(arguments["output_dir"]))
+    folder, text = Path(str(arguments["output_dir"])), as_yaml(arguments)
+    if recipe.exists() and recipe.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder, ignore_errors=True)  # begun with other options: an earlier version's defaults, say
+    write_text(recipe, text)
     go_on(folder, str(arguments["stage"]))
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "llamafactory.cli", "train", str(recipe)]

@@ -203,6 +203,18 @@ def test_killed_at_three_points_it_ends_with_the_same_table(
 
 
 @pytest.mark.usefixtures("forked")
+def test_a_training_that_was_begun_with_other_options_starts_again(given: dict[str, Any]) -> None:
+    """An earlier version's defaults, for example: no training is half the one, half the other."""
+    work = given["out"] / "work"
+    folder = work / "models" / "lora"
+    (folder / "checkpoint-1").mkdir(parents=True)
+    (work / "lora.yaml").write_text("learning_rate: 9.0\n")
+    run(given, method="lora")
+    assert not (folder / "checkpoint-1").exists() or (folder / "checkpoint-1" / "trainer_state.json").exists()
+    assert yaml.safe_load((work / "lora.yaml").read_text())["learning_rate"] == SMALL.rates["lora"]
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_second_run_does_nothing_again(given: dict[str, Any]) -> None:
     run(given, method="lora")
     files = {path: path.stat().st_mtime_ns for path in (given["out"] / "work" / "models").rglob("*.safetensors")}
