@@ -41,9 +41,9 @@ class Budget:
 
 
 BUDGETS: Final[Mapping[str, Budget]] = {
-    "quick": Budget(96, 64, 64, 32, 100, 28, (1.0, 0.75), {"masks": 0.3, "lora": 1e-3}, answer_tokens=24),
-    "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5), {"masks": 0.3, "lora": 1e-4}),
-    "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4), {"masks": 0.3, "lora": 1e-4}),
+    "quick": Budget(96, 64, 64, 32, 100, 28, (1.0, 0.75), {"masks": 0.1, "lora": 3e-4}, answer_tokens=24),
+    "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5), {"masks": 0.1, "lora": 1e-4}),
+    "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4), {"masks": 0.1, "lora": 1e-4}),
 }
 ROWS: Final = 8
 """Rows of a training step."""
