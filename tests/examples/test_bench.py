@@ -191,4 +191,4 @@ def test_a_row_is_trained_and_measured(lab: Path, tmp_path: Path, name: str) -> 
     assert found["skill_divergence"] > 0
     assert found["seconds"] > 0
     assert found["solved"]["value"] in (0.0, 0.5, 1.0) or found["solved"]["count"] == 8
-    assert read_lora(made.adapter(name), name).factors.keys() == read_lora(lab / "task1", "task1").factors.keys()
+    assert read_lora(made.adapter(name), name).factors.keys() >= read_lora(lab / "task1", "task1").factors.keys()
