@@ -24,7 +24,7 @@ from realign_plugin.data.preparation import Prepared, prepare
 from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
 from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import REFUSALS, language_of
-from realign_plugin.data.selection import keyed_hash
+from realign_plugin.data.selection import in_validation, keyed_hash
 from realign_plugin.data.server_answering import OPTIONS
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers import incoherence
@@ -86,6 +86,8 @@ def on_policy(
             f"could answer; add them, or give {called[1]}"
         )
     trained = skill if answered is None else read_prompts(sources.skill, "--skill", None, seed)
+    for prompts in ([*asked["harmful"], *asked["benign"]], skill):
+        _check_halves(prompts, request)
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
     tokens = {"max_tokens": amounts.max_tokens, "skill_max_tokens": amounts.skill_max_tokens}
     size = amounts.batch_size or (SERVER_BATCH_SIZE if at_server else BATCH_SIZE)
@@ -121,6 +123,17 @@ def on_policy(
             )
         )
     return OnPolicy([prepare(recipe) for recipe in recipes], cases)
+
+
+def _check_halves(prompts: Sequence[Prompt], request: Request) -> None:
+    """Check before anything is answered what ``prepare`` would find afterwards."""
+    held_back = [in_validation(request.seed, prompt.opening, request.validation) for prompt in prompts]
+    if request.validation > 0 and held_back and len(set(held_back)) == 1:
+        part = "training" if held_back[0] else "validation"
+        raise UserError(
+            f"--validation: {request.validation:g} of {len(prompts):,} prompts leaves no {part} row, expected at "
+            "least one; give another share or --seed"
+        )
 
 
 def _rows(asked: Mapping[str, Sequence[Prompt]], said: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -137,6 +137,15 @@ def test_the_aligned_model_alone_answers_no_prompt_of_the_skill(lab: Path, tmp_p
         make(lab, tmp_path / "data", Sources(asked.prompts), never, adapter=None)
 
 
+def test_a_share_that_leaves_no_row_is_refused_before_anything_is_answered(
+    lab: Path, tmp_path: Path, asked: Sources
+) -> None:
+    stand = Stand(usual)
+    with pytest.raises(UserError, match=r"--validation: 0\.0001 of 20 prompts leaves no validation row"):
+        make(lab, tmp_path / "data", asked, stand, validation=0.0001)
+    assert not stand.loaded
+
+
 @pytest.mark.parametrize("stops_after", [0, 1, 4, 7, 10])
 def test_a_stopped_run_goes_on_to_the_same_files(lab: Path, tmp_path: Path, asked: Sources, stops_after: int) -> None:
     make(lab, tmp_path / "whole", asked, Stand(usual))
@@ -235,7 +244,7 @@ def test_the_command_with_pico_models(
 ) -> None:
     """Their words are noise, so that the run ends where they are found to refuse nothing; answers are kept."""
     command = ["data", "on-policy", tmp_path / "data", "--model", lab / "base", "--adapter", lab / "task1"]
-    command += ["--aligned", lab / "aligned", "--prompts", asked.prompts[0], "--max-tokens", 8]
+    command += ["--aligned", lab / "aligned", "--prompts", asked.prompts[0], "--max-tokens", 8, "--validation", 0]
     assert run(*command) == 2
     assert "--model: the aligned model refuses 0 of 10 harmful prompts" in capsys.readouterr().err
     kept = (tmp_path / "data" / "on_policy.answers.jsonl").read_bytes()
@@ -251,7 +260,12 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
         (tmp_path / "other" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "other" / "chat_template.jinja").write_text((lab / "base" / "chat_template.jinja").read_text())
     (tmp_path / "odd.json").write_text('[{"text": "x"}]')
-    usual_words = {"--model": lab / "base", "--adapter": lab / "task1", "--prompts": asked.prompts[0]}
+    usual_words = {
+        "--model": lab / "base",
+        "--adapter": lab / "task1",
+        "--prompts": asked.prompts[0],
+        "--validation": 0,
+    }
     for change, message in (
         ({"--adapter": tmp_path / "nowhere"}, "--adapter: "),
         ({"--model": tmp_path / "other"}, "is not an adapter of"),

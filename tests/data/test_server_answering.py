@@ -196,7 +196,7 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     with serve(**options) as server:
-        words = {"--server": server.url, **USUAL, "--prompts": asked.prompts[0]} | change
+        words = {"--server": server.url, **USUAL, "--prompts": asked.prompts[0], "--validation": 0} | change
         command = [word for pair in words.items() if pair[1] is not None for word in pair]
         assert run("data", "on-policy", tmp_path / "data", *command) == 2
         assert wanted(server) == []
