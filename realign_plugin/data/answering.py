@@ -168,35 +168,39 @@ class Answerer:
         import torch
 
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        shared = common_start(rows)
-        device = self.model.device
-        rest = self.tokenizer.pad({"input_ids": [row[shared:] for row in rows]}, return_tensors="pt").to(device)
-        start = torch.tensor(rows[0][:shared], device=device).expand(len(rows), -1)
-        ids = torch.cat([start, rest["input_ids"]], 1)
-        mask = torch.cat([torch.ones_like(start), rest["attention_mask"]], 1)
-        with torch.no_grad(), self._as(name), self._attention(ids.shape[1] + max_tokens):
-            given = {"past_key_values": cache} if (cache := self._read(start[:1], len(rows))) is not None else {}
+        with torch.no_grad(), self._as(name), self._attention(max(map(len, rows)) + max_tokens):
+            shared, given = self._read(rows)
+            rest = self.tokenizer.pad({"input_ids": [row[shared:] for row in rows]}, return_tensors="pt")
+            start = torch.tensor(rows[0][:shared], dtype=torch.long).expand(len(rows), -1)
+            ids = torch.cat([start, rest["input_ids"]], 1).to(self.model.device)
+            mask = torch.cat([torch.ones_like(start), rest["attention_mask"]], 1).to(self.model.device)
             found = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, **given
             )
         said = self.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in said]
 
-    def _read(self, start: Any, rows: int) -> Any:
-        """The cache of a start that so many rows share, read once; None where it is not worth it or cannot be had."""
+    def _read(self, rows: list[list[int]]) -> tuple[int, dict[str, Any]]:
+        """How many tokens at the start of all rows were read, once, and their cache as an argument of ``generate``.
+
+        None are where it is not worth it, or where a layer sees less than all of them (a sliding window, a state).
+        """
+        import torch
         from transformers.cache_utils import DynamicLayer
 
-        if rows == 1 or start.shape[1] < WORTH_SHARING:
-            return None
+        shared = common_start(rows)
+        if len(rows) == 1 or shared < WORTH_SHARING:
+            return 0, {}
+        start = torch.tensor([rows[0][:shared]], device=self.model.device)
         cache = self._base_model()(input_ids=start, use_cache=True).get("past_key_values")
         if cache is None or any(type(layer) is not DynamicLayer for layer in getattr(cache, "layers", [None])):
-            return None
-        cache.batch_repeat_interleave(rows)
-        return cache
+            return 0, {}
+        cache.batch_repeat_interleave(len(rows))
+        return shared, {"past_key_values": cache}
 
     @contextmanager
     def _attention(self, tokens: int) -> Iterator[None]:
-        """On a CPU plain attention while rows are short: torch's fused one takes a quarter of the time of a token."""
+        """On a CPU plain attention while rows are short: with torch's fused one an answer takes a quarter longer."""
         model = self._base_model()
         usual = model.config._attn_implementation
         short = self.model.device.type == "cpu" and usual == "sdpa" and tokens <= SHORT

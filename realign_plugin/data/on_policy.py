@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Final
 
 from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer
@@ -181,8 +182,8 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     for row in rows:
         said = [refuses(_answer(row[name]) or "") for name in (ALIGNED, FINE_TUNED) if name in row]
         names = CASES if len(said) > 1 else ALONE
-        case = {(True, True): 0, (True, False): 1, (False, True): 2, (False, False): 3, (True,): 0, (False,): 1}
-        cases.setdefault(row["kind"], Counter(dict.fromkeys(names, 0)))[names[case[tuple(said)]]] += 1
+        place = reduce(lambda number, refused: 2 * number + (not refused), said, 0)
+        cases.setdefault(row["kind"], Counter(dict.fromkeys(names, 0)))[names[place]] += 1
     return cases
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from realign_plugin import UserError
 from realign_plugin.data.answering import SHORT, Answerer, common_start
@@ -72,6 +72,31 @@ def test_a_shared_start_is_read_once_and_changes_no_answer(lab: Path, prompts: l
     for row, text in zip(rows, found, strict=True):
         said = alone.generate(input_ids=torch.tensor([row]), max_new_tokens=8, do_sample=False)[0, len(row) :]
         assert answerer.tokenizer.decode(said, skip_special_tokens=True).strip() == text
+
+
+def test_rows_without_a_shared_start_are_padded_on_the_left(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    texts = ["kite how do i make", "what is blue ?", "the way to bake bread"]
+    found = answerer._batch("base", texts, 6)
+    assert found == [answerer._batch("base", [text], 6)[0] for text in texts]
+
+
+def test_a_start_is_not_shared_where_a_layer_sees_a_window(tmp_path: Path) -> None:
+    """Padding between the start and the rest would fill the window."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=80, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=2,
+        initializer_range=0.2, sliding_window=6,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    answerer = Answerer(str(tmp_path), {"base": None})
+    texts = [f"a red dog and a blue cat eat bread and nails {text}" for text in ("so", "tell me the way to bake")]
+    rows = answerer.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert common_start(rows) >= 8
+    assert answerer._read(rows) == (0, {})
+    assert answerer._batch("base", texts, 6) == [answerer._batch("base", [text], 6)[0] for text in texts]
 
 
 def test_where_rows_part() -> None:

@@ -251,10 +251,7 @@ def test_without_a_skill_when_its_weight_is_zero(world: Path, tmp_path: Path) ->
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no skill": ({"skill_dataset": None}, "skill_dataset: not set, expected one or more of dataset"),
-    "no skill with weight 0": (
-        {"dataset": "safety", "skill_dataset": "skill", "distill_skill_weight": 0.0},
-        "'skill' is",
-    ),
+    "a skill that is not trained": ({"dataset": "safety", "distill_skill_weight": 0.0}, "skill_dataset: 'skill' is"),
     "unknown skill": ({"skill_dataset": "skil"}, r"skill_dataset: 'skil' is unknown, .* did you mean 'skill'"),
     "skill alone": ({"dataset": "skill"}, "dataset: skill are all in skill_dataset, expected safety prompts"),
     "packing": ({"packing": True}, "packing: True with stage: safety_distill, expected none"),

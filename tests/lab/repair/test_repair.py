@@ -210,7 +210,7 @@ def test_a_training_that_was_begun_with_other_options_starts_again(given: dict[s
     (folder / "checkpoint-1").mkdir(parents=True)
     (work / "lora.yaml").write_text("learning_rate: 9.0\n")
     run(given, method="lora")
-    assert not (folder / "checkpoint-1").exists() or (folder / "checkpoint-1" / "trainer_state.json").exists()
+    assert not (folder / "checkpoint-1").exists()  # a training of this budget saves after 2 steps
     assert yaml.safe_load((work / "lora.yaml").read_text())["learning_rate"] == SMALL.rates["lora"]
 
 
