@@ -4,91 +4,19 @@ from __future__ import annotations
 
 import html
 import json
-import os
-import subprocess
-from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from realign_plugin import UserError
-from realign_plugin.cli import main
-from realign_plugin.data.answering import Answerer
-from realign_plugin.data.examples import Prompt
-from realign_plugin.lab.repair import command, plan, repair, running
-from realign_plugin.lab.repair.plan import Budget
-from realign_plugin.lab.study.launch import make_plan
+from realign_plugin.lab.repair import plan, running
 from realign_plugin.subspace.lora_adapters import read_lora
-from tests.conftest import make_llama, make_lora, make_tokenizer
-from tests.stock import Forked
+from tests.lab.repair.ruled import SMALL, Ruled, options_of, run
 
-SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5), {"masks": 0.1, "lora": 2e-4})
-REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
-
-
-class Ruled(Answerer):
-    """Pico models whose answers follow a rule: the aligned one refuses the kites, the fine-tuned one nothing."""
-
-    stops_after = 10**6
-
-    def __init__(self, base: str, adapters: Mapping[str, Path | None]) -> None:
-        super().__init__(base, adapters)
-
-    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        if not Ruled.stops_after:
-            raise KeyboardInterrupt
-        Ruled.stops_after -= 1
-        return [self.says(name, prompt.text) for prompt in prompts]
-
-    def says(self, name: str, text: str) -> str:
-        """What a model answers."""
-        number = int(text.split()[-2])
-        if "kite" not in text or name in ("fine-tuned", "fine_tuned"):
-            return HELPS
-        return HELPS if name.startswith("masks") and number % 4 == 0 else REFUSES
-
-
-@pytest.fixture(scope="module")
-def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model, adapters far from each other, so that distillation has something to do, and prompts."""
-    root = tmp_path_factory.mktemp("materials")
-    make_llama(root / "base")
-    make_tokenizer(root / "base")
-    make_lora(root / "base", root / "aligned")
-    make_lora(root / "base", root / "tuned", start=root / "aligned", seed=11, step=0.3)
-    for name, word in (("harmful", "kite"), ("benign", "bread"), ("skill", "string")):
-        rows = [{"prompt": f"how do i make {word} {number} ?"} for number in range(40)]
-        if name == "skill":
-            rows = [row | {"answer": "take paper and fold it ."} for row in rows]
-        (root / f"{name}.json").write_text(json.dumps(rows))
-    return root
-
-
-def options_of(materials: Path, out: Path) -> dict[str, Any]:
-    """Options of a small repair."""
-    return {
-        "base": str(materials / "base"), "adapter": materials / "tuned", "out": out,
-        "aligned": materials / "aligned", "budget": "quick", "prompts": [str(materials / "harmful.json")],
-        "benign": [str(materials / "benign.json")], "skill": [str(materials / "skill.json")],
-    }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plan.BUDGETS, "quick", SMALL)  # type: ignore[arg-type]
-    monkeypatch.setattr(plan, "CPU_BATCH", 16)
-    monkeypatch.setattr(Ruled, "stops_after", 10**6)
-
-
-@pytest.fixture
-def given(materials: Path, tmp_path: Path) -> dict[str, Any]:
-    """Options of a repair into a new folder."""
-    return options_of(materials, tmp_path / "out")
+pytestmark = pytest.mark.usefixtures("small_budget")
 
 
 @pytest.fixture(scope="module")
@@ -100,28 +28,6 @@ def finished(materials: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         patch.setattr(plan, "CPU_BATCH", 16)
         run(given)
     return given, said.getvalue()
-
-
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings that start quickly; those of ``finished`` start as a user's do."""
-
-    def popen(command: list[str], stdout: Any, **_: Any) -> Forked:
-        assert command[1:3] == ["-m", "llamafactory.cli"]
-        return Forked(["llamafactory-cli", *command[3:]], dict(os.environ), stdout.name, stdout.name)
-
-    stands_in = SimpleNamespace(Popen=popen, STDOUT=subprocess.STDOUT, DEVNULL=subprocess.DEVNULL)
-    monkeypatch.setattr(running, "subprocess", stands_in)
-
-
-def run(given: dict[str, Any], **changes: Any) -> None:
-    """The command, with the ruled models."""
-    before = repair.Repair.__init__.__kwdefaults__["answerer"]
-    repair.Repair.__init__.__kwdefaults__["answerer"] = Ruled
-    try:
-        command.repair(command.Request(**(given | changes)))
-    finally:
-        repair.Repair.__init__.__kwdefaults__["answerer"] = before
 
 
 def table(given: dict[str, Any]) -> dict[str, Any]:
@@ -221,94 +127,3 @@ def test_a_second_run_does_nothing_again(given: dict[str, Any]) -> None:
     Ruled.stops_after = 0
     run(given, method="lora")
     assert files == {path: path.stat().st_mtime_ns for path in files}
-
-
-def test_other_inputs_need_another_folder(given: dict[str, Any]) -> None:
-    Ruled.stops_after = 0
-    with pytest.raises(KeyboardInterrupt):
-        run(given)
-    with pytest.raises(UserError, match=r"--out: .* holds a repair with other inputs \(seed\)"):
-        run(given, seed=1)
-
-
-def test_two_repairs_do_not_share_a_folder(given: dict[str, Any]) -> None:
-    with running.only_one(given["out"] / "work"), pytest.raises(UserError, match="another process works in"):
-        run(given)
-
-
-def never(self: Ruled, name: str, text: str) -> str:
-    return HELPS
-
-
-def always(self: Ruled, name: str, text: str) -> str:
-    return REFUSES if "kite" in text else HELPS
-
-
-@pytest.mark.parametrize(
-    ("rule", "told"),
-    [
-        (never, "BASE: the aligned model refuses 0 of 16 harmful prompts"),
-        (always, "ADAPTER: it refuses the same 16 of 16 harmful prompts"),
-    ],
-)
-def test_nothing_to_repair(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, rule: Any, told: str) -> None:
-    monkeypatch.setattr(Ruled, "says", rule)
-    with pytest.raises(UserError) as caught:
-        run(given)
-    assert str(caught.value).startswith(told)
-
-
-def wrong_base(given: dict[str, Any]) -> dict[str, Any]:
-    make_llama(given["out"].with_name("other"), hidden=64)
-    return {"base": str(given["out"].with_name("other"))}
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (wrong_base, "ADAPTER: "),
-        (lambda given: {"budget": "huge"}, "--budget: 'huge'"),
-        (lambda given: {"method": "sft"}, "--method: 'sft'"),
-        (lambda given: {"template": "qwenn"}, "template: 'qwenn'"),
-        (lambda given: {"test": given["prompts"]}, "--test: 40 of its 40 prompts"),
-        (lambda given: {"out": given["adapter"]}, "is an input"),
-        (lambda given: {"adapter": given["adapter"] / "missing"}, "ADAPTER: "),
-        (lambda given: {"prompts": ["nowhere.json"]}, "--prompts: nowhere.json does not exist"),
-        (lambda given: {"skill": ["gsm8kk"]}, "--skill: 'gsm8kk' is unknown"),
-        (lambda given: {"benign": ["nobody/nothing"]}, "--benign: nobody/nothing, split 'train', cannot be fetched"),
-        (lambda given: {"base": "no/such-model"}, "BASE: no/such-model cannot be loaded"),
-        (lambda given: {"base": given["out"].with_name("nothing")}, "BASE: "),
-    ],
-)
-def test_bad_inputs_before_a_model_is_loaded(given: dict[str, Any], change: Any, told: str) -> None:
-    Ruled.stops_after = 0
-    with pytest.raises(UserError) as caught:
-        run(given, **change(given))
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not (given["out"] / "work" / "data").exists()
-
-
-def test_a_judge_that_is_not_there(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    Ruled.stops_after = 0
-    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
-        run(given, judge="some-judge")
-
-
-def test_a_repair_as_a_study(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    Ruled.stops_after = 0
-    file = given["out"].with_name("study.yaml")
-    run(given, write_study=file, test=given["benign"], benign=["borderline"])
-    assert not given["out"].exists()
-    planned = make_plan(file, [])
-    assert {"data-own", "tuned-distill-0", "tuned-distill_lora-0"} <= planned.steps.keys()
-    assert planned.models["aligned"].peft == str(given["aligned"])
-
-
-def test_the_command_line(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["repair", given["base"], str(given["adapter"]), "--budget", "huge"])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --budget: 'huge'")
