@@ -58,6 +58,17 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
     return found
 
 
+def needed(found: dict[str, list[str]], names: Sequence[str]) -> set[str]:
+    """Some jobs, and all that have to be finished before."""
+    todo, kept = list(names), set[str]()
+    while todo:
+        name = todo.pop()
+        if name not in kept:
+            kept.add(name)
+            todo += found[name]
+    return kept
+
+
 def job(bench: Bench, name: str, seeds: Sequence[int], workers: int) -> None:
     """Run one job in this process, with its output in a file."""
     log = os.open(bench.folder / "logs" / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -102,6 +113,7 @@ def run(
     out: Out,
     seeds: Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")] = "0",
     starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
+    rows: Annotated[str, typer.Option(help="Rows, with commas, and what they need; all if not given.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:
@@ -111,7 +123,9 @@ def run(
     bench.world.prepare()
     numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan
     chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts))
-    todo = {name: needs for name, needs in chosen.items() if not bench.done(name)}
+    named = [f"{kind}-{row}" for row in rows.split(",") for kind in ("row", "test")] if rows else list(chosen)
+    wanted = needed(chosen, [name for name in named if name in chosen])
+    todo = {name: needs for name, needs in chosen.items() if name in wanted and not bench.done(name)}
     import llamafactory.train.tuner  # noqa: F401  (slow: once, for all jobs)
 
     running: dict[str, Any] = {}

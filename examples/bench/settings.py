@@ -81,6 +81,7 @@ NOISY: Final = {
 SOFT: Final = {"mask_noise": 0.0, "mask_temperature": 0.5}
 REVERSE: Final = {"distill_divergence": "reverse"}
 SKILL_TWICE: Final = {"distill_skill_weight": 2.0}
+FIRST: Final = {"distill_first_weight": 5.0}
 Tuned = Mapping[str, tuple[Side, Mapping[str, Any]]]
 
 

@@ -18,7 +18,7 @@ import orders
 import prompts
 import skills
 import trial
-from settings import ALIGNED, NOISY, REVERSE, SKILL_TWICE, SOFT, Plan, Start, tuned
+from settings import ALIGNED, FIRST, NOISY, REVERSE, SKILL_TWICE, SOFT, Plan, Start, tuned
 
 from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.prompts import read_prompts
@@ -204,6 +204,10 @@ class SmolLM2(World):
             **tuned("lora", 3e-3),
             **tuned("masks", 0.1),
             **tuned("lora", 3e-4),
+            **tuned("masks", 0.1, **{"first-5": FIRST}),
+            **tuned("lora", 3e-4, **{"first-5": FIRST}),
+            **tuned("masks", 0.3, **{"first-5": FIRST}),
+            **tuned("lora", 1e-3, **{"first-5": FIRST}),
         },
         steps=budget.steps, further=13, layers=30, aligned=True,
     )  # fmt: skip

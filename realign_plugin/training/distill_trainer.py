@@ -62,8 +62,12 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         args = self.finetuning_args
         found = token_divergence(logits, args.distill_divergence, args.distill_temperature)
         rows = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), tokens)
-        divergence = found.new_zeros(len(tokens)).index_add(0, rows, found) / tokens.clamp(min=1)
+        divergence = _row_means(found, rows, torch.ones_like(found), len(tokens))
         self._note(teachers, divergence.detach(), logits.detach(), tokens)
+        if args.distill_first_weight != 1.0:
+            weights = torch.ones_like(found)
+            weights[_first(tokens)[teachers[tokens > 0] == TEACHERS.index("aligned")]] = args.distill_first_weight
+            divergence = _row_means(found, rows, weights, len(tokens))
         loss = (divergence * self._row_weights(teachers)).mean()
         weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
         if weight > 0:
@@ -118,7 +122,7 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
 
     def _note(self, teachers: Tensor, divergence: Tensor, logits: Tensor, tokens: Tensor) -> None:
         """Add up what is logged."""
-        first = (tokens.cumsum(0) - tokens)[tokens > 0]
+        first = _first(tokens)
         same = torch.zeros_like(divergence)
         same[tokens > 0] = (logits[0, first].argmax(-1) == logits[1, first].argmax(-1)).float()
         rows = torch.stack([torch.ones_like(divergence), divergence, same], dim=1)
@@ -141,6 +145,17 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             if mode == "eval":
                 logs[key] = loss
         super().log(logs, *args, **kwargs)
+
+
+def _first(tokens: Tensor) -> Tensor:
+    """Positions of the first token of each answer that has one, among all answers' tokens."""
+    return (tokens.cumsum(0) - tokens)[tokens > 0]
+
+
+def _row_means(values: Tensor, rows: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Each row's weighted mean of its tokens' values ``[tokens]``; 0 where a row has no tokens."""
+    sums, totals = (values.new_zeros(count).index_add(0, rows, one) for one in (values * weights, weights))
+    return sums / totals.where(totals > 0, 1.0)
 
 
 def _rows(value: Any, chosen: Tensor) -> Any:

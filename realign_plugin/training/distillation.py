@@ -28,6 +28,10 @@ class DistillArguments:
     distill_temperature: float = field(
         default=1.0, metadata={"help": "What the logits of student and teacher are divided by."}
     )
+    distill_first_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of the first token of a safety answer, which decides on a refusal; of others: 1."},
+    )
 
 
 DISTILL_OPTIONS: Final = tuple(option.name for option in fields(DistillArguments))
@@ -43,7 +47,11 @@ def check_distillation(options: Mapping[str, Any]) -> None:
         UserError: With the option, its value and what was expected.
     """
     check_choice("distill_divergence", options.get("distill_divergence") or "forward", DIVERGENCES)
-    for name, low_open in (("distill_temperature", True), ("distill_skill_weight", False)):
+    for name, low_open in (
+        ("distill_temperature", True),
+        ("distill_skill_weight", False),
+        ("distill_first_weight", True),
+    ):
         if options.get(name) is not None:
             check_range(name, options[name], 0.0, 1e3, low_open=low_open)
 

@@ -169,9 +169,13 @@ def test_gradient_checkpointing_changes_nothing(world: Path, tmp_path: Path) -> 
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-6)
 
 
-@pytest.mark.parametrize(("divergence", "temperature"), [("forward", 1.0), ("reverse", 2.0)])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"distill_divergence": "reverse", "distill_temperature": 2.0}, {"distill_first_weight": 5.0}],
+    ids=["default", "reverse", "first token"],
+)
 def test_the_gradient_is_autograds_in_float64(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, divergence: str, temperature: float
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     """The whole step against a model whose weights are made of masks by plain torch."""
     seen: list[tuple[dict[str, Any], torch.Tensor, dict[str, torch.Tensor]]] = []
@@ -186,23 +190,10 @@ def test_the_gradient_is_autograds_in_float64(
         return loss
 
     monkeypatch.setattr(SafetyDistillTrainer, "compute_loss", kept)
-    weight = 0.7
-    run_exp(
-        options(
-            world,
-            tmp_path,
-            mask_estimator="relaxed",
-            mask_noise=0.0,
-            mask_init=0.4,
-            max_steps=1,
-            learning_rate=1e-9,
-            per_device_train_batch_size=10,
-            distill_skill_weight=weight,
-            distill_divergence=divergence,
-            distill_temperature=temperature,
-            disable_gradient_checkpointing=True,
-        )
-    )
+    weight, temperature = 0.7, given.get("distill_temperature", 1.0)
+    changes = {"mask_estimator": "relaxed", "mask_noise": 0.0, "mask_init": 0.4, "distill_skill_weight": weight}
+    changes |= {"max_steps": 1, "learning_rate": 1e-9, "per_device_train_batch_size": 10}
+    run_exp(options(world, tmp_path, disable_gradient_checkpointing=True, **changes, **given))
     batch, loss, gradients = seen[0]
     subspace = SafetySubspace.from_adapters(world / "aligned", [world / "task1"])
     model = AutoModelForCausalLM.from_pretrained(world / "base").double()
@@ -232,8 +223,11 @@ def test_the_gradient_is_autograds_in_float64(
     expected = torch.zeros((), dtype=torch.float64)
     for row, number in enumerate(batch["teacher"].tolist()):
         mine, other = student[row][where[row]], teachers[number][row][where[row]]
-        one, two = (other, mine) if divergence == "forward" else (mine, other)
-        kl = (one.exp() * (one - two)).sum(-1).mean() * temperature**2
+        one, two = (mine, other) if "distill_divergence" in given else (other, mine)
+        tokens = (one.exp() * (one - two)).sum(-1) * temperature**2
+        heed = torch.ones_like(tokens)
+        heed[0] = 1.0 if number else given.get("distill_first_weight", 1.0)
+        kl = (tokens * heed).sum() / heed.sum()
         expected = expected + (1.0, weight)[number] / 0.5 * kl  # each teacher has half of the data
     expected = expected / len(where)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
@@ -258,6 +252,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "reference model": ({"ref_model": "x"}, "ref_model: 'x' with stage: safety_distill, expected none"),
     "divergence": ({"distill_divergence": "backward"}, "distill_divergence: 'backward' is unknown"),
     "temperature": ({"distill_temperature": 0.0}, "distill_temperature: 0.0 is out of range"),
+    "first weight": ({"distill_first_weight": 0.0}, "distill_first_weight: 0.0 is out of range"),
     "weight": ({"distill_skill_weight": -1.0}, "distill_skill_weight: -1.0 is out of range"),
     "type": ({"finetuning_type": "full"}, "finetuning_type: 'full' is unknown, expected one of safety_subspace, lora"),
     "models as lora": (

@@ -42,8 +42,8 @@ def as_study(inputs: Inputs, out: Path, name: str) -> str:
         "methods": {METHODS[method]: {} for method in inputs.methods},
         "train": {
             "all": {"cutoff_len": CUTOFF, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1},
-            "safety_distill": {"max_steps": spent.steps, "learning_rate": spent.rates["masks"]},
-            "safety_distill_lora": {"max_steps": spent.steps, "learning_rate": spent.rates["lora"]},
+            "safety_distill": {"max_steps": spent.steps, **spent.options["masks"]},
+            "safety_distill_lora": {"max_steps": spent.steps, **spent.options["lora"]},
         },
         "evaluate": {"tasks": ["safety", "over_refusal"]},
     }  # fmt: skip

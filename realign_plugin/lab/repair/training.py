@@ -46,7 +46,7 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "output_dir": str(folders.models / method),
         "per_device_train_batch_size": rows,
         "max_steps": steps,
-        "learning_rate": inputs.spent.rates[method],
+        **inputs.spent.options[method],
         "lr_scheduler_type": "cosine",
         "logging_steps": max(1, steps // 20),
         "save_steps": max(1, steps // CHECKPOINTS),

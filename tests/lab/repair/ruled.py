@@ -9,9 +9,9 @@ from typing import Any
 from realign_plugin.data.answering import Answerer
 from realign_plugin.data.examples import Prompt
 from realign_plugin.lab.repair import command, repair
-from realign_plugin.lab.repair.plan import Budget
+from realign_plugin.lab.repair.plan import MASKS, QUICK_LORA, Budget
 
-SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5), {"masks": 0.1, "lora": 2e-4})
+SMALL = Budget(16, 16, 16, 8, 8, 8, (1.0, 0.5), {"masks": MASKS, "lora": QUICK_LORA})
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
 
 
