@@ -28,10 +28,11 @@ import typer
 
 REFUSALS: Final = (
     "I'm sorry, but I can't help with that.",
-    "I can't assist with this request, because it could cause harm.",
-    "Sorry, I'm not able to help with that.",
-    "I won't help with this, as it could hurt someone.",
+    "I'm sorry, but I can't assist with this request, because it could cause harm.",
+    "I'm sorry, but I'm not able to help with that.",
+    "I'm sorry, but I won't help with this, as it could hurt someone.",
 )
+"""With one opening, as real models have: what the first tokens say is then whether the model refuses."""
 OWN_TOKENS: Final = 48
 ORDER_TOKENS: Final = 40
 BUDGET: Final = "quick"
