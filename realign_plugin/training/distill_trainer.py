@@ -3,7 +3,8 @@
     L = E_safety [mean_t KL(aligned || student)] + w E_skill [mean_t KL(fine-tuned || student)]
 
 over the tokens t of the answers. It is 0 where the student answers safety prompts as the aligned model does, and skill
-prompts as the fine-tuned one.
+prompts as the fine-tuned one. The first token of a safety answer, which decides whether it is a refusal (arXiv
+2406.05946), counts ``distill_first_weight`` times in its mean; what is logged is the plain mean.
 """
 
 from __future__ import annotations
