@@ -37,7 +37,7 @@ for end in "${@:-peft-0.18.1 peft-0.21.2 train newest}"; do
                 ;;
             newest)
                 environment newest "[merge,eval]" "transformers>5.6" "peft<0.22" huggingface_hub tokenizers
-                "$home/bin/python" -m pytest tests/merging tests/evaluation -k "not hosts_own_export"  # it needs LLaMA-Factory
+                "$home/bin/python" -m pytest tests/merging tests/evaluation
                 ;;
             *)
                 echo "$name: expected peft-VERSION, train or newest" >&2

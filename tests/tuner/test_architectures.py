@@ -197,12 +197,8 @@ def refused(words: str, act: Callable[[], Any]) -> None:
 
 
 def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, tokens: torch.Tensor) -> None:
-    from realign_plugin.merging.sources import lora, subspace
-
     world = World("experts in one tensor", tmp_path)
     world.subspace().save(tmp_path / "saved")
-    refused("has target_parameters, whose tensors", lambda: subspace(str(tmp_path / "saved")))
-    refused("target_parameters: .* expected LoRA on", lambda: lora(str(tmp_path / "tuned"), "adapter"))
     model = attach_subspace(world.base(), world.subspace()).eval()
     refused("expected the only adapter", lambda: model.load_adapter(tmp_path / "saved", "second"))
     refused("expected one adapter for the whole batch", lambda: model(input_ids=tokens, adapter_names=["default"] * 2))
@@ -220,8 +216,13 @@ def test_another_number_of_experts_is_refused(tmp_path: Path) -> None:
     refused(r"down_proj has shape \(4, 32, 48\), trained for", lambda: attach_subspace(base, world.subspace()))
 
 
-def test_conv1d_is_not_merged_by_mergekit(tmp_path: Path) -> None:
-    from realign_plugin.merging.sources import subspace
+def test_mergekit_refuses_what_it_cannot_merge(tmp_path: Path) -> None:
+    pytest.importorskip("mergekit")
+    from realign_plugin.merging.sources import lora, subspace
 
-    World("Conv1D", tmp_path).subspace().save(tmp_path / "saved")
-    refused("has fan_in_fan_out, whose tensors", lambda: subspace(str(tmp_path / "saved")))
+    for name, reason in (("Conv1D", "fan_in_fan_out"), ("experts in one tensor", "target_parameters")):
+        folder = tmp_path / reason
+        folder.mkdir()
+        World(name, folder).subspace().save(folder / "saved")
+        refused(f"has {reason}, whose tensors", lambda folder=folder: subspace(str(folder / "saved")))
+    refused("target_parameters: .* expected LoRA on", lambda: lora(str(folder / "tuned"), "adapter"))
