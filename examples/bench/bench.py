@@ -123,6 +123,11 @@ def run(
     bench.world.prepare()
     numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan
     chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts))
+    for row in rows.split(",") if rows else []:
+        if f"row-{row}" not in chosen:
+            raise typer.BadParameter(
+                f"{row} is not a row of these starts and seeds (settings.py)", param_hint="--rows"
+            )
     named = [f"{kind}-{row}" for row in rows.split(",") for kind in ("row", "test")] if rows else list(chosen)
     wanted = needed(chosen, [name for name in named if name in chosen])
     todo = {name: needs for name, needs in chosen.items() if name in wanted and not bench.done(name)}

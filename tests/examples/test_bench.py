@@ -49,6 +49,16 @@ def test_a_stack_is_the_weighted_sum(lab: Path, tmp_path: Path) -> None:
 
 
 @plans
+def test_a_row_is_run_with_all_that_it_needs_and_nothing_else(plan: Plan) -> None:
+    jobs = bench.jobs(plan, [0], set(plan.starts))
+    kept = bench.needed(jobs, ["row-masks-moved"])
+    assert all(kept.issuperset(jobs[name]) for name in kept)
+    used = {need for name in kept for need in jobs[name]}
+    assert kept == used | {"row-masks-moved"}
+    assert {"row-masks-seed-0", f"ends-{plan.main}-1"} <= kept < set(jobs)
+
+
+@plans
 def test_each_job_comes_after_what_it_needs(plan: Plan) -> None:
     jobs = bench.jobs(plan, [0, 1, 2], set(plan.starts))
     seen: set[str] = set()
