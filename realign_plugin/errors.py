@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,26 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+def reason(error: Exception, width: int = 120) -> str:
+    """What another library's error says, on one line and cut at a word."""
+    return textwrap.shorten(str(error), width, placeholder=" …") or type(error).__name__
+
+
+def cannot_load(option: str, model: str | Path, error: Exception) -> UserError:
+    """The error for a chat model that transformers does not load.
+
+    Args:
+        option: The option's name, as the user wrote it.
+        model: The folder or hub id given.
+        error: What transformers raised.
+    """
+    missing = str(model).startswith(("/", ".", "~")) and not Path(model).exists()
+    why = "there is no such folder" if missing else reason(error)
+    return UserError(
+        f"{option}: {model} cannot be loaded ({why}), expected a chat model's folder or hub id; check the name"
+    )
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:

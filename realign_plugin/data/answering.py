@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from realign_plugin.data.examples import Prompt
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, cannot_load
 
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine_tuned"
@@ -65,10 +65,7 @@ class Answerer:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"--model: {base} cannot be loaded ({' '.join(str(error).split())[:120]}), expected a chat model's "
-                "folder or hub id; check the name"
-            ) from error
+            raise cannot_load("--model", base, error) from error
         if self.tokenizer.chat_template is None:
             raise UserError(
                 f"--model: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"

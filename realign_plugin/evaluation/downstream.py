@@ -10,7 +10,7 @@ import lm_eval.tasks
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.data import find_file, read_rows
 from realign_plugin.evaluation.settings import EvaluationSettings
 
@@ -81,8 +81,7 @@ def _table(file: Path) -> datasets.Dataset:
     except UserError:
         raise
     except (TypeError, ValueError, OverflowError) as error:  # pyarrow's: a column of text and numbers, say
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"safety_data: {file} cannot be read as a table ({reason}), expected the same kind of value in all of a "
-            "column; fix it"
+            f"safety_data: {file} cannot be read as a table ({reason(error, 200)}), expected the same kind of value "
+            "in all of a column; fix it"
         ) from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.evaluated import leave_gpu
 from realign_plugin.evaluation.guards.guard import RAW, Question
 
@@ -54,7 +54,7 @@ class LocalModel:
                 model = AutoModelForCausalLM.from_config(config)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"judge_model: {self.path!r} cannot be read ({_first_line(error)}), expected a causal language model: "
+                f"judge_model: {self.path!r} cannot be read ({reason(error)}), expected a causal language model: "
                 "a folder or an id on the hub; correct it"
             ) from error
         self._tokenizer()
@@ -145,7 +145,7 @@ class LocalModel:
                 folder = Path(snapshot_download(self.path, allow_patterns=["*.safetensors", "*.json"]))
             except (OSError, ValueError) as error:
                 raise UserError(
-                    f"judge_model: {self.path!r} cannot be downloaded ({_first_line(error)}), expected access to the "
+                    f"judge_model: {self.path!r} cannot be downloaded ({reason(error)}), expected access to the "
                     "hub, or a folder; log in, or download it first"
                 ) from error
         if not any(folder.glob("*.safetensors")):
@@ -164,7 +164,7 @@ class LocalModel:
             tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left")
         except (OSError, ValueError) as error:
             raise UserError(
-                f"judge_model: {self.path!r} has no tokenizer ({_first_line(error)}), expected one next to the model; "
+                f"judge_model: {self.path!r} has no tokenizer ({reason(error)}), expected one next to the model; "
                 "add its files"
             ) from error
         if tokenizer.pad_token_id is None:
@@ -211,7 +211,3 @@ def _memory() -> int:
         return int(found.split()[1]) * 1024
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

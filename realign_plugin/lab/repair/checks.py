@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, cannot_load
 from realign_plugin.subspace.checkpoints import Checkpoint
 from realign_plugin.subspace.lora_adapters import read_lora
 
@@ -23,10 +23,7 @@ def check_model(base: str) -> None:
     try:
         AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"BASE: {base} cannot be loaded ({' '.join(str(error).split())[:120]}), expected a chat model's folder or "
-            "hub id; check the name"
-        ) from error
+        raise cannot_load("BASE", base, error) from error
 
 
 def check_base(adapter: Path, option: str, base: str) -> None:
