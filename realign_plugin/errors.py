@@ -35,7 +35,7 @@ def cannot_load(option: str, model: str | Path, error: Exception) -> UserError:
         error: What transformers raised.
     """
     missing = str(model).startswith(("/", ".", "~")) and not Path(model).exists()
-    why = "there is no such folder" if missing else reason(error)
+    why = "the folder does not exist" if missing else reason(error)
     return UserError(
         f"{option}: {model} cannot be loaded ({why}), expected a chat model's folder or hub id; check the name"
     )

@@ -180,7 +180,7 @@ class Answerer:
     def _read(self, rows: list[list[int]]) -> tuple[int, dict[str, Any]]:
         """How many tokens at the start of all rows were read, once, and their cache as an argument of ``generate``.
 
-        None are where it is not worth it, or where a layer sees less than all of them (a sliding window, a state).
+        Zero where it is not worth it, or where a layer sees less than all of them (a sliding window, a state).
         """
         import torch
         from transformers.cache_utils import DynamicLayer

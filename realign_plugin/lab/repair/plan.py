@@ -25,8 +25,8 @@ class Budget:
         test: Of each kind that before and after are measured on, at most, where no test set is given.
         steps: Steps of a training.
         strengths: Strengths to choose among; 1 is the trained adapter, 0 the fine-tuned one.
-        options: Of each method's training. Fewer steps need a higher rate; why LoRA is told to heed the first token
-            more, and masks are not: docs/results.md.
+        options: Of each method's training. Fewer steps need a higher rate; why LoRA weights the first token
+            more, and masks do not: docs/results.md.
         answer_tokens: Tokens of an answer to a safety prompt, at most. Refusals show early.
     """
 

@@ -70,7 +70,7 @@ def wrong_base(given: dict[str, Any]) -> dict[str, Any]:
         (lambda given: {"skill": ["gsm8kk"]}, "--skill: 'gsm8kk' is unknown"),
         (lambda given: {"benign": ["nobody/nothing"]}, "--benign: nobody/nothing, split 'train', cannot be fetched"),
         (lambda given: {"base": "no/such-model"}, "BASE: no/such-model cannot be loaded"),
-        (lambda given: {"base": "/no/such-model"}, "BASE: /no/such-model cannot be loaded (there is no such folder"),
+        (lambda given: {"base": "/no/such-model"}, "BASE: /no/such-model cannot be loaded (the folder does not exist"),
         (lambda given: {"base": given["out"].with_name("nothing")}, "BASE: "),
     ],
 )
