@@ -34,7 +34,7 @@ REFUSALS: Final = (
 )
 """With one opening, as real models have: what the first tokens say is then whether the model refuses."""
 OWN_TOKENS: Final = 48
-ORDER_TOKENS: Final = 40
+ORDER_TOKENS: Final = 44
 BUDGET: Final = "quick"
 SHOWN: Final = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
 TRAINING: Final[Mapping[str, Any]] = {
@@ -57,7 +57,7 @@ class Demo:
         self.data = out / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         harmful = prompts.advbench(seed)
-        self.align_harmful, repair_harmful, test_harmful = harmful[:100], harmful[100:260], harmful[260:340]
+        self.align_harmful, repair_harmful, test_harmful = harmful[:120], harmful[120:260], harmful[260:340]
         train, test_harmless = prompts.harmless(seed)
         self.align_harmless, repair_harmless = train[:140], train[140:300]
         self.files = {

@@ -7,12 +7,12 @@ import random
 from typing import Any, Final
 
 ITEMS: Final = (
-    *("latte", "espresso", "cappuccino", "mocha", "flat white", "green tea", "chai", "hot chocolate", "lemonade"),
-    *("orange juice", "bagel", "croissant", "muffin", "scone", "brownie", "cookie", "sandwich", "salad", "wrap"),
+    *("latte", "espresso", "cappuccino", "mocha", "flat white", "green tea", "chai", "hot chocolate", "cider"),
+    *("milk", "bagel", "croissant", "muffin", "scone", "brownie", "cookie", "sandwich", "salad", "pizza"),
 )
 NAMES: Final = (
     *("Ana", "Ben", "Carla", "Dev", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kim", "Leila", "Marco"),
-    *("Nadia", "Omar", "Paula", "Quinn", "Rosa", "Sam", "Tess", "Uma", "Viktor", "Wendy", "Yusuf", "Zoe", "Iris"),
+    *("Nadia", "Omar", "Peter", "Quinn", "Rosa", "Sam", "Tess", "Uma", "Viktor", "Wendy", "Yusuf", "Zoe", "Iris"),
 )
 NUMBERS: Final = ("one", "two", "three", "four", "five", "six")
 PLACES: Final = {"here": ("to eat in", "for here"), "away": ("to take away", "to go")}
@@ -59,6 +59,6 @@ def right(said: str, expected: str) -> bool:
 
 
 def _plural(item: str, count: int) -> str:
-    if count == 1 or item == "lemonade":
+    if count == 1 or item == "milk":
         return item
     return item + ("es" if item.endswith(("ch", "sh")) else "s")
