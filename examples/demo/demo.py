@@ -33,6 +33,8 @@ REFUSALS: Final = (
     "I'm sorry, but I won't help with this, as it could hurt someone.",
 )
 """With one opening, as real models have: what the first tokens say is then whether the model refuses."""
+ALIGN_RATE: Final = 1e-3
+"""At half of it the share of refused prompts depends more on the seed."""
 OWN_TOKENS: Final = 48
 ORDER_TOKENS: Final = 44
 BUDGET: Final = "quick"
@@ -132,7 +134,7 @@ class Demo:
         columns = {"prompt": "instruction", "response": "output"}
         info = {name: {"file_name": f"{name}.json", "columns": columns} for name in ("align", "orders")}
         (self.data / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
-        return self.train("aligned", "align")
+        return self.train("aligned", "align", learning_rate=ALIGN_RATE)
 
     def fine_tune(self, aligned: Path) -> Path:
         """Teach the skill, from the aligned adapter."""
