@@ -21,7 +21,7 @@ SIDES: Final = {
     ("refusal_rate", "fine-tuned"): (1, -1), ("over_refusal", "fine-tuned"): (1, -1),
     ("refusal_rate", "repaired"): (-1, -1), ("over_refusal", "repaired"): (-1, 1),
     ("refusal_rate", "RESTA"): (1, 1), ("over_refusal", "RESTA"): (-1, 1),
-    ("over_refusal", "interpolation"): (-1, -1),
+    ("refusal_rate", "interpolation"): (-1, -1), ("over_refusal", "interpolation"): (-1, -1),
 }  # fmt: skip
 """Where a name stands, if not right of its point and above it."""
 AXES: Final = (
