@@ -54,7 +54,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=4, help="pairs a step")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=6, help=f"of a training; the first {WARM_UP} are not timed")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--target", default="q_proj,v_proj")
     parser.add_argument("--vocabulary", type=int, default=0, help="of the model; default: the tokenizer's")
@@ -62,7 +62,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--side", choices=SIDES, help="internal: run this side and print its figures")
     parser.add_argument("--folder", type=Path)
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.steps <= WARM_UP:
+        parser.error(f"--steps: {chosen.steps}, expected at least {WARM_UP + 1}: the first {WARM_UP} are not timed")
+    return chosen
 
 
 def make(chosen: argparse.Namespace, folder: Path) -> None:
