@@ -18,13 +18,13 @@ METRICS = tuple(HIGHER_IS_BETTER["harmful"])
 
 
 def check(arguments: dict[str, Any]) -> None:
-    """Check settings before a model is loaded, if the run asks for any of ours.
+    """Check settings and load the tasks before a model is loaded, if the run asks for any of ours.
 
     Args:
         arguments: Keyword arguments of ``simple_evaluate``.
 
     Raises:
-        UserError: If a setting of ours is at fault.
+        UserError: If a setting of ours is at fault, or a task's data cannot be had.
     """
     if not _asks_for_ours(arguments):
         return
@@ -35,8 +35,20 @@ def check(arguments: dict[str, Any]) -> None:
             f"safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check the path"
         )
     current = session(settings)
+    _load_tasks(arguments["task_manager"], arguments["tasks"])
     if current is not None and not arguments.get("predict_only"):
         current.prepare()
+
+
+def _load_tasks(manager: Any, names: list[str]) -> None:
+    """Load the tasks now; lm-eval, which asks for them once the model is loaded, is given the same ones."""
+    loaded, load = manager.load(names), manager.load
+
+    def once(given: Any) -> Any:
+        del manager.load
+        return loaded if given is names else load(given)
+
+    manager.load = once
 
 
 def _asks_for_ours(arguments: dict[str, Any]) -> bool:

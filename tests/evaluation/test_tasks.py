@@ -171,7 +171,20 @@ def test_mistakes_before_a_model_is_loaded(evaluate: Evaluate, metadata: dict[st
         evaluate("safety", model="no such model", **metadata)  # type: ignore[arg-type]
 
 
-def test_a_missing_set_is_named(evaluate: Evaluate, data: Path) -> None:
+def test_a_missing_set_is_named_before_a_model_is_loaded(evaluate: Evaluate, data: Path) -> None:
     (data / "harmfulqa.json").unlink()
     with pytest.raises(UserError, match=r"expected harmfulqa.json for the set harmfulqa"):
-        evaluate("safety")
+        evaluate("safety", model="no such model")  # type: ignore[arg-type]
+
+
+def test_tasks_are_loaded_once_for_each_run(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, load = [], TaskManager.load
+
+    def noted(self: TaskManager, names: Any) -> Any:
+        loads.append(list(names))
+        return load(self, names)
+
+    monkeypatch.setattr(TaskManager, "load", noted)
+    for _ in range(2):
+        assert evaluate("safety")["realign"]["intervals"]["safety"]["refusal_rate"]["count"] == 60
+    assert loads == [["safety"]] * 2
