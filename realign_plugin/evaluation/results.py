@@ -26,7 +26,8 @@ def check(arguments: dict[str, Any]) -> None:
     Raises:
         UserError: If a setting of ours is at fault, or a task's data cannot be had.
     """
-    if not _asks_for_ours(arguments):
+    ours = _ours(arguments)
+    if not ours:
         return
     metadata = arguments.get("metadata")
     settings = EvaluationSettings.load(metadata if isinstance(metadata, dict) else {})
@@ -35,30 +36,21 @@ def check(arguments: dict[str, Any]) -> None:
             f"safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check the path"
         )
     current = session(settings)
-    _load_tasks(arguments["task_manager"], arguments["tasks"])
+    arguments["task_manager"].load(ours)  # finds missing data; lm-eval loads them again, after it has seeded
     if current is not None and not arguments.get("predict_only"):
         current.prepare()
 
 
-def _load_tasks(manager: Any, names: list[str]) -> None:
-    """Load the tasks now; lm-eval, which asks for them once the model is loaded, is given the same ones."""
-    loaded, load = manager.load(names), manager.load
-
-    def once(given: Any) -> Any:
-        del manager.load
-        return loaded if given is names else load(given)
-
-    manager.load = once
-
-
-def _asks_for_ours(arguments: dict[str, Any]) -> bool:
-    """Whether one of the tasks or groups asked for is a file of our folder."""
+def _ours(arguments: dict[str, Any]) -> list[str]:
+    """Those of the tasks and groups asked for that are files of our folder."""
     index = getattr(arguments.get("task_manager"), "task_index", {})
     folder = tasks_folder().resolve()
-    paths = [
-        getattr(index.get(task), "yaml_path", None) for task in arguments.get("tasks") or [] if isinstance(task, str)
-    ]
-    return any(path is not None and Path(path).resolve().is_relative_to(folder) for path in paths)
+    paths = {
+        task: getattr(index.get(task), "yaml_path", None)
+        for task in arguments.get("tasks") or []
+        if isinstance(task, str)
+    }
+    return [task for task, path in paths.items() if path is not None and Path(path).resolve().is_relative_to(folder)]
 
 
 def complete(found: dict[str, Any]) -> dict[str, Any]:
