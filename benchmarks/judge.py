@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = (
     "import sys, time; sys.path.insert(0, {root!r})\n"
-    "from tests.evaluation.judge_server import judge_server\n"
+    "from tests.evaluation.judging.judge_server import judge_server\n"
     "with judge_server(latency={latency}) as server:\n"
     "    print(server.url, flush=True)\n"
     "    time.sleep(600)\n"
@@ -37,8 +37,8 @@ def main() -> None:
     server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     os.environ |= {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": server.stdout.readline().strip()}
-    from realign_plugin.evaluation.judge import Item, Judge
-    from realign_plugin.evaluation.settings import EvaluationSettings
+    from realign_plugin.evaluation.judging.judge import Item, Judge
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings
 
     new, again, busy = [], [], []
     with tempfile.TemporaryDirectory() as folder:

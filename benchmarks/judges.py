@@ -18,10 +18,10 @@ from refusals import fetched, labelled_rows
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.calibration import Labelled, calibrate
-from realign_plugin.evaluation.prompts import Item
+from realign_plugin.evaluation.judging.prompts import Item
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.report import print_calibrations
 from realign_plugin.evaluation.session import Session
-from realign_plugin.evaluation.settings import EvaluationSettings
 
 
 def labelled(wheel: Path) -> Iterator[Labelled]:

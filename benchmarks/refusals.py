@@ -21,9 +21,9 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from realign_plugin.evaluation.answers import incoherence
-from realign_plugin.evaluation.metrics import wilson
-from realign_plugin.evaluation.refusals import refuses
+from realign_plugin.evaluation.answers.coherence import incoherence
+from realign_plugin.evaluation.answers.refusals import refuses
+from realign_plugin.evaluation.metrics.rates import wilson
 
 WHEEL = "pyrit==1.1.0"
 LABELS = "pyrit/datasets/scorer_evals/"

@@ -1,4 +1,4 @@
-"""Train the classifier of ``realign_plugin.evaluation.refusals`` and print what it gets right in cross-validation.
+"""Train the classifier of refusals (evaluation/answers/refusals.py) and print what it gets right in cross-validation.
 
 python benchmarks/train_refusals.py alpaca_en_demo.json
 
@@ -20,8 +20,8 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from realign_plugin.evaluation import refusals
-from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.evaluation.answers import refusals
+from realign_plugin.evaluation.metrics.rates import wilson
 
 SENTENCES = Path(__file__).with_name("refusal_sentences")
 WEIGHTS = Path(refusals.__file__).with_name("refusal_weights.json")

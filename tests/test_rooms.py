@@ -26,6 +26,18 @@ MAY_IMPORT = {
     "commands": {GROUND, "method", "subspace", "evaluation", "data", "lab"},
     "cli": {GROUND, "commands", "data"},
 }
+PARTS_MAY_IMPORT = {
+    "evaluation.answers": set(),
+    "evaluation.metrics": set(),
+    "evaluation.judging": {"evaluation.answers"},
+    "data.rows": set(),
+    "data.answering": {"data.rows"},
+    "lab.study.config": set(),
+    "lab.study.planning": {"lab.study.config"},
+}
+"""Folders within a room, and which of the same room's folders each may import; never the modules next to it."""
+LINES = 3000
+"""Of one folder of modules, at most."""
 HOSTS = {"llamafactory": "training", "mergekit": "merging", "lm_eval": "evaluation", "trl": "trl"}
 """Hosts, and the only room that may import each."""
 LIGHT = {"torch", "safetensors", "pydantic", "realign_plugin"}
@@ -95,6 +107,30 @@ def test_rooms_import_those_below_them(name: str) -> None:
         if other.startswith("realign_plugin.") and room(other) not in {name, *MAY_IMPORT[name]}
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("name", PARTS_MAY_IMPORT)
+def test_parts_of_a_room_import_what_is_below_them(name: str) -> None:
+    whole, part = f"realign_plugin.{name.rpartition('.')[0]}.", f"realign_plugin.{name}"
+    allowed = tuple(f"realign_plugin.{one}." for one in (name, *PARTS_MAY_IMPORT[name]))
+    modules = {module: others for module, others in imports(True).items() if f"{module}.".startswith(f"{part}.")}
+    assert len(modules) > 1
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in modules.items()
+        for other in others
+        if other.startswith(whole) and not f"{other}.".startswith(allowed)
+    ]
+    assert not wrong
+
+
+def test_no_folder_is_too_long_to_read() -> None:
+    lines = {
+        folder: sum(len(file.read_text(encoding="utf-8").splitlines()) for file in folder.glob("*.py"))
+        for folder in PACKAGE.rglob("*")
+        if folder.is_dir()
+    }
+    assert not {folder.name: count for folder, count in lines.items() if count > LINES}
 
 
 def test_a_hosts_name_is_imported_in_its_room_only() -> None:

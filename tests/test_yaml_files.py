@@ -6,7 +6,7 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate.reading import read_values
-from realign_plugin.lab.study.loading import load
+from realign_plugin.lab.study.config.loading import load
 from realign_plugin.yaml_files import read_yaml, with_overrides
 from tests.mutations import refusal
 

@@ -17,7 +17,7 @@ from settings import ALIGNED, PAIRED, SIDES, Setting
 from stacking import stack
 from worlds import World
 
-from realign_plugin.data.examples import Example
+from realign_plugin.data.rows.examples import Example
 from realign_plugin.lab.repair.dial import cost
 from realign_plugin.lab.repair.measuring import Measurer
 from realign_plugin.lab.repair.outcome import flat, row_of
@@ -104,7 +104,7 @@ class Bench:
 
     def _data(self, name: str, setting: Setting) -> Path:
         """The data sets of a setting that is not trained on pairs."""
-        from realign_plugin.evaluation.refusals import refuses
+        from realign_plugin.evaluation.answers.refusals import refuses
 
         tasks, skill = self.world.tasks, self.world.plan.starts[setting.start].skill
         safety = [row for row in self.world.own(setting.seed) if row["kind"] in setting.kinds]

@@ -20,8 +20,8 @@ import skills
 import trial
 from settings import ALIGNED, FIRST, NOISY, REVERSE, SKILL_TWICE, SOFT, Plan, Start, tuned
 
-from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.prompts import read_prompts
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.parts import Part, read_skill
 from realign_plugin.lab.repair.plan import BUDGETS, Budget
 

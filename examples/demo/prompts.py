@@ -13,8 +13,8 @@ from typing import Final
 
 import yaml
 
-from realign_plugin.data.examples import Prompt
 from realign_plugin.data.prompts import read_prompts
+from realign_plugin.data.rows.examples import Prompt
 
 WHEEL: Final = "pyrit==1.1.0"
 SHA256: Final = "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a"

@@ -18,8 +18,8 @@ from typing import Any
 
 from realign_plugin.lab.study import launch
 from realign_plugin.lab.study.choose import score
-from realign_plugin.lab.study.config import StudyConfig
-from realign_plugin.lab.study.loading import load, parse
+from realign_plugin.lab.study.config.loading import load, parse
+from realign_plugin.lab.study.config.study import StudyConfig
 
 HERE = Path(__file__).parent
 SEED = 10
@@ -69,7 +69,7 @@ def trainings(run: Path, chosen: dict[str, dict[str, float]]) -> StudyConfig:
         name: {k: v for k, v in values["methods"][name].items() if k != "label"} | {"seeds": [SEED]}
         for name in METHODS
     }
-    from realign_plugin.lab.study.catalogue import METHODS as KNOWN
+    from realign_plugin.lab.study.config.catalogue import METHODS as KNOWN
 
     methods = {}
     for name, rates in METHODS.items():

@@ -33,8 +33,8 @@ def judge(
     ] = None,
 ) -> None:
     """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings
     from realign_plugin.evaluation.session import Session
-    from realign_plugin.evaluation.settings import EvaluationSettings
     from realign_plugin.text_files import json_option
 
     given = json_option(metadata, "--metadata")

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from realign_plugin import __version__
 from realign_plugin.data.halves import Half
-from realign_plugin.data.hub import HubRows
-from realign_plugin.data.reading import FileRows
 from realign_plugin.data.recipe import Recipe
-from realign_plugin.data.sources import provenance
+from realign_plugin.data.rows.hub import HubRows
+from realign_plugin.data.rows.reading import FileRows
+from realign_plugin.data.rows.sources import provenance
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
 from realign_plugin.files import sha256

@@ -157,10 +157,10 @@ def on_policy(
 ) -> None:
     """Collect the aligned and the fine-tuned model's own answers; needs only prompts. An interrupted run resumes."""
     from realign_plugin.data import on_policy as made
+    from realign_plugin.data.answering.server import named
     from realign_plugin.data.on_policy_options import Amounts, Models, Sources
     from realign_plugin.data.recipe import Request
     from realign_plugin.data.report import print_cases, print_report
-    from realign_plugin.data.server_answering import named
 
     result = made.on_policy(
         Request(folder, name, validation, seed=seed, overwrite=overwrite),

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
-from realign_plugin.data.examples import Example, as_conversation
+from realign_plugin.data.rows.examples import Example, as_conversation
 from realign_plugin.data.selection import Smallest, folded, keyed_hash
 
 EXTRAS: Final[dict[str, Any]] = {"system": "", "history": [], "tools": ""}

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.data import cards
-from realign_plugin.data.columns import Row
-from realign_plugin.data.conversations import fine_tuning_example
-from realign_plugin.data.examples import Example
 from realign_plugin.data.preparation import Prepared, prepare
 from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import contrast_with, read_refusals
-from realign_plugin.data.safety_pairs import less_safe_answer, preference_pair, safe_answer
-from realign_plugin.data.sources import DEFAULT_PAIRS, TASKS, HubSource, resolve
+from realign_plugin.data.rows.columns import Row
+from realign_plugin.data.rows.conversations import fine_tuning_example
+from realign_plugin.data.rows.examples import Example
+from realign_plugin.data.rows.safety_pairs import less_safe_answer, preference_pair, safe_answer
+from realign_plugin.data.rows.sources import DEFAULT_PAIRS, TASKS, HubSource, resolve
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import sha256
 

@@ -14,23 +14,23 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Final
 
-from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer
-from realign_plugin.data.columns import DroppedError, Row
-from realign_plugin.data.conversations import fine_tuning_example, request
+from realign_plugin.data.answering.journal import Journal
+from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer
+from realign_plugin.data.answering.server import OPTIONS
 from realign_plugin.data.dataset_info import check_name
-from realign_plugin.data.examples import Example, Prompt
-from realign_plugin.data.journal import Journal
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.preparation import Prepared, prepare
 from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
 from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import REFUSALS, language_of
+from realign_plugin.data.rows.columns import DroppedError, Row
+from realign_plugin.data.rows.conversations import fine_tuning_example, request
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.data.selection import in_validation, keyed_hash
-from realign_plugin.data.server_answering import OPTIONS
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.answers import incoherence
-from realign_plugin.evaluation.refusals import refuses
-from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.evaluation.answers.coherence import incoherence
+from realign_plugin.evaluation.answers.refusals import refuses
+from realign_plugin.evaluation.answers.thinking import final_answer
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
 ALONE: Final = ("by the aligned model", "not")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.data.answering import ALIGNED, FINE_TUNED, Answerer, Answering
-from realign_plugin.data.server_answering import Server, ServerAnswerer
+from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer, Answering
+from realign_plugin.data.answering.server import Server, ServerAnswerer
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.lora_adapters import read_lora
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.data import cards, dataset_info
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
-from realign_plugin.data.examples import Example
 from realign_plugin.data.halves import Half
-from realign_plugin.data.hub import HubRows
-from realign_plugin.data.messages import check_text_only
-from realign_plugin.data.progress import shown
-from realign_plugin.data.reading import FileRows
 from realign_plugin.data.recipe import Recipe
+from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.rows.examples import Example
+from realign_plugin.data.rows.hub import HubRows
+from realign_plugin.data.rows.messages import check_text_only
+from realign_plugin.data.rows.progress import shown
+from realign_plugin.data.rows.reading import FileRows
+from realign_plugin.data.rows.sources import HubSource, rows_of
 from realign_plugin.data.selection import in_validation, keyed_hash
-from realign_plugin.data.sources import HubSource, rows_of
 from realign_plugin.data.tallies import Tally
 from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, real_folder, try_folder, write_json

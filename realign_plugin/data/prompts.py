@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
-from realign_plugin.data.conversations import (
+from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.rows.conversations import (
     ANSWER_COLUMNS,
     CONVERSATION_COLUMNS,
     EXPECTED,
@@ -15,9 +15,9 @@ from realign_plugin.data.conversations import (
     fine_tuning_example,
     request,
 )
-from realign_plugin.data.examples import Prompt
+from realign_plugin.data.rows.examples import Prompt
+from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
-from realign_plugin.data.sources import TASKS, resolve, rows_of
 from realign_plugin.errors import UserError
 
 

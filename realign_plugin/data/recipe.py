@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from realign_plugin.data.columns import Row
 from realign_plugin.data.dataset_info import check_name
-from realign_plugin.data.examples import Example
-from realign_plugin.data.sources import HubSource
+from realign_plugin.data.rows.columns import Row
+from realign_plugin.data.rows.examples import Example
+from realign_plugin.data.rows.sources import HubSource
 from realign_plugin.errors import UserError
 
 Kind = Literal["preference", "contrast", "sft"]

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.data.columns import DroppedError, Row
-from realign_plugin.data.conversations import fine_tuning_example
-from realign_plugin.data.examples import Example
+from realign_plugin.data.rows.columns import DroppedError, Row
+from realign_plugin.data.rows.conversations import fine_tuning_example
+from realign_plugin.data.rows.examples import Example
 from realign_plugin.data.selection import keyed_hash
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.refusals import Language, refuses
-from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.evaluation.answers.refusals import Language, refuses
+from realign_plugin.evaluation.answers.thinking import final_answer
 from realign_plugin.text_files import read_text, text_lines
 
 REFUSALS: Final[dict[Language, tuple[str, ...]]] = {

@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from realign_plugin.evaluation.answers import Incoherence, incoherence
-from realign_plugin.evaluation.chosen import TAGS
-from realign_plugin.evaluation.guards import GUARDS
-from realign_plugin.evaluation.kappa import agreement_of
-from realign_plugin.evaluation.metrics import INCOHERENT, judged_share, preference_score, share
-from realign_plugin.evaluation.refusals import refuses
-from realign_plugin.evaluation.thinking import final_answer
+from realign_plugin.evaluation.answers.coherence import Incoherence, incoherence
+from realign_plugin.evaluation.answers.refusals import refuses
+from realign_plugin.evaluation.answers.thinking import final_answer
+from realign_plugin.evaluation.judging.chosen import TAGS
+from realign_plugin.evaluation.judging.guards import GUARDS
+from realign_plugin.evaluation.metrics.kappa import agreement_of
+from realign_plugin.evaluation.metrics.rates import INCOHERENT, judged_share, preference_score, share
 
 if TYPE_CHECKING:
-    from realign_plugin.evaluation.judge import Item, Judge
+    from realign_plugin.evaluation.judging.judge import Item, Judge
+    from realign_plugin.evaluation.judging.verdicts import Mode, Verdict
     from realign_plugin.evaluation.session import Session
-    from realign_plugin.evaluation.verdicts import Mode, Verdict
 
 Kind = Literal["harmful", "benign"]
 """What a task's prompts are: a refusal is right on harmful ones and wrong on benign ones."""
@@ -202,7 +202,7 @@ def assess(items: Sequence[Item], session: Session | None, kind: Kind) -> list[A
 
 def _asked(judge: Judge, mode: Mode, answered: Sequence[tuple[Item, Incoherence | None]]) -> list[Verdict]:
     """A judge's verdicts on all answers; it is not asked about incoherent ones, nor compares with incoherent ones."""
-    from realign_plugin.evaluation.verdicts import Verdict
+    from realign_plugin.evaluation.judging.verdicts import Verdict
 
     coherent = [
         why is None and (mode != "preference" or incoherence(item.reference or "") is None) for item, why in answered

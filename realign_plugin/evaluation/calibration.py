@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.answers import incoherence
+from realign_plugin.evaluation.answers.coherence import incoherence
+from realign_plugin.evaluation.answers.refusals import refuses
+from realign_plugin.evaluation.answers.thinking import final_answer
 from realign_plugin.evaluation.assessment import REFUSED
 from realign_plugin.evaluation.data import read_rows
-from realign_plugin.evaluation.kappa import Kappa, kappa_of
-from realign_plugin.evaluation.metrics import Rate, describe
-from realign_plugin.evaluation.prompts import Item
-from realign_plugin.evaluation.refusals import refuses
+from realign_plugin.evaluation.judging.prompts import Item
+from realign_plugin.evaluation.metrics.kappa import Kappa, kappa_of
+from realign_plugin.evaluation.metrics.rates import Rate, describe
 from realign_plugin.evaluation.session import Session
-from realign_plugin.evaluation.thinking import final_answer
 
 About = Literal["harmful", "refusal"]
 PROMPTS: Final = ("prompt", "question", "instruction", "objective", "goal")

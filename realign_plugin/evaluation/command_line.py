@@ -44,7 +44,7 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
     Raises:
         UserError: For the first mistake.
     """
-    from realign_plugin.evaluation.settings import KEY, URL, EvaluationSettings
+    from realign_plugin.evaluation.judging.settings import KEY, URL, EvaluationSettings
 
     known = list(EvaluationSettings.model_fields)
     for name in metadata:

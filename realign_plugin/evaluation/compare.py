@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.cells import Cell, difference_of
 from realign_plugin.evaluation.compared_models import read_model, unlike
+from realign_plugin.evaluation.metrics.cells import Cell, difference_of
 from realign_plugin.files import atomic_folder, write_json, write_text
 from realign_plugin.plotting import pyplot_for, save_figure
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.agreement import Agreement, agreements
-from realign_plugin.evaluation.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
+from realign_plugin.evaluation.metrics.agreement import Agreement, agreements
+from realign_plugin.evaluation.metrics.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
 from realign_plugin.evaluation.result_files import OURS, Results, newest
 
 TEXTS: Final = "prompts (sha256) of"

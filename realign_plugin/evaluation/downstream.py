@@ -12,7 +12,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.data import find_file, read_rows
-from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 
 
 class DownstreamTask(ConfigurableTask):  # type: ignore[misc]

@@ -66,7 +66,7 @@ def attach_evaluator(evaluator: ModuleType) -> None:
 
     @functools.wraps(evaluate)
     def evaluate_noted(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        from realign_plugin.evaluation import evaluated
+        from realign_plugin.evaluation.answers import evaluated
         from realign_plugin.evaluation.task import PromptTask
 
         evaluated.keep_thinking(lm, task_dict, PromptTask)

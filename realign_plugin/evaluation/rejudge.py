@@ -10,8 +10,8 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
-from realign_plugin.evaluation.kappa import Kappa
-from realign_plugin.evaluation.metrics import NOT_AVAILABLE, describe
+from realign_plugin.evaluation.metrics.kappa import Kappa
+from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, describe
 from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
 from realign_plugin.evaluation.session import Session
 
@@ -56,7 +56,7 @@ def judge_samples(file: Path, session: Session) -> Judged:
     Raises:
         UserError: If the file cannot be read or written, or the reference does not fit.
     """
-    from realign_plugin.evaluation.judge import Item
+    from realign_plugin.evaluation.judging.judge import Item
 
     rows = read_samples(file, "samples")
     task = task_name(file)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from realign_plugin.evaluation.cells import Cell
-from realign_plugin.evaluation.metrics import describe
+from realign_plugin.evaluation.metrics.cells import Cell
+from realign_plugin.evaluation.metrics.rates import describe
 from realign_plugin.terminal import new_console, print_table
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.calibration import Calibration
-    from realign_plugin.evaluation.metrics import Counted
+    from realign_plugin.evaluation.metrics.rates import Counted
     from realign_plugin.evaluation.rejudge import Judged
     from realign_plugin.evaluation.session import Session
 

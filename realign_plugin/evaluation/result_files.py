@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.cells import Cell, safety_cell, skill_cell
+from realign_plugin.evaluation.metrics.cells import Cell, safety_cell, skill_cell
 from realign_plugin.text_files import checked, read_json
 
 LARGEST: Final = 1e100

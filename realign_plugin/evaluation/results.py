@@ -8,10 +8,10 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.kappa import Kappa
-from realign_plugin.evaluation.metrics import NOT_AVAILABLE, Z95, Counted, NotAvailable, describe, pooled
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
+from realign_plugin.evaluation.metrics.kappa import Kappa
+from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, Z95, Counted, NotAvailable, describe, pooled
 from realign_plugin.evaluation.session import session
-from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.task_names import tasks_folder
 
 METRICS = tuple(HIGHER_IS_BETTER["harmful"])

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 
 if TYPE_CHECKING:
-    from realign_plugin.evaluation.judge import Judge
-    from realign_plugin.evaluation.kappa import Kappa
+    from realign_plugin.evaluation.judging.judge import Judge
+    from realign_plugin.evaluation.metrics.kappa import Kappa
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Session:
     @cached_property
     def judges(self) -> list[Judge]:
         """The judges, one or two; made when they are first needed."""
-        from realign_plugin.evaluation.judge import Judge
+        from realign_plugin.evaluation.judging.judge import Judge
 
         return [Judge(self.settings, chosen) for chosen in self.settings.chosen]
 
@@ -83,7 +83,7 @@ class Session:
         Returns:
             The first judge's record, with that of a second one in ``second`` and where they agree in ``agreement``.
         """
-        from realign_plugin.evaluation.agreement import Agreement
+        from realign_plugin.evaluation.metrics.agreement import Agreement
 
         if not self.judging:
             return {"judge": "off"}

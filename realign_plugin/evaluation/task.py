@@ -8,14 +8,14 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.evaluation.answers.evaluated import strips_thinking
+from realign_plugin.evaluation.answers.thinking import opened_by
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Assessment, Kind, aggregations, assess, begun
 from realign_plugin.evaluation.data import load_prompts
-from realign_plugin.evaluation.evaluated import strips_thinking
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.samples import reference_answers
 from realign_plugin.evaluation.session import Session, session
-from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.sources import SOURCES
-from realign_plugin.evaluation.thinking import opened_by
 
 MAX_TOKENS: Final = 512
 DEFAULTS: Final[dict[str, Any]] = {
@@ -111,7 +111,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             self.opened[instance.doc["id"]] = opened_by(prompt)
         if self.predicting or not self.instances:
             return result
-        from realign_plugin.evaluation.judge import Item
+        from realign_plugin.evaluation.judging.judge import Item
 
         prefix = self.config.gen_prefix or ""
         items = []

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
-from realign_plugin.evaluation.cells import Cell as Cell
-from realign_plugin.evaluation.cells import Finite
+from realign_plugin.evaluation.metrics.cells import Cell as Cell
+from realign_plugin.evaluation.metrics.cells import Finite
 
 Role = Literal["base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused realigned"]
 Axis = Literal["safety", "over-refusal", "skill", "other"]

@@ -13,11 +13,11 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.cli import main
-from realign_plugin.data.examples import Prompt
-from realign_plugin.data.journal import batches
+from realign_plugin.data.answering.journal import batches
 from realign_plugin.data.on_policy import ALONE, CASES, OnPolicy, on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
+from realign_plugin.data.rows.examples import Prompt
 from tests.conftest import make_llama, make_lora
 
 REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."

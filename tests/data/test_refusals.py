@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from realign_plugin.data.columns import DroppedError, Row
 from realign_plugin.data.refusals import REFUSALS, contrast_with, language_of, read_refusals
+from realign_plugin.data.rows.columns import DroppedError, Row
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.refusals import Language, refuses
+from realign_plugin.evaluation.answers.refusals import Language, refuses
 
 
 def test_the_built_in_refusals_are_refusals_in_their_own_script() -> None:

@@ -41,8 +41,8 @@ def quick_clients(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A judge for a server or an address, with a cache of its own."""
-    from realign_plugin.evaluation.judge import Judge
-    from realign_plugin.evaluation.settings import EvaluationSettings
+    from realign_plugin.evaluation.judging.judge import Judge
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings
 
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 

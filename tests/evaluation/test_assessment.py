@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from realign_plugin.evaluation.assessment import modes
-from realign_plugin.evaluation.judge import Judge
-from realign_plugin.evaluation.settings import EvaluationSettings
+from realign_plugin.evaluation.judging.judge import Judge
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 
 
 @pytest.mark.parametrize(

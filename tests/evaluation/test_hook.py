@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from realign_plugin.evaluation import hook, session
-from realign_plugin.evaluation.settings import EvaluationSettings
-from tests.evaluation.judge_server import judge_server
-from tests.evaluation.test_judge import items
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
+from tests.evaluation.judging.judge_server import judge_server
+from tests.evaluation.judging.test_judge import items
 
 
 @pytest.fixture

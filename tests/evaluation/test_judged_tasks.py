@@ -12,11 +12,11 @@ from lm_eval.utils import handle_non_serializable, make_table
 
 from realign_plugin import UserError
 from realign_plugin.evaluation.compare import compare
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.rejudge import judge_samples, results
 from realign_plugin.evaluation.samples import read_samples, write_samples
 from realign_plugin.evaluation.session import Session, reset
-from realign_plugin.evaluation.settings import EvaluationSettings
-from tests.evaluation.judge_server import judge_server
+from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import SETS, Evaluate, Parrot, answer, judged, save
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.evaluation import evaluated
+from realign_plugin.evaluation.answers import evaluated
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.rejudge import judge_samples
 from realign_plugin.evaluation.session import Session
-from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.evaluation.task import PromptTask
-from tests.evaluation.judge_server import judge_server
+from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import Evaluate, Parrot, judged, save
 
 CHAT = {"apply_chat_template": True}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
-from tests.evaluation.judge_server import Rule, judge_server
+from tests.evaluation.judging.judge_server import Rule, judge_server
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.compare import compare, markdown
+from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.rejudge import judge_samples, results
 from realign_plugin.evaluation.report import print_comparison
 from realign_plugin.evaluation.result_files import read_results
 from realign_plugin.evaluation.samples import read_samples
 from realign_plugin.evaluation.session import Session
-from realign_plugin.evaluation.settings import EvaluationSettings
 from realign_plugin.lab.study import tables
 from tests.mutations import mutated, refusal, save
 

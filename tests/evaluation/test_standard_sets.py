@@ -13,7 +13,7 @@ from lm_eval.tasks import TaskManager
 from realign_plugin import UserError
 from realign_plugin.evaluation.data import load_prompts
 from realign_plugin.evaluation.sources import SOURCES
-from tests.evaluation.judge_server import judge_server
+from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import Evaluate, Parrot, judged
 
 

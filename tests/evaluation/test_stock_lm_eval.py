@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.judge_server import judge_server
+from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import answer, folder_of
 
 pytestmark = pytest.mark.cli

@@ -14,7 +14,7 @@ from realign_plugin import UserError
 from realign_plugin.evaluation import results
 from realign_plugin.evaluation.attacks import TEMPLATES
 from realign_plugin.evaluation.task_names import tasks_folder
-from tests.evaluation.judge_server import judge_server
+from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import SETS, Evaluate, Parrot, answer, judged, save
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.plan import BUDGETS
 from realign_plugin.subspace.lora_adapters import LoraAdapter, read_lora
 from tests.conftest import make_lora

@@ -19,12 +19,12 @@ import table  # noqa: E402
 import tune  # noqa: E402
 import world as tinylab  # noqa: E402
 
-from realign_plugin.evaluation.metrics import describe  # noqa: E402
+from realign_plugin.evaluation.metrics.rates import describe  # noqa: E402
 from realign_plugin.evaluation.result_files import Results  # noqa: E402
-from realign_plugin.lab.study.catalogue import METHODS  # noqa: E402
+from realign_plugin.lab.study.config.catalogue import METHODS  # noqa: E402
+from realign_plugin.lab.study.config.loading import load  # noqa: E402
 from realign_plugin.lab.study.launch import build  # noqa: E402
-from realign_plugin.lab.study.loading import load  # noqa: E402
-from realign_plugin.lab.study.plan import Plan  # noqa: E402
+from realign_plugin.lab.study.planning.plan import Plan  # noqa: E402
 
 
 @pytest.fixture(scope="module")

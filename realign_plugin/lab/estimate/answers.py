@@ -7,7 +7,7 @@ from pathlib import Path
 
 from realign_plugin.data.on_policy_options import MAX_TOKENS, SKILL_MAX_TOKENS
 from realign_plugin.data.prompts import read_prompts, skill_prompts
-from realign_plugin.lab.study.commands import OnPolicy
+from realign_plugin.lab.study.planning.commands import OnPolicy
 
 
 @dataclass

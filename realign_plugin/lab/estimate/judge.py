@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation import prompts
-from realign_plugin.evaluation.chosen import TAGS, Chosen
+from realign_plugin.evaluation.judging import prompts
+from realign_plugin.evaluation.judging.chosen import TAGS, Chosen
+from realign_plugin.evaluation.judging.settings import KEY, URL, EvaluationSettings
+from realign_plugin.evaluation.judging.verdicts import Mode
 from realign_plugin.evaluation.prompt_sets import number_of_prompts, prompt_sets
-from realign_plugin.evaluation.settings import KEY, URL, EvaluationSettings
-from realign_plugin.evaluation.verdicts import Mode
-from realign_plugin.lab.study.commands import Measure
+from realign_plugin.lab.study.planning.commands import Measure
 
 ANSWER: Final = 512
 """Tokens of an answer at most, unless ``--gen_kwargs`` says otherwise: ``evaluation.task.MAX_TOKENS``."""

@@ -38,8 +38,8 @@ def estimate(
     if study:
         from realign_plugin.lab.estimate.report import print_study, study_values
         from realign_plugin.lab.estimate.study import study_cost
+        from realign_plugin.lab.study.config.loading import load
         from realign_plugin.lab.study.launch import build
-        from realign_plugin.lab.study.loading import load
 
         plan = build(load(config, overrides), Path.cwd())
         found, show = study_values(study_cost(plan, list(targets) or ["main"])), print_study

@@ -22,9 +22,9 @@ from realign_plugin.lab.estimate.disk import (
 from realign_plugin.lab.estimate.judge import Calls, judge_calls
 from realign_plugin.lab.estimate.shapes import Factors, model_shapes
 from realign_plugin.lab.estimate.training import Training, read_training
-from realign_plugin.lab.study.commands import Command, Export, Fuse, Measure, Merge, OnPolicy, Train, Transfer
-from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import Step
+from realign_plugin.lab.study.planning.commands import Command, Export, Fuse, Measure, Merge, OnPolicy, Train, Transfer
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import Step
 
 
 @dataclass

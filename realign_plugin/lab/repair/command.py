@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_plugin.data.sources import BORDERLINE, DEFAULT_PAIRS
+from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study

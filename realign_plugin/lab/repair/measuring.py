@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.data.answering import Answerer
-from realign_plugin.data.examples import Example, Prompt
-from realign_plugin.data.journal import Journal
+from realign_plugin.data.answering.journal import Journal
+from realign_plugin.data.answering.local import Answerer
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.evaluation.assessment import Kind, assess
 from realign_plugin.files import write_json
 from realign_plugin.lab.repair.parts import Part
@@ -127,7 +127,7 @@ def _readings(
     prompts: Sequence[Prompt], answers: Sequence[str], reference: Sequence[str], session: Session | None, kind: Kind
 ) -> list[Reading]:
     """Readings of a model's answers, next to the aligned model's."""
-    from realign_plugin.evaluation.prompts import Item
+    from realign_plugin.evaluation.judging.prompts import Item
 
     items = [
         Item(str(number), prompt.text, answer, other)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.columns import BadRowError, DroppedError, MissingColumnsError, Row
-from realign_plugin.data.conversations import ANSWER_COLUMNS, CONVERSATION_COLUMNS, fine_tuning_example
-from realign_plugin.data.examples import Example, Prompt
 from realign_plugin.data.prompts import called, read_prompts
+from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.rows.conversations import ANSWER_COLUMNS, CONVERSATION_COLUMNS, fine_tuning_example
+from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
-from realign_plugin.data.sources import TASKS, resolve, rows_of
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.plan import Inputs

@@ -10,8 +10,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from realign_plugin.evaluation.cells import Cell
-from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.evaluation.metrics.cells import Cell
+from realign_plugin.evaluation.metrics.rates import wilson
 
 RESAMPLED: Final = 1000
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realign_plugin.data.answering import Answerer
+from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.on_policy import on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
@@ -195,8 +195,8 @@ def file_hashes(adapters: Sequence[Path | None], sources: Sequence[str]) -> dict
 def _session(judge: str | None) -> Session | None:
     if judge is None:
         return None
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings
     from realign_plugin.evaluation.session import Session
-    from realign_plugin.evaluation.settings import EvaluationSettings
 
     return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
 

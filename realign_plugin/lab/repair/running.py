@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.progress import counted
+from realign_plugin.data.rows.progress import counted
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.repair.training import as_yaml

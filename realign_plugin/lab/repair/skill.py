@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.data.answering import Answerer
-from realign_plugin.data.examples import Example
-from realign_plugin.data.progress import counted
+from realign_plugin.data.answering.local import Answerer
+from realign_plugin.data.rows.examples import Example
+from realign_plugin.data.rows.progress import counted
 from realign_plugin.lab.repair.readings import SkillReading
 
 if TYPE_CHECKING:

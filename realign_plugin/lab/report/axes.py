@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from realign_plugin.evaluation.cells import difference_of
+from realign_plugin.evaluation.metrics.cells import difference_of
 from realign_plugin.lab.records import BEFORE_ROLES, Cell, Column, Row, Table
 from realign_plugin.lab.report.numbers import is_share
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from realign_plugin.evaluation.agreement import agreements
+from realign_plugin.evaluation.metrics.agreement import agreements
 
 
 @dataclass

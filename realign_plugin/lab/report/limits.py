@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.evaluation.metrics.rates import wilson
 from realign_plugin.lab.records import Table
 from realign_plugin.lab.report.cards import JudgeCard
 from realign_plugin.lab.report.headline import Comparison

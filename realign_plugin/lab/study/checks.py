@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from realign_plugin.errors import UserError
-from realign_plugin.lab.study.config import StudyConfig
-from realign_plugin.lab.study.sections import Arguments
+from realign_plugin.lab.study.config.sections import Arguments
+from realign_plugin.lab.study.config.study import StudyConfig
 
 
 def check(config: StudyConfig) -> None:

@@ -14,8 +14,8 @@ from realign_plugin.errors import UserError, check_choice
 from realign_plugin.evaluation.result_files import Results
 from realign_plugin.files import write_json
 from realign_plugin.lab.records import Choice, Column, Tried
-from realign_plugin.lab.study.measuring import CHOOSING
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.measuring import CHOOSING
+from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.tables import columns_asked, columns_of, results_of
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from realign_plugin.lab import records
 from realign_plugin.lab.report.run import read_record
-from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import KINDS
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import KINDS
 from realign_plugin.terminal import new_console
 
 TROUBLE: Final = 0.1

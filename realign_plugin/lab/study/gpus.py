@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import Step
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import Step
 
 
 @contextmanager

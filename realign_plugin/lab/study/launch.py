@@ -14,20 +14,20 @@ from typing import Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Command, Failure, Study
-from realign_plugin.lab.study.ablations import add_ablations
-from realign_plugin.lab.study.builder import Builder
 from realign_plugin.lab.study.checks import check
-from realign_plugin.lab.study.config import StudyConfig
+from realign_plugin.lab.study.config.loading import load
+from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.display import show_table
-from realign_plugin.lab.study.fusions import fusions
-from realign_plugin.lab.study.loading import load
-from realign_plugin.lab.study.measuring import PLAN
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.ablations import add_ablations
+from realign_plugin.lab.study.planning.builder import Builder
+from realign_plugin.lab.study.planning.fusions import fusions
+from realign_plugin.lab.study.planning.measuring import PLAN
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.realignment import align, tasks
+from realign_plugin.lab.study.planning.trainings import own_steps
 from realign_plugin.lab.study.processors import Processors
-from realign_plugin.lab.study.realignment import align, tasks
 from realign_plugin.lab.study.run import tail
 from realign_plugin.lab.study.stopping import run_group
-from realign_plugin.lab.study.trainings import own_steps
 from realign_plugin.text_files import checked, read_json
 
 ALONE: Final = Processors()

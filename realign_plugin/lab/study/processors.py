@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_plugin.lab.study.config import Machine
+from realign_plugin.lab.study.config.study import Machine
 from realign_plugin.text_files import read_text
 
 

@@ -24,11 +24,11 @@ from typing import IO, Final
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Failure, Marker
-from realign_plugin.lab.study.commands import Command, Line, Shell, text, words
 from realign_plugin.lab.study.gpus import gpus
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.commands import Command, Line, Shell, text, words
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import Step
 from realign_plugin.lab.study.resuming import go_on
-from realign_plugin.lab.study.steps import Step
 from realign_plugin.text_files import read_json
 
 TAIL: Final = 5

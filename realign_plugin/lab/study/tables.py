@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.evaluation.cells import Cell, skill_key
+from realign_plugin.evaluation.metrics.cells import Cell, skill_key
 from realign_plugin.evaluation.result_files import Results, newest
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Axis, Choice, Column, Described, Model, Row, Table
-from realign_plugin.lab.study import references
-from realign_plugin.lab.study.measuring_config import ColumnSection
-from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import TableSpec
+from realign_plugin.lab.study.config.measuring import ColumnSection
+from realign_plugin.lab.study.planning import references
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import TableSpec
 from realign_plugin.text_files import checked, read_json
 
 METRICS: Final = {

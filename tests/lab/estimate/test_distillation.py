@@ -18,7 +18,7 @@ from realign_plugin.lab.estimate.memory import alone
 from realign_plugin.lab.estimate.parameters import lora_baseline
 from realign_plugin.lab.estimate.step import LATER, STEP, VOCABULARY
 from realign_plugin.lab.estimate.training import Training, read_training
-from realign_plugin.lab.study.commands import OnPolicy
+from realign_plugin.lab.study.planning.commands import OnPolicy
 
 Options = dict[str, Any]
 DISTILLED = {"stage": "safety_distill", "aligned_adapter": "elsewhere", "disable_gradient_checkpointing": True}

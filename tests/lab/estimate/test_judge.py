@@ -8,7 +8,7 @@ import pytest
 
 from realign_plugin import UserError
 from realign_plugin.lab.estimate.judge import judge_calls
-from realign_plugin.lab.study.commands import Measure
+from realign_plugin.lab.study.planning.commands import Measure
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from realign_plugin.data.answering import Answerer
-from realign_plugin.data.examples import Prompt
+from realign_plugin.data.answering.local import Answerer
+from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.lab.repair import command, repair
 from realign_plugin.lab.repair.plan import MASKS, QUICK_LORA, Budget
 

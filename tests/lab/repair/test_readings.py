@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_plugin.evaluation.metrics import difference
+from realign_plugin.evaluation.metrics.rates import difference
 from realign_plugin.lab.repair.readings import SkillReading, change, per_token, share, share_change
 
 Pairs = list[tuple[bool, bool]]

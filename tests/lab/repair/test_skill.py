@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from realign_plugin.data.answering import Answerer
-from realign_plugin.data.examples import Example, Prompt
+from realign_plugin.data.answering.local import Answerer
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader
 
 WORDS = ["take", "paper", "and", "string", "then", "fold", "it", "mix", "flour", "water", "one", "two", "three"]

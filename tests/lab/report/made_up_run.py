@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from realign_plugin import SafetySubspace
-from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.evaluation.metrics.rates import wilson
 from realign_plugin.subspace.spec import SubspaceSpec
 
 TASKS = ("gsm8k", "中文")

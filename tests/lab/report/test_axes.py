@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.evaluation.metrics import difference, wilson
+from realign_plugin.evaluation.metrics.rates import difference, wilson
 from realign_plugin.lab.records import Cell, Table
 from realign_plugin.lab.report.axes import change, over_refusal_axis, safety_axis, skill_axes
 

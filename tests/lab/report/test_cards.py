@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
-from realign_plugin.evaluation.metrics import wilson
+from realign_plugin.evaluation.metrics.rates import wilson
 from realign_plugin.files import sha256
 from realign_plugin.lab.records import Study
 from realign_plugin.lab.report.cards import judge_cards

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.launch import build
-from realign_plugin.lab.study.loading import parse
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.plan import Plan
 
 Values = dict[str, Any]
 

@@ -11,7 +11,7 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.checks import check
-from realign_plugin.lab.study.loading import parse
+from realign_plugin.lab.study.config.loading import parse
 
 
 @pytest.fixture

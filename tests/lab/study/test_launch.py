@@ -12,7 +12,7 @@ import yaml
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.launch import alone, profile_folder
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.plan import Plan
 
 Values = dict[str, Any]
 Planned = Callable[..., Plan]

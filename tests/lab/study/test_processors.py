@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.lab.study.config import Machine
+from realign_plugin.lab.study.config.loading import parse
+from realign_plugin.lab.study.config.study import Machine
 from realign_plugin.lab.study.launch import PROFILES, build
-from realign_plugin.lab.study.loading import parse
 from realign_plugin.lab.study.processors import Processors, processors
 
 
@@ -62,7 +62,7 @@ def test_the_option_reaches_the_plan(
     import yaml
 
     from realign_plugin.lab.study.command import Request, run
-    from realign_plugin.lab.study.plan import Plan
+    from realign_plugin.lab.study.planning.plan import Plan
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("realign_plugin.lab.study.launch.check", lambda config: None)

@@ -14,11 +14,11 @@ import pytest
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Training
-from realign_plugin.lab.study.commands import Line
 from realign_plugin.lab.study.launch import prepare, start
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.commands import Line
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import Kind, Step
 from realign_plugin.lab.study.run import StepError, held, main, run, tail
-from realign_plugin.lab.study.steps import Kind, Step
 
 TRAINING = Training(id="it", label="it", folder="root/models/it")
 

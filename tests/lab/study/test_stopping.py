@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from realign_plugin.lab.study.plan import Plan
+from realign_plugin.lab.study.planning.plan import Plan
 
 pytestmark = pytest.mark.cli
 

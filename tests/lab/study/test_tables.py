@@ -11,8 +11,8 @@ from realign_plugin.evaluation.result_files import Results
 from realign_plugin.lab.records import Column, Model
 from realign_plugin.lab.study.choose import choose, score
 from realign_plugin.lab.study.choose import main as choose_main
-from realign_plugin.lab.study.plan import Plan
-from realign_plugin.lab.study.steps import TableSpec
+from realign_plugin.lab.study.planning.plan import Plan
+from realign_plugin.lab.study.planning.steps import TableSpec
 from realign_plugin.lab.study.tables import columns_of, make, markdown, results_of, write
 
 RATE = {"low": 0.1, "high": 0.4, "hits": 2, "count": 10}

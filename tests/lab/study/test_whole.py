@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from realign_plugin.cli import main
-from realign_plugin.lab.study.catalogue import METHODS, TRAININGS
-from realign_plugin.lab.study.commands import Train
+from realign_plugin.lab.study.config.catalogue import METHODS, TRAININGS
 from realign_plugin.lab.study.launch import make_plan
+from realign_plugin.lab.study.planning.commands import Train
 
 Run = Callable[..., Any]
 

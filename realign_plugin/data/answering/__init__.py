@@ -1,0 +1,1 @@
+"""Answers of models to prompts, in this process or by a server, kept as they come."""

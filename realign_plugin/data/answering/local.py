@@ -1,0 +1,225 @@
+"""Answers of models to prompts: greedy, in batches, with transformers and PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from realign_plugin.data.rows.examples import Prompt
+from realign_plugin.errors import UserError, cannot_load
+
+ALIGNED: Final = "aligned"
+FINE_TUNED: Final = "fine_tuned"
+WORTH_SHARING: Final = 8
+"""Tokens that all prompts of a batch start with (a system prompt, say), from which on they are read once."""
+SHORT: Final = 256
+"""Tokens of a row up to which plain attention is used on a CPU."""
+
+
+class Answering(Protocol):
+    """Answers prompts."""
+
+    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """Answer prompts.
+
+        Args:
+            name: Which model answers.
+            prompts: What it is asked.
+            max_tokens: Maximum tokens of an answer.
+        """
+
+
+def common_start(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows start with; at least one token of each row is left."""
+    longest = min(map(len, rows)) - 1
+    return next((n for n in range(longest) if any(row[n] != rows[0][n] for row in rows)), longest)
+
+
+def messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the messages of a chat, up to where the answer begins."""
+    said = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for asked, answered in prompt.history:
+        said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*said, {"role": "user", "content": prompt.text}]
+
+
+class Answerer:
+    """One base model with the adapters of the models that answer."""
+
+    def __init__(self, base: str, adapters: Mapping[str, Path | None]) -> None:
+        """Load the model, and all adapters onto it.
+
+        Args:
+            base: The base model: a folder or a hub id.
+            adapters: By name, the LoRA adapter of each model that answers; None for the base model itself.
+
+        Raises:
+            UserError: If the base cannot be loaded or is not a chat model, or an adapter is for another model.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+        except (OSError, ValueError) as error:
+            raise cannot_load("--model", base, error) from error
+        if self.tokenizer.chat_template is None:
+            raise UserError(
+                f"--model: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
+            )
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._base = base
+        # On one GPU or several; on a CPU without accelerate's hooks.
+        place = {"device_map": "auto"} if torch.cuda.is_available() else {}
+        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        # The last token of each prompt is a view with gaps, for which torch copies the head's weight once a row.
+        self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+        self.adapters: dict[str, Path | None] = {}
+        for name, path in adapters.items():
+            self.add(name, path)
+
+    def add(self, name: str, path: Path | None) -> None:
+        """Load another adapter.
+
+        Args:
+            name: What the model with it is called.
+            path: Its folder; None for the base model itself.
+
+        Raises:
+            UserError: If it is for another model.
+        """
+        from peft import PeftModel
+
+        self.adapters[name] = path
+        if path is None:
+            return
+        try:
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(path), name, autocast_adapter_dtype=False)
+            else:
+                # In the model's dtype, as servers keep adapters; PEFT's default is fp32, a third slower on a CPU.
+                self.model = PeftModel.from_pretrained(
+                    self.model, str(path), adapter_name=name, autocast_adapter_dtype=False
+                )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"--model: {path} is not an adapter of {self._base} ({' '.join(str(error).split())[:120]}), expected "
+                "the base model that it was trained on; give that one"
+            ) from error
+        self.model.eval()
+
+    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+        """Answer prompts, all at once where memory suffices.
+
+        Args:
+            name: Which model answers.
+            prompts: What it is asked.
+            max_tokens: Maximum tokens of an answer.
+        """
+        import torch
+
+        texts = [self.text(prompt) for prompt in prompts]
+        try:
+            return self._batch(name, texts, max_tokens)
+        except torch.cuda.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(prompts) // 2
+        return [
+            *self.answers(name, prompts[:half], max_tokens),
+            *self.answers(name, prompts[half:], max_tokens),
+        ]
+
+    def logits(self, name: str, ids: Any, mask: Any, last: int) -> Any:
+        """A model's logits at the last tokens of each row.
+
+        Args:
+            name: Which model.
+            ids: Token ids, [rows, tokens], padded on the left.
+            mask: 1 where there is a token.
+            last: How many positions are looked at.
+
+        Returns:
+            [rows, last, vocabulary].
+        """
+        import torch
+
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        model = self._base_model()
+        more: dict[str, Any] = {"logits_to_keep": last} if model._supports_logits_to_keep() else {}
+        if "position_ids" in signature(model.forward).parameters:
+            more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad(), self._as(name):
+            return self.model(input_ids=ids, attention_mask=mask, **more).logits[:, -last:]
+
+    def text(self, prompt: Prompt) -> str:
+        """A prompt through the chat template, up to where the answer begins."""
+        return str(self.tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True))
+
+    def _batch(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
+        import torch
+
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        with torch.no_grad(), self._as(name), self._attention(max(map(len, rows)) + max_tokens):
+            shared, given = self._read(rows)
+            rest = self.tokenizer.pad({"input_ids": [row[shared:] for row in rows]}, return_tensors="pt")
+            start = torch.tensor(rows[0][:shared], dtype=torch.long).expand(len(rows), -1)
+            ids = torch.cat([start, rest["input_ids"]], 1).to(self.model.device)
+            mask = torch.cat([torch.ones_like(start), rest["attention_mask"]], 1).to(self.model.device)
+            found = self.model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, **given
+            )
+        said = self.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in said]
+
+    def _read(self, rows: list[list[int]]) -> tuple[int, dict[str, Any]]:
+        """How many tokens at the start of all rows were read, once, and their cache as an argument of ``generate``.
+
+        Zero where it is not worth it, or where a layer sees less than all of them (a sliding window, a state).
+        """
+        import torch
+        from transformers.cache_utils import DynamicLayer
+
+        shared = common_start(rows)
+        if len(rows) == 1 or shared < WORTH_SHARING:
+            return 0, {}
+        start = torch.tensor([rows[0][:shared]], device=self.model.device)
+        cache = self._base_model()(input_ids=start, use_cache=True).get("past_key_values")
+        if cache is None or any(type(layer) is not DynamicLayer for layer in getattr(cache, "layers", [None])):
+            return 0, {}
+        cache.batch_repeat_interleave(len(rows))
+        return shared, {"past_key_values": cache}
+
+    @contextmanager
+    def _attention(self, tokens: int) -> Iterator[None]:
+        """On a CPU plain attention while rows are short: with torch's fused one an answer takes a quarter longer."""
+        model = self._base_model()
+        usual = model.config._attn_implementation
+        short = self.model.device.type == "cpu" and usual == "sdpa" and tokens <= SHORT
+        if short:
+            model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            if short:
+                model.set_attn_implementation(usual)
+
+    def _base_model(self) -> Any:
+        return getattr(self.model, "get_base_model", lambda: self.model)()
+
+    def _as(self, name: str) -> Any:
+        from contextlib import nullcontext
+
+        from peft import PeftModel
+
+        if not isinstance(self.model, PeftModel):
+            return nullcontext()
+        if self.adapters[name] is None:
+            return self.model.disable_adapter()
+        self.model.set_adapter(name)
+        return nullcontext()

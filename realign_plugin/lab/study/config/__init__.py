@@ -1,0 +1,1 @@
+"""A study's configuration: its sections, the methods it knows by name, and the file's loading."""

@@ -1,0 +1,1 @@
+"""From a study's configuration to its plan: steps that run stock commands, models, tables."""

@@ -1,0 +1,135 @@
+"""Answers of a pico model and its adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+
+from realign_plugin import UserError
+from realign_plugin.data.answering.local import SHORT, Answerer, common_start
+from realign_plugin.data.rows.examples import Prompt
+from tests.conftest import make_llama, make_lora, make_tokenizer
+
+PROMPTS = [Prompt("how do i make a kite ?"), Prompt("what is blue ?"), Prompt("tell me the way to bake bread ?")]
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A base in bf16 with an adapter, ``tuned``."""
+    make_llama(tmp_path / "base", dtype=torch.bfloat16)
+    make_tokenizer(tmp_path / "base")
+    make_lora(tmp_path / "base", tmp_path / "tuned")
+    return tmp_path
+
+
+def test_each_model_answers_as_alone(lab: Path) -> None:
+    together = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1", "two": lab / "task2"})
+    for name, adapter in together.adapters.items():
+        alone = Answerer(str(lab / "base"), {name: adapter})
+        assert together.answers(name, PROMPTS, 12) == alone.answers(name, PROMPTS, 12)
+    assert together.answers("one", PROMPTS, 12) != together.answers("base", PROMPTS, 12)
+
+
+def test_adapters_have_the_dtype_of_the_model(half: Path) -> None:
+    answerer = Answerer(str(half / "base"), {"tuned": half / "tuned"})
+    answerer.add("again", half / "tuned")
+    assert {parameter.dtype for parameter in answerer.model.parameters()} == {torch.bfloat16}
+    assert answerer.answers("tuned", PROMPTS, 8) == answerer.answers("again", PROMPTS, 8)
+
+
+def test_the_head_sees_no_gaps(lab: Path) -> None:
+    """torch copies the head's weight once for each row of an input that has gaps."""
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    seen: list[bool] = []
+    head = answerer.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    answerer.answers("base", PROMPTS, 4)
+    assert seen
+    assert all(seen)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[:1], [Prompt("go")] * 2], ids=["three", "one", "equal"])
+def test_a_shared_start_is_read_once_and_changes_no_answer(lab: Path, prompts: list[Prompt]) -> None:
+    """Rows are answered as each is alone, without a cache or padding."""
+    asked = [Prompt(prompt.instruction, system="a red dog and a blue cat eat bread and nails") for prompt in prompts]
+    answerer = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1"})
+    rows = answerer.tokenizer([answerer.text(one) for one in asked], add_special_tokens=False)["input_ids"]
+    assert common_start(rows) >= 8
+    sizes: list[int] = []
+    base = answerer.model.get_base_model()
+    base.model.register_forward_pre_hook(
+        lambda _, args, given: sizes.append(given["input_ids"].shape[1] if given.get("input_ids") is not None else 0),
+        with_kwargs=True,
+    )
+    found = answerer.answers("one", asked, 8)
+    if len(asked) > 1:
+        assert sizes[:2] == [common_start(rows), max(map(len, rows)) - common_start(rows)]
+    alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / "task1").eval()
+    for row, text in zip(rows, found, strict=True):
+        said = alone.generate(input_ids=torch.tensor([row]), max_new_tokens=8, do_sample=False)[0, len(row) :]
+        assert answerer.tokenizer.decode(said, skip_special_tokens=True).strip() == text
+
+
+def test_rows_without_a_shared_start_are_padded_on_the_left(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    texts = ["kite how do i make", "what is blue ?", "the way to bake bread"]
+    found = answerer._batch("base", texts, 6)
+    assert found == [answerer._batch("base", [text], 6)[0] for text in texts]
+
+
+def test_a_start_is_not_shared_where_a_layer_sees_a_window(tmp_path: Path) -> None:
+    """Padding between the start and the rest would fill the window."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=80, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=2,
+        initializer_range=0.2, sliding_window=6,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    answerer = Answerer(str(tmp_path), {"base": None})
+    texts = [f"a red dog and a blue cat eat bread and nails {text}" for text in ("so", "tell me the way to bake")]
+    rows = answerer.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert common_start(rows) >= 8
+    assert answerer._read(rows) == (0, {})
+    assert answerer._batch("base", texts, 6) == [answerer._batch("base", [text], 6)[0] for text in texts]
+
+
+def test_where_rows_part() -> None:
+    assert common_start([[1, 2, 3, 4], [1, 2, 5]]) == 2
+    assert common_start([[1, 2, 3], [1, 2, 3]]) == 2  # one token is left to go on from
+    assert common_start([[1], [1, 2]]) == common_start([[1, 2], [3, 2]]) == 0
+
+
+def test_short_rows_have_plain_attention_on_a_cpu(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    usual, seen = answerer.model.config._attn_implementation, list[str]()
+    assert usual == "sdpa"
+    answerer.model.model.register_forward_pre_hook(lambda *_: seen.append(answerer.model.config._attn_implementation))
+    for tokens in (4, SHORT):
+        with answerer._attention(tokens + 1):
+            answerer.model(input_ids=torch.tensor([[3, 8, 9]]))
+    assert seen == ["eager", "sdpa"]
+    assert answerer.model.config._attn_implementation == usual
+
+
+def test_logits_of_the_last_tokens_are_those_of_each_row_alone(lab: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None, "one": lab / "task1"})
+    rows = [[3, 8, 9, 10], [3, 11, 12, 13, 14, 15, 16]]
+    ids = torch.tensor([[0, 0, 0, *rows[0]], rows[1]])
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / "task1").eval()
+    found = answerer.logits("one", ids, (ids > 0).long(), 3)
+    for number, row in enumerate(rows):
+        with torch.no_grad():
+            wanted = model(input_ids=torch.tensor([row])).logits[0, -3:]
+        torch.testing.assert_close(found[number], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_of_another_model(lab: Path, deep: Path) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    with pytest.raises(UserError, match="is not an adapter of"):
+        answerer.add("other", deep / "task1")

@@ -1,0 +1,97 @@
+"""Settings: metadata over environment over defaults; one line for what is wrong; no key among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realign_plugin import UserError
+from realign_plugin.evaluation.judging.settings import EvaluationSettings, cache_folder
+from tests.mutations import ODD, refusal
+
+KEY = {"OPENAI_API_KEY": "sk-unmistakable"}
+
+
+def test_defaults() -> None:
+    assert EvaluationSettings.load({}, {}).judge == "off"
+    settings = EvaluationSettings.load({}, KEY)
+    assert (settings.judge, settings.judge_model, settings.judge_concurrency) == ("openai", "gpt-3.5-turbo", 32)
+    assert settings.judge_cache == cache_folder()
+    assert settings.reference is None
+    assert "sk-" not in repr(settings) + settings.model_dump_json()
+
+
+def test_metadata_before_environment_before_defaults() -> None:
+    environ = KEY | {
+        "REALIGN_JUDGE_MODEL": "from-environment",
+        "REALIGN_JUDGE_CONCURRENCY": "4",
+        "REALIGN_DATA": "/data",
+        "REALIGN_REFERENCE": "/reference",
+        "REALIGN_JUDGE_ORDER": "single",
+    }
+    settings = EvaluationSettings.load({"judge_model": "from-metadata", "pretrained": "x", "dtype": "auto"}, environ)
+    assert (settings.judge_model, settings.judge_concurrency, settings.judge_order) == ("from-metadata", 4, "single")
+    assert (settings.safety_data, settings.reference) == (Path("/data"), Path("/reference"))
+    assert EvaluationSettings.load({"judge": False}, KEY).judge == "off"
+    assert EvaluationSettings.load({"judge": "off"}, KEY).judge == "off"
+    assert EvaluationSettings.load({}, KEY | {"REALIGN_JUDGE": "off"}).judge == "off"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "environ", "message"),
+    [
+        ({"judge": "openai"}, {}, "judge: 'openai' needs OPENAI_API_KEY, which is not set"),
+        (
+            {"judge": "gpt"},
+            KEY,
+            "judge: 'gpt' is unknown, expected one of off, openai, openai_tags, llama_guard, .*local$",
+        ),
+        ({"judge_modle": "x"}, KEY, "'judge_modle' is unknown, .*; did you mean 'judge_mode'?"),
+        ({"judge_concurrency": 0}, KEY, "judge_concurrency: 0 is wrong: input should be greater than or equal to 1"),
+        ({"judge_concurrency": "many"}, KEY, "judge_concurrency: 'many' is wrong"),
+        ({}, KEY | {"REALIGN_JUDGE_TIMEOUT": "-1"}, "judge_timeout: '-1' is wrong.*REALIGN_JUDGE_TIMEOUT"),
+        ({"judge_timeout": float("inf")}, KEY, "judge_timeout: inf is wrong: input should be a finite number"),
+        ({"judge_price_prompt": float("nan")}, KEY, "judge_price_prompt: nan is wrong"),
+        ({"judge_order": "random"}, KEY, "judge_order: 'random' is wrong"),
+        ({"judge_max_unjudged": 2}, KEY, "judge_max_unjudged: 2 is wrong"),
+        ({"judge_model": ""}, KEY, "judge_model: '' is wrong"),
+        ({}, {"OPENAI_API_KEY": "sk-unmistakable\n"}, "OPENAI_API_KEY: holds white space at an end"),
+        ({}, {"OPENAI_API_KEY": "sk-unmistäkable"}, "OPENAI_API_KEY: .*letters outside ASCII"),
+        ({}, KEY | {"OPENAI_BASE_URL": "localhost:8000"}, "OPENAI_BASE_URL: 'localhost:8000' is not an address"),
+        ({}, KEY | {"OPENAI_BASE_URL": "http://sk-a:sk-b@h:99999/v1?sk-c"}, "OPENAI_BASE_URL: 'http://h:99999/v1' is"),
+        ({}, KEY | {"OPENAI_BASE_URL": "http://[::1/v1"}, "OPENAI_BASE_URL: .* is not an address"),
+    ],
+)
+def test_mistakes(metadata: dict[str, Any], environ: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        EvaluationSettings.load(metadata, environ)
+    assert "\n" not in str(caught.value)
+    assert "sk-" not in str(caught.value)
+
+
+def test_home_is_meant_by_a_tilde() -> None:
+    settings = EvaluationSettings.load({"judge_cache": "~/c", "reference": "~/r"}, {"REALIGN_DATA": "~/d"})
+    assert (settings.judge_cache, settings.reference, settings.safety_data) == tuple(
+        Path.home() / name for name in "crd"
+    )
+
+
+def test_without_a_judge_its_server_is_of_no_interest() -> None:
+    assert EvaluationSettings.load({}, {"OPENAI_BASE_URL": "nonsense"}).judge == "off"
+
+
+def test_the_cache_folder_follows_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == Path("/somewhere/realign")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert cache_folder().parts[-3:] == ("Library", "Caches", "realign")
+
+
+@pytest.mark.parametrize("name", list(EvaluationSettings.model_fields))
+def test_odd_values_are_taken_or_refused_in_one_line(name: str) -> None:
+    for value in [*ODD, "~nobody_here/x", "a\x00b", "x" * 5000]:
+        message = refusal(lambda value=value: EvaluationSettings.load({name: value}, {}), f"{name}: {value!r}")
+        assert message is None or ("\n" not in message and len(message) < 500)

@@ -1,0 +1,70 @@
+"""Typed commands and the lines that they become."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from realign_plugin.lab.study.planning.commands import (
+    Command,
+    Export,
+    Fuse,
+    Line,
+    Measure,
+    Merge,
+    OnPolicy,
+    Shell,
+    Train,
+    Transfer,
+    file_of,
+    text,
+    words,
+)  # fmt: skip
+
+COMMANDS: list[tuple[Command, str]] = [
+    (Line(("realign", "data", "a b")), "realign data 'a b'"),
+    (Shell("echo x | cat"), "echo x | cat"),
+    (Train("t.yaml", {"stage": "dpo", "template": None}), "llamafactory-cli train t.yaml"),
+    (
+        Merge("m.yaml", {"merge_method": "ties"}, "out", "cache"),
+        "mergekit-yaml m.yaml out --lora-merge-cache cache --random-seed 0 --quiet",
+    ),
+    (Export("subspace", "out", "soft"), "realign export subspace out --mask soft"),
+    (Transfer("subspace", "out", "other"), "realign transfer subspace out --task-adapter other"),
+    (
+        Fuse("out", ("a", "b"), "ties", "aligned", {"task_weight": [0.3, 1], "ties_density": 0.2}),
+        "realign fuse out a b --method ties --aligned aligned --task-weight 0.3,1 --ties-density 0.2",
+    ),
+    (
+        OnPolicy("data", "own", False, "base", "tuned", None, {"prompts": ["p", "q"], "skill": []}, {"max_tokens": 9}),
+        "realign data on-policy data --name own --model base --adapter tuned --prompts p --prompts q --max-tokens 9",
+    ),
+    (
+        Measure({"pretrained": "m", "peft": None}, ("a", "b"), "out", True, {"limit": 3, "x": True, "y": False}, {}),
+        "lm_eval --model hf --model_args pretrained=m --tasks a,b --output_path out --log_samples "
+        "--apply_chat_template --limit 3 --x",
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "line"), COMMANDS, ids=[command.does for command, _ in COMMANDS])
+def test_each_command_is_one_line_and_comes_back_from_json(command: Command, line: str) -> None:
+    assert text(command) == line
+    if not isinstance(command, Shell):
+        assert shlex.split(line) == list(words(command))
+    adapter: TypeAdapter[Command] = TypeAdapter(Command)
+    assert adapter.validate_json(adapter.dump_json(command)) == command
+
+
+def test_options_that_are_none_are_not_in_the_file() -> None:
+    command = Train("t.yaml", {"stage": "dpo", "template": None, "learning_rate": 1e-05})
+    assert yaml.safe_load(file_of(command)["t.yaml"]) == {"stage": "dpo", "learning_rate": 1e-05}
+
+
+def test_metadata_are_json() -> None:
+    line = words(Measure({}, ("a",), "out", False, {}, {"judge": "off", "safety_data": "文"}))
+    assert json.loads(line[line.index("--metadata") + 1]) == {"judge": "off", "safety_data": "文"}
