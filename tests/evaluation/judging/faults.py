@@ -32,7 +32,8 @@ class Fault:
         """The whole reply."""
         if self.raw is not None or self.body is None:
             return self.raw or b""
-        headers = {"content-type": "application/json", "content-length": str(len(self.body))} | self.headers
+        length = str(len(self.body))
+        headers = {"content-type": "application/json", "content-length": length, "connection": "close"} | self.headers
         lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
         return "\r\n".join([f"HTTP/1.1 {self.status} Whatever", *lines, "", ""]).encode() + self.body
 
