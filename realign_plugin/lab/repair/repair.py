@@ -50,10 +50,11 @@ class Repair:
     def run(self, say: Callable[[str], None]) -> Verdict:
         """Do what is left to do."""
         with running.only_one(self.folders.work) as lock:
-            self._same_inputs()
+            self._check_inputs()
             if self.session is not None:
                 self.session.prepare()
             template = self._template()
+            write_json(self._noted, self.inputs.model_dump(mode="json"))
             say("1/4 the models' own answers")
             skill = self._on_policy()
             say(f"2/4 training: {' and '.join(self.inputs.methods)}")
@@ -64,8 +65,13 @@ class Repair:
             say("4/4 before and after")
             return self._compare(kept, tried, trained)
 
-    def _same_inputs(self) -> None:
-        file = self.folders.work / "inputs.json"
+    @property
+    def _noted(self) -> Path:
+        """The file of the inputs: there once nothing is left to check before the models answer."""
+        return self.folders.work / "inputs.json"
+
+    def _check_inputs(self) -> None:
+        file = self._noted
         if file.exists():
             found = checked(Inputs, read_json(file, "", "the inputs of a repair"), str(file), "give another --out")
             if found != self.inputs:
@@ -74,7 +80,6 @@ class Repair:
                     f"--out: {self.folders.out} holds a repair with other inputs ({', '.join(changed)}), expected the "
                     "same ones; give another folder, or remove this one"
                 )
-        write_json(file, self.inputs.model_dump(mode="json"))
 
     def _template(self) -> str | None:
         from realign_plugin.training.template_choice import template_of
@@ -82,7 +87,7 @@ class Repair:
         if self.inputs.template is not None:
             return self.inputs.template
         file = self.folders.work / "template.json"
-        if not file.exists():
+        if not (file.exists() and self._noted.exists()):
             write_json(file, {"template": template_of(self.inputs.base)})
         name = read_json(file, "", "a template's name")["template"]
         return None if name is None else str(name)

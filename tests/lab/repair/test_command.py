@@ -89,6 +89,22 @@ def test_a_judge_that_is_not_there(given: dict[str, Any], monkeypatch: pytest.Mo
     Ruled.stops_after = 0
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
         run(given, judge="some-judge")
+    with pytest.raises(KeyboardInterrupt):  # the same folder takes the corrected command
+        run(given, judge=None)
+
+
+def test_a_template_that_cannot_be_told_is_given_next_time(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(model: str) -> str:
+        raise UserError(f"--template: none renders as {model} does")
+
+    Ruled.stops_after = 0
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="--template: none renders"):
+        patch.setattr("realign_plugin.training.template_choice.template_of", unknown)
+        run(given)
+    with pytest.raises(KeyboardInterrupt):
+        run(given, template="llama3")
 
 
 def test_a_repair_as_a_study(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
