@@ -223,6 +223,19 @@ def test_answers_of_other_models_are_not_mixed_in(lab: Path, tmp_path: Path, ask
     assert len(stand.asked) == 44
 
 
+def test_a_mistake_that_left_no_answers_is_corrected_in_place(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    def none_there(name: str, text: str) -> str:
+        raise UserError("--server: cannot be reached")
+
+    with pytest.raises(UserError, match="cannot be reached"):
+        make(lab, tmp_path / "data", asked, Stand(none_there))
+    make(lab, tmp_path / "data", asked, Stand(usual), aligned=None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "on_policy.answers.jsonl").write_text('{"a": "file of the user\'s"}\n')
+    with pytest.raises(UserError, match="has answers of other models or settings"):
+        make(lab, tmp_path / "other", asked, Stand(usual))
+
+
 def test_incoherent_answers_are_left_out(lab: Path, tmp_path: Path, asked: Sources) -> None:
     def rule(name: str, text: str) -> str:
         return "" if "kite 3" in text else usual(name, text)

@@ -63,7 +63,8 @@ class Journal:
         lines = json_lines(text_lines(read_text(self._file, "answers", "answers of an earlier run")))
         rows = [value for _, value in lines]
         if not rows or rows[0] != self._head:
-            if not overwrite:
+            empty = len(rows) == 1 and isinstance(rows[0], dict) and rows[0].keys() == self._head.keys()
+            if not (overwrite or empty):  # one without answers was left by a mistake that is corrected now
                 raise UserError(
                     f"{self._file}: has answers of other models or settings, expected those of this command; give "
                     "another --name, or --overwrite to replace it"
