@@ -6,7 +6,7 @@ Unknown keys are ignored and missing ones have defaults, so that folders of othe
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
@@ -34,12 +34,11 @@ def _text(value: Any) -> Any:
     return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
-def _role(value: Any) -> Any:
-    return "baseline" if value == "rival" else value
+WAS_RIVAL: Final = BeforeValidator(lambda value: "baseline" if value == "rival" else value)
+"""Older folders have ``rival`` for ``baseline``, of roles and of kinds of steps."""
 
-
-RoleName = Annotated[str, BeforeValidator(_role)]
-"""One of ``Role``, or another name that is shown as it is; older folders have ``rival`` for ``baseline``."""
+RoleName = Annotated[str, WAS_RIVAL]
+"""One of ``Role``, or another name that is shown as it is."""
 
 Text = Annotated[str, BeforeValidator(_text)]
 """Text that any page can hold; a bare number is taken as its digits."""

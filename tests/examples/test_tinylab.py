@@ -213,7 +213,7 @@ def test_the_lm_eval_task_asks_the_held_out_prompts(data: dict[str, Any], tmp_pa
 
 
 def test_recipes_differ_only_in_what_they_compare(plan: Plan) -> None:
-    trained = [step.name for step in plan.steps.values() if step.kind in ("realign", "rival")]
+    trained = [step.name for step in plan.steps.values() if step.kind in ("realign", "baseline")]
     assert len(trained) == 7
     for option in ("max_steps", "per_device_train_batch_size", "lr_scheduler_type", "cutoff_len", "pref_ftx"):
         found = {recipe(plan, name).get(option) for name in trained if option != "pref_ftx" or "sft" not in name}

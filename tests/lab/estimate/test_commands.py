@@ -63,7 +63,7 @@ def test_a_study(study: dict[str, Any], realign: Realign) -> None:
     assert (stages.count("sft"), stages.count("mask_dpo")) == (1 + 2 + 2, 2 + 1)
     disk = found["disk"]
     assert disk["all"] == sum(size for kind, size in disk.items() if kind != "all")
-    assert set(disk) == {"align", "finetune", "realign", "rival", "merge", "fuse", "export", "all"}
+    assert set(disk) == {"align", "finetune", "realign", "baseline", "merge", "fuse", "export", "all"}
     assert disk["realign"] == sum(row["folder"] for row in found["trainings"] if row["stage"] == "mask_dpo")
     models = 2 + 2 + 2 * 3 + 2 + 2 + 1 + 3  # start, tuned, paper's masks, SFT, merged, fused plain and realigned
     assert found["evaluations"] == models

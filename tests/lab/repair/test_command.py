@@ -100,9 +100,10 @@ def test_a_template_that_cannot_be_told_is_given_next_time(
         raise UserError(f"--template: none renders as {model} does")
 
     Ruled.stops_after = 0
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="--template: none renders"):
+    with monkeypatch.context() as patch:
         patch.setattr("realign_plugin.training.template_choice.template_of", unknown)
-        run(given)
+        with pytest.raises(UserError, match="--template: none renders"):
+            run(given)
     with pytest.raises(KeyboardInterrupt):
         run(given, template="llama3")
 

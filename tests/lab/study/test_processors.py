@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.config.study import Machine
 from realign_plugin.lab.study.launch import PROFILES, build
@@ -73,4 +74,20 @@ def test_the_option_reaches_the_plan(
             keep_going=False, dry_run=False, plan_only=True, snakefile=False,
         )
     )  # fmt: skip
-    assert Plan.load(tmp_path / "runs/it/plan.json").steps["maths"].threads == 2
+    file = tmp_path / "runs/it/plan.json"
+    assert Plan.load(file).steps["maths"].threads == 2
+    text = file.read_text()
+    file.write_text(text.replace('"kind": "baseline"', '"kind": "rival"'))  # as an earlier version wrote it
+    assert file.read_text() != text
+    kinds = {step.kind for step in Plan.load(file).steps.values()}
+    assert "baseline" in kinds
+    assert "rival" not in kinds
+
+
+@pytest.mark.parametrize("line", ["  rival: {runtime: 720}", "  - rival=4", "rival: 4"])
+def test_a_profile_with_a_former_name_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"executor: slurm\nset-resources:\n{line}\n")
+    with pytest.raises(UserError, match="names the rule 'rival', expected 'baseline'"):
+        processors(None, None, tmp_path)
+    (tmp_path / "config.yaml").write_text("executor: slurm\nset-threads:\n  - baseline=4\n")
+    assert processors(None, 3, tmp_path) == Processors(1, 3)

@@ -145,7 +145,7 @@ def baseline(builder: Builder, name: str, task: Task, method: str, how: Method, 
         recipe: Recipe = "baseline_sft" if stage == "sft" else "baseline_dpo"
         arguments = builder.stage(stage, path)
         run = Run(
-            stem, "rival", stage.upper(), recipe, asked, arguments, [how.train], (step,), seed=seed, suffix=suffix
+            stem, "baseline", stage.upper(), recipe, asked, arguments, [how.train], (step,), seed=seed, suffix=suffix
         )
         step, path = train(builder, run), builder.path("models", run.id)
     label, place = how.label or method, builder.place(path)

@@ -6,20 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from realign_plugin.lab.records import Training
+from realign_plugin.lab.records import WAS_RIVAL, Training
 from realign_plugin.lab.study.planning.commands import Command, file_of, words
 
 Kind = Literal[
-    "prepare", "data", "align", "finetune", "on_policy", "realign", "rival", "fuse", "move", "export", "merge",
+    "prepare", "data", "align", "finetune", "on_policy", "realign", "baseline", "fuse", "move", "export", "merge",
     "validate", "choose", "evaluate", "table", "finish",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
-"""Kinds of steps in the order of a study; each is a rule of the workflow, which users' profiles name.
-
-``rival`` trains a baseline.
-"""
+"""Kinds of steps in the order of a study; each is a rule of the workflow, which users' profiles name."""
 RENAMED: Final = (('\\"baseline\\"', '\\"rival\\"'), ("realign_plugin.lab.study.", "realign_plugin.study."))
 """What names in the files and commands of a step are today, and what they were before; the last change first."""
 
@@ -47,7 +44,7 @@ class Step:
     """
 
     name: str
-    kind: Kind
+    kind: Annotated[Kind, WAS_RIVAL]
     title: str
     does: tuple[Command, ...]
     needs: tuple[str, ...] = ()

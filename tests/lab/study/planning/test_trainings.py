@@ -26,7 +26,7 @@ def builder(values: dict[str, Any], tmp_path: Path) -> Builder:
 def test_a_training_has_its_facts_as_fields(builder: Builder) -> None:
     changes = [{"learning_rate": 1.0}, {"learning_rate": 2.0, "eval_dataset": "pairs_validation"}]
     run = Run(
-        "m-dpo", "rival", "DPO", "baseline_dpo", ["pairs"], {"stage": "dpo"}, changes, ("",), seed=1, suffix="-x"
+        "m-dpo", "baseline", "DPO", "baseline_dpo", ["pairs"], {"stage": "dpo"}, changes, ("",), seed=1, suffix="-x"
     )
     step = builder.plan.steps[train(builder, run)]
     (command,) = step.does
@@ -34,7 +34,7 @@ def test_a_training_has_its_facts_as_fields(builder: Builder) -> None:
     assert {key: command.arguments[key] for key in ("seed", "learning_rate", "max_steps", "dataset")} == {
         "seed": 1, "learning_rate": 2.0, "max_steps": 3, "dataset": "pairs",
     }  # fmt: skip
-    assert (step.name, step.kind, step.needs) == ("m-dpo-1-x", "rival", ("data-pairs",))
+    assert (step.name, step.kind, step.needs) == ("m-dpo-1-x", "baseline", ("data-pairs",))
     training = step.training
     assert training is not None
     assert (training.id, training.name, training.seed, training.stage, training.folder) == (
