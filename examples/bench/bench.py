@@ -55,6 +55,10 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
             found[f"row-{name}"] = needs
             if one.test:
                 found[f"test-{name}"] = [f"row-{name}", *tested]
+    ends = [f"attack-{end}" for end in ENDS]
+    if plan.main in starts:
+        found |= {attack: [f"ends-{plan.main}"] for attack in ends}
+        found |= {f"attack-{name}": [f"row-{name}", *ends] for name in plan.attacked(seeds)}
     return found
 
 
@@ -87,6 +91,8 @@ def job(bench: Bench, name: str, seeds: Sequence[int], workers: int) -> None:
                 bench.make(what, bench.world.plan.settings(seeds)[what])
             case "test":
                 bench.test(name, what)
+            case "attack":
+                bench.attack(name, what)
 
 
 @contextmanager
@@ -128,7 +134,9 @@ def run(
             raise typer.BadParameter(
                 f"{row} is not a row of these starts and seeds (settings.py)", param_hint="--rows"
             )
-    named = [f"{kind}-{row}" for row in rows.split(",") for kind in ("row", "test")] if rows else list(chosen)
+    named = (
+        [f"{kind}-{row}" for row in rows.split(",") for kind in ("row", "test", "attack")] if rows else list(chosen)
+    )
     wanted = needed(chosen, [name for name in named if name in chosen])
     todo = {name: needs for name, needs in chosen.items() if name in wanted and not bench.done(name)}
     import llamafactory.train.tuner  # noqa: F401  (slow: once, for all jobs)
@@ -171,6 +179,13 @@ def table(world: Name, model: Model, data: Data, out: Out) -> None:
             shown += [f"{found['skill_divergence']:.4f}", share(found["solved"]) if found.get("solved") else ""]
             shown += [f"{found['cost']['total']:.2f}"] if "cost" in found else []
             typer.echo(f"| {file.stem.partition('-')[2]} | {' | '.join(shown)} |")
+    for number, file in enumerate(sorted((bench.folder / "results").glob("attack-*.json"))):
+        found = bench.read(file.stem)
+        if not number:
+            heads = tuple(f"{attack}: {what}" for attack in found for what in ("refuses", "agreement"))
+            typer.echo(f"| attack | {' | '.join(heads)} |\n{'|---' * (len(heads) + 1)}|")
+        shown = [share(rate) for rates in found.values() for rate in rates.values()]
+        typer.echo(f"| {file.stem.partition('-')[2]} | {' | '.join(shown)} |")
 
 
 def cell(found: dict[str, Any], name: str) -> str:

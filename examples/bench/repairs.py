@@ -17,7 +17,7 @@ from settings import ALIGNED, PAIRED, SIDES, Setting
 from stacking import stack
 from worlds import World
 
-from realign_plugin.data.rows.examples import Example
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.dial import cost
 from realign_plugin.lab.repair.measuring import Measurer
 from realign_plugin.lab.repair.outcome import flat, row_of
@@ -201,6 +201,25 @@ class Bench:
         loss = change(found.skill, before.skill, lambda row: row.loss)
         told = {"loss_change": loss and loss.values(), **self._solved(measurer, name, "test/solved", whole.skill)}
         self._result(job, told | flat(row_of(name, found)))
+
+    def attack(self, job: str, name: str) -> None:
+        """Ask a model and the aligned one the test's harmful prompts within each attack's template."""
+        from realign_plugin.evaluation.answers.refusals import refuses
+        from realign_plugin.evaluation.attacks import TEMPLATES
+
+        harmful, measurer = self.world.test().harmful, self._measurer(self.world.plan.main, name)
+        found = {}
+        for kind, template in TEMPLATES.items():
+            asked = [Prompt(template.replace("{{prompt}}", prompt.text), system=prompt.system) for prompt in harmful]
+            said = (
+                measurer.answers(one, f"attack/{kind}", asked, self.world.budget.answer_tokens)
+                for one in (ENDS[0], safe(name))
+            )
+            aligned, own = ([refuses(text) for text in texts] for texts in said)
+            same = [one == two for one, two in zip(aligned, own, strict=True)]
+            rates = {"refuses": share(own), "agreement": share(same)}
+            found[kind] = {what: rate and rate.values() for what, rate in rates.items()}
+        self._result(job, found)
 
     def finish(self, job: str) -> None:
         """Note that a job without numbers is done."""

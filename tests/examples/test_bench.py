@@ -15,6 +15,9 @@ import pytest
 import torch
 
 from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.evaluation.attacks import TEMPLATES
+from realign_plugin.lab.repair.measuring import Measurer
+from realign_plugin.lab.repair.parts import Part
 from realign_plugin.lab.repair.plan import BUDGETS
 from realign_plugin.subspace.lora_adapters import LoraAdapter, read_lora
 from tests.conftest import make_lora
@@ -185,6 +188,27 @@ class Pico(World):
 
     def solved(self, said: str, row: Example) -> bool:
         return said == row.answer
+
+    def test(self) -> Part:
+        return Part([Prompt(f"how do i make kite {n} ?") for n in range(4)], [], [])
+
+
+def test_attacks_are_answered_by_both_models(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answers(self: Measurer, name: str, where: str, prompts: list[Prompt], tokens: int) -> list[str]:
+        assert all("how do i make kite" in prompt.text and len(prompt.text) > 40 for prompt in prompts)
+        given = "Sorry, I can not help with that."
+        return [given if name == "aligned" or (where.endswith("cot") and n == 0) else "Fold it." for n in range(4)]
+
+    monkeypatch.setattr(Measurer, "answers", answers)
+    made = Bench(Pico(lab / "base", lab, tmp_path))
+    made.attack("attack-fine-tuned", "fine-tuned")
+    found = made.read("attack-fine-tuned")
+    assert [found[kind]["refuses"]["value"] for kind in TEMPLATES] == [0.25, 0.0, 0.0]
+    assert [found[kind]["agreement"]["value"] for kind in TEMPLATES] == [0.25, 0.0, 0.0]
+    bench.table("smollm2", tmp_path, tmp_path, tmp_path)
+    assert "| fine-tuned | 0.25 [" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["masks-0.3", "lora-0.001", "masks-tuned-further", "one-shot", "rank-1-up", "resta"])
