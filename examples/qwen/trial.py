@@ -120,8 +120,7 @@ def write_options(out: Path, options: Mapping[str, Any]) -> Path:
     given |= {"bf16": half_precision(model)} | ({"template": name} if (name := template(model)) else {})
     # Plain attention is faster on a CPU, since rows are short here. On an H200, gradients of padded rows were NaN
     # with torch 2.11's cuDNN attention.
-    on_cpu = {"use_cpu": True, "disable_gradient_checkpointing": True}
-    given |= {"flash_attn": "disabled"} | ({} if torch.cuda.is_available() else on_cpu)
+    given |= {"flash_attn": "disabled"} | ({} if torch.cuda.is_available() else {"use_cpu": True})
     given |= dict(options) | {"output_dir": str(folder)}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.parent / f"{folder.name}.yaml"

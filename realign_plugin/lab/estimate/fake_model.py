@@ -20,7 +20,9 @@ def fake_model(training: Training) -> Any:
     """The model with its masks or adapters, ready to train; call it where torch's fake mode is active."""
     shapes = training.model
     with torch.device("meta"):
-        model = _attached(meta_model(shapes.config, shapes.name, dtype=shapes.dtype), training)
+        model = _attached(
+            meta_model(shapes.config, shapes.name, dtype=shapes.dtype, attention=training.attention), training
+        )
     model = _faked(model)
     model.train()
     if training.checkpointing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -134,7 +135,13 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: torch.dtype | None = None) -> Any:
+def meta_model(
+    config: Any,
+    name: str,
+    what: str = "model_name_or_path",
+    dtype: torch.dtype | None = None,
+    attention: str | None = None,
+) -> Any:
     """The model that a configuration describes, on the meta device.
 
     Args:
@@ -142,6 +149,7 @@ def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: 
         name: Where it comes from, for messages.
         what: What the user calls it.
         dtype: Dtype of the weights; None takes what LLaMA-Factory loads: the configuration's, or fp32.
+        attention: transformers' ``attn_implementation``; None takes the default.
 
     Raises:
         UserError: If it is not a causal language model.
@@ -151,6 +159,9 @@ def meta_model(config: Any, name: str, what: str = "model_name_or_path", dtype: 
     try:
         with torch.device("meta"):
             kind = dtype or getattr(config, "dtype", None) or torch.float32
+            if attention:  # transformers notes it in the configuration, which is shared
+                config = copy.deepcopy(config)
+                config._attn_implementation = attention
             return AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False)
     except (ValueError, ImportError) as error:
         raise UserError(

@@ -55,6 +55,7 @@ class Training:
         accumulation: Forward passes of one step.
         checkpointing: Whether activations are computed again in the backward pass.
         reentrant: Which kind of checkpointing.
+        attention: ``eager`` where every head's weights are kept whole; None: the default, which keeps them in parts.
         reference: The DPO reference: ``init``, ``aligned``, ``base``, ``model`` (a second model), or None; a teacher
             of self-distillation: ``init``, or ``teacher`` (a frozen adapter).
         ftx: Weight of the chosen answer's likelihood.
@@ -81,6 +82,7 @@ class Training:
     accumulation: int
     checkpointing: bool
     reentrant: bool
+    attention: str | None
     reference: str | None
     ftx: float
     keep_weight: float
@@ -144,6 +146,7 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
         # FSDP2 and the keep penalty change it, in LLaMA-Factory and in our hook.
         reentrant=bool(options.get("use_reentrant_gc", True)) and fsdp_version(options) is None
         and not float(options.get("mask_keep_weight") or 0),
+        attention="eager" if options.get("flash_attn") == "disabled" else None,
         reference=_reference(options, stage, kind),
         ftx=float(options.get("pref_ftx") or 0),
         keep_weight=float(options.get("mask_keep_weight") or 0),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 
+from realign_plugin.errors import UserError
 from realign_plugin.lab.repair.plan import CUTOFF, ROWS, Folders, Inputs, Method
 from realign_plugin.text_files import read_json
 
@@ -53,7 +56,6 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "save_total_limit": 1,
         "bf16": half_precision(inputs.base),
         "use_cpu": None if cuda else True,
-        "disable_gradient_checkpointing": None if cuda else True,  # on a CPU time is scarcer than memory
         # Plain attention is faster on a CPU, since rows are short here. On an H200, gradients of padded rows were NaN
         # with torch 2.11's cuDNN attention.
         "flash_attn": "disabled",
@@ -61,7 +63,27 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "seed": inputs.seed,
         "data_seed": inputs.seed,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    given = {key: value for key, value in given.items() if value is not None}
+    if not cuda and _fits(given | {"disable_gradient_checkpointing": True}):
+        given["disable_gradient_checkpointing"] = True  # on a CPU time is scarcer than memory
+    return given
+
+
+def _fits(options: dict[str, Any]) -> bool:
+    """Whether a training takes at most half of this machine's memory, as estimated: kernels need room of their own.
+
+    Estimated for LoRA, which takes a little more than masks, and so once for both.
+    """
+    from realign_plugin.lab.estimate.memory import alone
+    from realign_plugin.lab.estimate.training import read_training
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peak = alone(read_training("", options | {"finetuning_type": TYPES["lora"]})).total
+    except UserError:  # an architecture that cannot be estimated
+        return False
+    return peak <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
 def half_precision(base: str) -> bool:

@@ -66,6 +66,16 @@ def test_a_quantised_base(options: dict[str, Any]) -> None:
     assert four["one weight widened"] == 2 * 48 * 32
 
 
+def test_plain_attention_keeps_every_heads_weights(options: dict[str, Any]) -> None:
+    plain, parts = (
+        alone(training(options, disable_gradient_checkpointing=True, flash_attn=how)).total
+        for how in ("disabled", "auto")
+    )
+    found = training(options)
+    weights = found.rows * found.model.config.num_attention_heads * found.length**2
+    assert plain - parts >= found.model.config.num_hidden_layers * weights * 2  # bf16
+
+
 def test_checkpointing_and_batches(options: dict[str, Any]) -> None:
     on, off = (alone(training(options, disable_gradient_checkpointing=value)) for value in (False, True))
     assert on.total < off.total
