@@ -58,7 +58,7 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
     ends = [f"attack-{end}" for end in ENDS]
     if plan.main in starts:
         found |= {attack: [f"ends-{plan.main}"] for attack in ends}
-        found |= {f"attack-{name}": [f"row-{name}", *ends] for name in plan.attacked(seeds)}
+        found |= {f"attack-{name}": [f"row-{name}", *ends] for name in plan.attacked(seeds[0])}
     return found
 
 

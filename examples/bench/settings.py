@@ -173,9 +173,9 @@ class Plan:
         return found
 
     @staticmethod
-    def attacked(seeds: Sequence[int]) -> tuple[str, ...]:
+    def attacked(seed: int) -> tuple[str, ...]:
         """Rows whose models are asked the test's harmful prompts in the templates of ``safety_attack`` too."""
-        return tuple(f"{side}-seed-{seed}" for seed in seeds for side in ("masks", "lora", "sft"))
+        return tuple(f"{side}-seed-{seed}" for side in ("masks", "lora", "sft"))
 
     def variants(self) -> dict[str, Setting]:
         """Other numbers of prompts and steps, and other options."""
