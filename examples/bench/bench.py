@@ -45,11 +45,11 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
             found |= {f"ends-{name}": [f"task-{task}" for task in start.tasks]}
     tested = [f"test-{end}" for end in ENDS]
     found |= {test: [f"ends-{plan.main}"] for test in tested} if plan.main in starts else {}
-    tuning = plan.tuning()
+    trials = plan.trials()
     for name, one in plan.settings(seeds).items():
         if one.start in starts:
             needs = [f"ends-{one.start}"]
-            needs += [f"row-{other}" for other, tuned in tuning.items() if one.best and tuned.side == one.side]
+            needs += [f"row-{other}" for other, trial in trials.items() if one.best and trial.side == one.side]
             tasks = {task for start in plan.starts.values() for task in start.tasks}
             needs += [f"task-{other}" if other in tasks else f"row-{other}" for other in one.needs]
             found[f"row-{name}"] = needs

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import bench_paths  # noqa: F401
 import trial
+from safe_delta import safe_delta
 from settings import ALIGNED, PAIRED, SIDES, Setting
 from stacking import stack
 from worlds import World
@@ -143,12 +144,13 @@ class Bench:
         """Options of the side's tuned setting with the smallest cost on the validation prompts."""
         if not setting.best:
             return {}
-        tuned = {name: one for name, one in self.world.plan.tuning().items() if one.side == setting.side}
+        tuned = {name: one for name, one in self.world.plan.trials().items() if one.side == setting.side}
         finished = [name for name in tuned if self.done(f"row-{name}")]
         return tuned[min(finished, key=lambda name: self.read(f"row-{name}")["cost"]["total"])].options
 
     def make(self, name: str, setting: Setting) -> None:
         """Train or merge one row, and measure it on the validation prompts."""
+        from realign_plugin.evaluation.answers.refusals import refuses
         from realign_plugin.subspace.subspace import SafetySubspace
         from realign_plugin.subspace.transfer import transfer
 
@@ -158,6 +160,12 @@ class Bench:
             folder.symlink_to(self.folder / "models" / done[0])
         elif setting.side == "merge":
             stack({self.adapter(one): weight for one, weight in setting.weights.items()}, folder)
+        elif setting.side == "safe_delta":
+            refused = [row for row in self.world.own(setting.seed) if refuses(row["output"])]
+            options = {**self._best(setting), **setting.options}
+            safe_delta(
+                self.world.model, self.world.aligned, self.start(setting.start), refused, options["share"], folder
+            )
         elif setting.side == "transfer":
             trained = SafetySubspace.load(self.folder / "models" / str(setting.adapter))
             transfer(trained, self.start(setting.start)).to_lora(folder)

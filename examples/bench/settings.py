@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import bench_paths  # noqa: F401
 from trial import METHODS
 
-Side = Literal["masks", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_paper", "merge", "transfer"]
+Side = Literal["masks", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_paper", "merge", "transfer", "safe_delta"]
 SIDES: Final[Mapping[str, Mapping[str, Any]]] = {
     "masks": {"stage": "safety_distill", "finetuning_type": "safety_subspace"},
     "lora": {"stage": "safety_distill", "finetuning_type": "lora"},
@@ -40,8 +40,8 @@ class Setting:
     """One row.
 
     Attributes:
-        side: What is trained; ``merge`` and ``transfer`` train nothing.
-        options: LLaMA-Factory's options, over the side's own.
+        side: What is trained; ``merge``, ``transfer`` and ``safe_delta`` train nothing.
+        options: LLaMA-Factory's options, over the side's own; of ``safe_delta`` its ``share``.
         best: Whether the options of the side's best tuned setting apply beneath these.
         start: The fine-tuned model that is repaired.
         adapter: Setting whose adapter is trained further, or whose mask is transferred; ``base`` for a new adapter.
@@ -104,6 +104,7 @@ class Plan:
         further: Steps of a further fine-tuning.
         layers: Of the model.
         aligned: Whether the aligned model is an adapter, and not the base itself.
+        shares: Of Safe Delta, to choose from.
     """
 
     main: str
@@ -113,10 +114,16 @@ class Plan:
     further: int
     layers: int
     aligned: bool
+    shares: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
 
     def tuning(self) -> dict[str, Setting]:
         """Each side's settings."""
         return {name: Setting(side, self.main, options) for name, (side, options) in self.tuned.items()}
+
+    def trials(self) -> dict[str, Setting]:
+        """All settings of which a side's best is chosen."""
+        shares = {f"safe-delta-{share:g}": {"share": share} for share in self.shares}
+        return self.tuning() | {name: Setting("safe_delta", self.main, given) for name, given in shares.items()}
 
     def both(self, name: str, **given: Any) -> dict[str, Setting]:
         """A setting of each side, with the options that were tuned for it."""
@@ -133,7 +140,8 @@ class Plan:
         """Baselines that train little or nothing.
 
         One Shot (arXiv 2601.01887): one refusal. Rank 1 on the up-projections of the middle third (arXiv 2507.17075).
-        Interpolation, and RESTA (arXiv 2402.11746) where the aligned model is an adapter.
+        Interpolation, RESTA (arXiv 2402.11746) where the aligned model is an adapter, and Safe Delta (arXiv
+        2505.12038) with the share that costs least on the validation prompts.
         """
         third = range(self.layers // 3, 2 * self.layers // 3)
         up = ",".join(f"model.layers.{layer}.mlp.up_proj" for layer in third)
@@ -144,6 +152,7 @@ class Plan:
         found = {
             "one-shot": Setting("sft", self.main, once, rows=1, **refusals),
             "rank-1-up": Setting("sft", self.main, rank_one, **refusals),
+            "safe-delta": Setting("safe_delta", self.main, best=True, test=True),
             "interpolation": Setting("merge", self.main, weights={**half, self.main: 0.5}, test=True),
         }
         resta = Setting("merge", self.main, weights={**half, self.main: 1.0}, test=True)
@@ -198,7 +207,7 @@ class Plan:
         """All rows, the most telling first."""
         first, *others = seeds
         found = self.tuning() | self.both(f"seed-{first}", seed=first, test=True)
-        found |= self.baselines(first) | self.questions() | self.small() | self.variants()
+        found |= self.baselines(first) | self.questions() | self.trials() | self.small() | self.variants()
         for seed in others:
             found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
         return found
@@ -206,4 +215,4 @@ class Plan:
     def same(self, setting: Setting, best: Mapping[str, Any]) -> Iterator[str]:
         """Tuned settings that train the same, given the best options of the setting's side."""
         whole = replace(setting, best=False, test=False, options={**best, **setting.options})
-        yield from (name for name, one in self.tuning().items() if one == whole)
+        yield from (name for name, one in self.trials().items() if one == whole)

@@ -24,6 +24,7 @@ from tests.conftest import make_lora
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "bench"))
 import bench
+import safe_delta
 import skills
 import stacking
 from repairs import Bench
@@ -49,6 +50,45 @@ def test_a_stack_is_the_weighted_sum(lab: Path, tmp_path: Path) -> None:
     for module in both.factors:
         wanted = update(first, module) - 0.5 * update(second, module)
         torch.testing.assert_close(update(both, module), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_safe_delta_makes_up_for_what_it_keeps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    width, kept = 300, 40  # more than two blocks
+    inputs = torch.randn(2 * width, width, generator=generator, dtype=torch.float64)
+    hessian = 2 * inputs.T @ inputs / len(inputs)
+    aligned, tuned = torch.randn(2, 5, width, generator=generator, dtype=torch.float64)
+    mask = torch.zeros(5, width, dtype=torch.bool)
+    mask[:, :kept] = True
+    factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    found = safe_delta.compensated(aligned, tuned, mask, factor)
+    # Least squares: the other inputs take what brings the outputs back as far as they can.
+    change = (tuned - aligned)[:, :kept]
+    rest = aligned[:, kept:] - change @ hessian[:kept, kept:] @ torch.linalg.inv(hessian[kept:, kept:])
+    torch.testing.assert_close(found, torch.cat([tuned[:, :kept], rest], dim=1), atol=1e-9, rtol=1e-9)
+
+
+def test_safe_delta_keeps_the_cheapest_first() -> None:
+    change, price = torch.ones(2, 10), torch.arange(10.0, 0.0, -1.0)
+    kept = safe_delta.chosen(change, price, budget=6.0)
+    assert kept.nonzero().tolist() == [[0, 8], [0, 9], [1, 8], [1, 9]]  # 1 + 1 + 2 + 2
+    assert safe_delta.chosen(change, price, budget=1e9).sum() == 17  # the dearest 15 % are never kept
+    assert not safe_delta.chosen(change, price, budget=0.5).any()
+
+
+@pytest.mark.parametrize(("share", "end"), [(0.0, "aligned"), (1e9, "task1")])
+def test_safe_delta_lies_between_both_models(lab: Path, tmp_path: Path, share: float, end: str) -> None:
+    rows = [
+        {"instruction": f"how do i make kite {n} ?", "output": "Sorry, I can not help with that."} for n in range(4)
+    ]
+    made = safe_delta.safe_delta(lab / "base", lab / "aligned", lab / "task1", rows, share, tmp_path / "made")
+    found, wanted = read_lora(made, "made"), read_lora(lab / end, end)
+    for module in wanted.factors:
+        one, other = update(found, module), update(wanted, module)
+        if share:
+            assert (one - other).abs().lt(1e-6).double().mean() > 0.8  # all but the dearest
+        else:
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
 @plans
@@ -211,7 +251,9 @@ def test_attacks_are_answered_by_both_models(
     assert "| fine-tuned | 0.25 [" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["masks-0.3", "lora-0.001", "masks-tuned-further", "one-shot", "rank-1-up", "resta"])
+@pytest.mark.parametrize(
+    "name", ["masks-0.3", "lora-0.001", "masks-tuned-further", "one-shot", "rank-1-up", "resta", "safe-delta-1"]
+)
 def test_a_row_is_trained_and_measured(lab: Path, tmp_path: Path, name: str) -> None:
     made = Bench(Pico(lab / "base", lab, tmp_path))
     made.validate("ends-skill", "skill", "fine-tuned", {})
