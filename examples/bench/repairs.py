@@ -14,7 +14,7 @@ from typing import Any, Final
 import bench_paths  # noqa: F401
 import trial
 from safe_delta import safe_delta
-from settings import ALIGNED, PAIRED, SIDES, Setting
+from settings import ALIGNED, PAIRED, SIDES, WRAPPINGS, Setting
 from stacking import stack
 from worlds import World
 
@@ -112,8 +112,21 @@ class Bench:
         if setting.refused:
             safety = [row for row in safety if refuses(row["output"])]
         random.Random(setting.seed).shuffle(safety)
+        if setting.wrapped:
+            safety[::2] = self._wrapped(safety[::2])
         rows = {"safety": safety[: setting.rows], "skill": tasks[skill][0][: self.world.budget.skill][: setting.rows]}
         return self._datasets(name, rows | {"further": tasks["further"][0]})
+
+    def _wrapped(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Safety rows in other forms, with the aligned model's own answers to them."""
+        texts = [Prompt(row["instruction"], row["input"]).text for row in rows]
+        asked = [Prompt(WRAPPINGS[n % len(WRAPPINGS)].format(text)) for n, text in enumerate(texts)]
+        measurer = self._measurer(self.world.plan.main, ENDS[0])
+        said = measurer.answers(ENDS[0], "wrapped", asked, self.world.budget.answer_tokens)
+        return [
+            {"instruction": prompt.text, "input": "", "output": text, "kind": row["kind"]}
+            for prompt, text, row in zip(asked, said, rows, strict=True)
+        ]
 
     def _train(self, name: str, setting: Setting) -> Path:
         start, aligned = self.world.plan.starts[setting.start], self.world.aligned

@@ -28,7 +28,7 @@ import safe_delta
 import skills
 import stacking
 from repairs import Bench
-from settings import Plan, Setting, Start, tuned
+from settings import WRAPPINGS, Plan, Setting, Start, tuned
 from worlds import WORLDS, SmolLM2, World
 
 PLANS = [world.plan for world in WORLDS.values()]
@@ -231,6 +231,19 @@ class Pico(World):
 
     def test(self) -> Part:
         return Part([Prompt(f"how do i make kite {n} ?") for n in range(4)], [], [])
+
+
+def test_half_of_the_prompts_are_wrapped(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Measurer, "answers", lambda self, name, where, prompts, tokens: [p.text[::-1] for p in prompts]
+    )
+    made = Bench(Pico(lab / "base", lab, tmp_path))
+    folder = made._data("masks-wrapped", Setting("masks", "skill", wrapped=True))
+    rows = json.loads((folder / "safety.json").read_text())
+    plain = {row["instruction"] for row in made.world.own(0)}
+    assert [row["instruction"] in plain for row in rows] == [False, True] * 4
+    assert all(row["output"] == row["instruction"][::-1] for row in rows[::2])
+    assert {row["instruction"].partition(" how do i")[0] for row in rows[::2]} > {WRAPPINGS[3].partition(" {}")[0]}
 
 
 def test_attacks_are_answered_by_both_models(
