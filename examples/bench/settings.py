@@ -124,7 +124,7 @@ class Plan:
     further: int
     layers: int
     aligned: bool
-    shares: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    shares: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
 
     def tuning(self) -> dict[str, Setting]:
         """Each side's settings."""
