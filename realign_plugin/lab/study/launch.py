@@ -28,7 +28,7 @@ from realign_plugin.lab.study.planning.trainings import own_steps
 from realign_plugin.lab.study.processors import Processors
 from realign_plugin.lab.study.run import tail
 from realign_plugin.lab.study.stopping import run_group
-from realign_plugin.text_files import checked, read_json
+from realign_plugin.text_files import checked, read_json, read_text
 
 ALONE: Final = Processors()
 SNAKEFILE: Final = Path(__file__).with_name("Snakefile")
@@ -75,10 +75,14 @@ def profile_folder(profile: str) -> Path:
     """A profile of ours by name, or a folder of the user's.
 
     Raises:
-        UserError: If there is no such profile.
+        UserError: If there is no such profile, or it names a rule as earlier versions did: snakemake would ignore it.
     """
     for folder in (Path(profile), PROFILES / profile):
-        if (folder / "config.yaml").is_file():
+        file = folder / "config.yaml"
+        if file.is_file():
+            lines = read_text(file, "--profile", "snakemake's profile").splitlines()
+            if any(line.lstrip(" -").startswith(("rival:", "rival=")) for line in lines):
+                raise UserError(f"--profile: {file} names the rule 'rival', expected 'baseline'; rename it")
             return folder
     check_choice("--profile", profile, sorted(path.name for path in PROFILES.iterdir()))
     raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")

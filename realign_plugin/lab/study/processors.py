@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.study import Machine
 from realign_plugin.text_files import read_text
 
@@ -39,17 +38,13 @@ def processors(cores: int | None, jobs: int | None, profile: Path | None) -> Pro
         profile: Folder of snakemake's profile; one with an executor has other machines, whose cores are unknown.
 
     Raises:
-        UserError: If the profile cannot be read, or names a rule as earlier versions did.
+        UserError: If the profile cannot be read.
     """
-    elsewhere = profile is not None and _elsewhere(profile)
-    if cores is None and elsewhere:
+    if cores is None and profile is not None and _elsewhere(profile):
         return Processors(1, jobs)
     return Processors(cores or len(os.sched_getaffinity(0)), jobs)
 
 
 def _elsewhere(profile: Path) -> bool:
-    file = profile / "config.yaml"
-    lines = read_text(file, "--profile", "snakemake's profile").splitlines()
-    if any(line.lstrip(" -").startswith(("rival:", "rival=")) for line in lines):  # or snakemake would pass over it
-        raise UserError(f"--profile: {file} names the rule 'rival', expected 'baseline', its name today; rename it")
-    return any(line.startswith("executor:") for line in lines)
+    text = read_text(profile / "config.yaml", "--profile", "snakemake's profile")
+    return any(line.startswith("executor:") for line in text.splitlines())

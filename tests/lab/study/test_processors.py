@@ -10,7 +10,7 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.config.study import Machine
-from realign_plugin.lab.study.launch import PROFILES, build
+from realign_plugin.lab.study.launch import PROFILES, build, profile_folder
 from realign_plugin.lab.study.processors import Processors, processors
 
 
@@ -88,6 +88,6 @@ def test_the_option_reaches_the_plan(
 def test_a_profile_with_a_former_name_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "config.yaml").write_text(f"executor: slurm\nset-resources:\n{line}\n")
     with pytest.raises(UserError, match="names the rule 'rival', expected 'baseline'"):
-        processors(None, None, tmp_path)
+        profile_folder(str(tmp_path))
     (tmp_path / "config.yaml").write_text("executor: slurm\nset-threads:\n  - baseline=4\n")
-    assert processors(None, 3, tmp_path) == Processors(1, 3)
+    assert profile_folder(str(tmp_path)) == tmp_path
