@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,8 +36,8 @@ Out = Annotated[Path, typer.Argument(help="Folder of trial.py's or demo.py's run
 FORK: Final = get_context("fork")
 
 
-def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[str]]:
-    """Names of all jobs in their order, with the jobs that have to be finished before."""
+def jobs(plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Names of all jobs in their order, with the jobs that have to be finished before; ``repaired`` are models."""
     found: dict[str, list[str]] = {}
     for name, start in plan.starts.items():
         if name in starts:
@@ -45,6 +45,8 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
             found |= {f"ends-{name}": [f"task-{task}" for task in start.tasks]}
     tested = [f"test-{end}" for end in ENDS]
     found |= {test: [f"ends-{plan.main}"] for test in tested} if plan.main in starts else {}
+    if plan.main in starts:
+        found |= {f"test-{name}": tested for name in repaired}
     trials = plan.trials()
     for name, one in plan.settings(seeds).items():
         if one.start in starts:
@@ -59,17 +61,16 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str]) -> dict[str, list[s
     if plan.main in starts:
         found |= {attack: [f"ends-{plan.main}"] for attack in ends}
         found |= {f"attack-{name}": [f"row-{name}", *ends] for name in plan.attacked(seeds[0])}
+        found |= {f"attack-{name}": ends for name in repaired[:1]}
     return found
 
 
-def needed(found: dict[str, list[str]], names: Sequence[str]) -> set[str]:
-    """Some jobs, and all that have to be finished before."""
-    todo, kept = list(names), set[str]()
-    while todo:
-        name = todo.pop()
+def needed(found: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Some jobs in their order, each after all that have to be finished before it."""
+    kept: dict[str, Sequence[str]] = {}
+    for name in names:
         if name not in kept:
-            kept.add(name)
-            todo += found[name]
+            kept |= needed(found, found[name]) | {name: found[name]}
     return kept
 
 
@@ -119,7 +120,7 @@ def run(
     out: Out,
     seeds: Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")] = "0",
     starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
-    rows: Annotated[str, typer.Option(help="Rows, with commas, and what they need; all if not given.")] = "",
+    rows: Annotated[str, typer.Option(help="Rows in their order, with commas, and all they need; else all.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:
@@ -128,9 +129,9 @@ def run(
     (bench.folder / "logs").mkdir(parents=True, exist_ok=True)
     bench.world.prepare()
     numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan
-    chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts))
+    chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts), bench.repaired(numbers))
     for row in rows.split(",") if rows else []:
-        if f"row-{row}" not in chosen:
+        if not {f"row-{row}", f"test-{row}"} & set(chosen):
             raise typer.BadParameter(
                 f"{row} is not a row of these starts and seeds (settings.py)", param_hint="--rows"
             )
@@ -138,7 +139,7 @@ def run(
         [f"{kind}-{row}" for row in rows.split(",") for kind in ("row", "test", "attack")] if rows else list(chosen)
     )
     wanted = needed(chosen, [name for name in named if name in chosen])
-    todo = {name: needs for name, needs in chosen.items() if name in wanted and not bench.done(name)}
+    todo = {name: needs for name, needs in wanted.items() if not bench.done(name)}
     import llamafactory.train.tuner  # noqa: F401  (slow: once, for all jobs)
 
     running: dict[str, Any] = {}

@@ -27,6 +27,7 @@ from realign_plugin.lab.repair.plan import default_batch_size
 from realign_plugin.lab.repair.readings import change, share
 
 ENDS: Final = (ALIGNED, "fine-tuned")
+REPAIRED: Final = "repaired"
 COLUMNS: Final = {"prompt": "instruction", "query": "input", "response": "output"}
 
 
@@ -68,8 +69,16 @@ class Bench:
             return self.world.aligned
         if name == self.world.plan.main:
             return self.world.fine_tuned
+        kind, _, seed = name.partition("-")
+        if kind == REPAIRED:
+            return self.world.repaired(int(seed))
         folder = self.folder / "models" / name
         return folder / "lora" if (folder / "lora").exists() else folder
+
+    def repaired(self, seeds: Sequence[int]) -> list[str]:
+        """The models of finished ``realign repair``, one for each seed."""
+        names = {self.world.repaired(seed): f"{REPAIRED}-{seed}" for seed in reversed(seeds)}
+        return sorted(name for folder, name in names.items() if (folder / "before_after.json").exists())
 
     def start(self, name: str) -> Path:
         """The LoRA adapter of a start; several tasks are fused."""

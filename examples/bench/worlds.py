@@ -18,7 +18,7 @@ import orders
 import prompts
 import skills
 import trial
-from settings import ALIGNED, FIRST, NOISY, REVERSE, SKILL_TWICE, SOFT, Plan, Start, tuned
+from settings import ALIGNED, FIRST, SOFT, Plan, Start, tuned
 
 from realign_plugin.data.prompts import read_prompts
 from realign_plugin.data.rows.examples import Example, Prompt
@@ -122,19 +122,14 @@ class Qwen(World):
             "mixture-1": Start(("mixture-1",), "mixture"),
         },
         tuned={
-            **tuned("masks", 0.1, noisy=NOISY),
-            **tuned("lora", 2e-4),
-            **tuned("masks", 0.3, noisy=NOISY),
-            **tuned("lora", 5e-4),
-            **tuned("masks", 1.0, noisy=NOISY),
-            **tuned("lora", 1e-3),
-            **tuned("masks", 0.3),
-            **tuned("masks", 0.3, soft=SOFT),
+            **tuned("masks", 0.1),
             **tuned("lora", 1e-4),
+            **tuned("masks", 0.3),
             **tuned("lora", 5e-5),
-            **tuned("masks", 1.0, soft=SOFT),
-            **tuned("lora", 2e-4, **{"reverse": REVERSE, "skill-2": SKILL_TWICE}),
-            **tuned("masks", 0.3, **{"noisy-reverse": {**NOISY, **REVERSE}}),
+            **tuned("masks", 0.3, soft=SOFT),
+            **tuned("lora", 2e-4),
+            **tuned("masks", 0.1, **{"first-5": FIRST}),
+            **tuned("lora", 1e-4, **{"first-5": FIRST}),
         },
         steps=budget.steps, further=40, layers=24, aligned=False,
     )  # fmt: skip
