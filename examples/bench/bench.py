@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import bench_paths  # noqa: F401
+import torch
 import typer
 from repairs import ENDS, Bench
 from settings import Plan
@@ -33,7 +34,8 @@ Name = Annotated[str, typer.Argument(help=f"Of the world: {' or '.join(WORLDS)}.
 Model = Annotated[Path, typer.Argument(help="The model's folder.")]
 Data = Annotated[Path, typer.Argument(help="Folder of the public data sets.")]
 Out = Annotated[Path, typer.Argument(help="Folder of trial.py's or demo.py's run.")]
-FORK: Final = get_context("fork")
+CONTEXT: Final[Any] = get_context("spawn" if torch.cuda.is_available() else "fork")
+"""A forked process cannot use a GPU that its parent has looked for."""
 
 
 def jobs(plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -140,7 +142,7 @@ def run(
     )
     wanted = needed(chosen, [name for name in named if name in chosen])
     todo = {name: needs for name, needs in wanted.items() if not bench.done(name)}
-    import llamafactory.train.tuner  # noqa: F401  (slow: once, for all jobs)
+    import llamafactory.train.tuner  # noqa: F401  (slow: once, for all forked jobs)
 
     running: dict[str, Any] = {}
     lost: set[str] = set()
@@ -156,7 +158,7 @@ def run(
         for name, needs in list(todo.items()):
             if len(running) < (workers + 2 if workers > 1 else 1) and all(map(bench.done, needs)):
                 del todo[name]
-                running[name] = FORK.Process(target=job, args=(bench, name, numbers, workers))
+                running[name] = CONTEXT.Process(target=job, args=(bench, name, numbers, workers))
                 running[name].start()
         time.sleep(0.2)
     if lost:

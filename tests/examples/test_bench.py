@@ -150,6 +150,27 @@ def test_a_row_of_the_bench_has_its_adapter(tmp_path: Path) -> None:
     assert made.adapter("masks-0.3") == tmp_path / "bench" / "models" / "masks-0.3" / "lora"
 
 
+@plans
+def test_the_models_of_finished_repairs_are_measured_too(plan: Plan) -> None:
+    jobs = bench.jobs(plan, [0, 1], {plan.main}, ["repaired-0", "repaired-1"])
+    assert jobs["test-repaired-1"] == jobs["test-lora-seed-1"][1:] == ["test-aligned", "test-fine-tuned"]
+    assert jobs["attack-repaired-0"] == jobs["attack-lora-seed-0"][1:]
+    assert "test-repaired-0" not in bench.jobs(plan, [0], set(plan.starts) - {plan.main}, ["repaired-0"])
+
+
+def test_a_repair_that_is_not_finished_is_not_measured(tmp_path: Path) -> None:
+    made = bench.Bench(WORLDS["qwen"](tmp_path, tmp_path, tmp_path))
+    for seed in (0, 1):
+        (tmp_path / f"repaired-{seed}").mkdir()
+    (tmp_path / "repaired-1" / "before_after.json").write_text("{}")
+    assert made.repaired([0, 1, 2]) == ["repaired-1"]
+    assert made.adapter("repaired-1") == tmp_path / "repaired-1"
+    same = bench.Bench(SmolLM2(tmp_path, tmp_path, tmp_path))  # one repair, whatever the seed
+    (tmp_path / "repaired").mkdir()
+    (tmp_path / "repaired" / "before_after.json").write_text("{}")
+    assert same.repaired([0, 1]) == ["repaired-0"]
+
+
 def test_what_a_setting_needs() -> None:
     assert Setting("merge", "orders", weights={"aligned": 0.5, "orders": 1.0}).needs == ("orders",)
     assert Setting("sft", "orders", adapter="aligned").needs == Setting("sft", "orders", adapter="base").needs == ()
