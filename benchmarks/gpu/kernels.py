@@ -56,14 +56,14 @@ def one_shape(device: torch.device, rows: int, columns: int, seconds: float, cop
     def theta() -> torch.Tensor:
         draw = Draw(1)
         mask, _ = draw.mask(logits, draw.uniform(logits))
-        return draw.theta(aligned, delta, mask, draw.scale(mask), overwrite=True).to(dtype)
+        return draw.theta(aligned, delta, mask, draw.scale(mask), dtype=dtype, overwrite=True)
 
     def gradients() -> torch.Tensor:
         draw = Draw(1)
         mask, kept = draw.mask(logits, draw.uniform(logits))
         scale = draw.scale(mask)
-        draw.theta(aligned, delta, mask, scale).to(dtype)
-        return draw.logits_gradient(for_theta.float().mul_(delta), mask, kept, scale)
+        draw.theta(aligned, delta, mask, scale, dtype=dtype)
+        return draw.logits_gradient(torch.mul(for_theta, delta), mask, kept, scale)
 
     def linear(kind: bool) -> None:
         trained.grad = None

@@ -101,7 +101,7 @@ def _theta(
 ) -> Tensor:
     draw = Draw(0, *how)
     mask, _ = draw.mask(logits, u)
-    return draw.theta(aligned, delta, mask, draw.scale(mask)).to(dtype)
+    return draw.theta(aligned, delta, mask, draw.scale(mask), dtype=dtype)
 
 
 def _gradients(
@@ -117,4 +117,4 @@ def _gradients(
     mask, kept = draw.mask(logits, u)
     scale = draw.scale(mask)
     found = draw.logits_gradient(for_theta.float() * delta, mask, kept, scale)
-    return draw.theta(aligned, delta, mask, scale).to(dtype), found.to(logits.dtype)
+    return draw.theta(aligned, delta, mask, scale, dtype=dtype), found.to(logits.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from realign_plugin.method.choices import Estimator
-from realign_plugin.method.masks import MEAN_FLOOR, draw_seed, draw_uniform, noisy_logits, relaxed_from
+from realign_plugin.method.masks import MEAN_FLOOR, draw_seed, draw_uniform, noisy_logits, relaxed_from, sigmoid
 
 MOST_SURGE: Final = 4.0
 """How much larger the gradient of a 0/1 mask may be than that of the relaxed mask with the same noise.
@@ -30,11 +30,16 @@ class Scale:
 
     Attributes:
         value: The number, fp32, a tensor without axes.
-        moves: 1 where it depends on the mask, 0 where the mean was clamped or is not divided by.
+        mean: The mask's mean, likewise.
     """
 
     value: Tensor
-    moves: Tensor
+    mean: Tensor
+
+    @property
+    def moves(self) -> Tensor:
+        """Whether it depends on the mask: not where the mean was clamped."""
+        return self.mean >= MEAN_FLOOR
 
 
 @dataclass(frozen=True)
@@ -75,33 +80,45 @@ class Draw:
         noisy = noisy_logits(logits, u, self.noise)
         return (noisy >= 0).float(), noisy
 
-    def scale(self, mask: Tensor) -> Scale:
-        """What the masked vector is multiplied by; stays on the mask's device, whose queue it does not wait for."""
+    def scale(self, mask: Tensor) -> Scale | None:
+        """What the masked vector is multiplied by, if at all; its device's queue is not waited for."""
         if not self.rescale:
-            return Scale(mask.new_ones(()), mask.new_zeros(()))
+            return None
         mean = mask.mean()
-        return Scale(mean.clamp(min=MEAN_FLOOR).reciprocal_(), (mean >= MEAN_FLOOR).float())
+        return Scale(mean.clamp(min=MEAN_FLOOR).reciprocal_(), mean)
 
     def theta(
-        self, aligned: Tensor | None, delta: Tensor, mask: Tensor, scale: Scale, overwrite: bool = False
+        self,
+        aligned: Tensor | None,
+        delta: Tensor,
+        mask: Tensor,
+        scale: Scale | None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        overwrite: bool = False,
     ) -> Tensor:
-        """The effective parameters, fp32.
+        """The effective parameters, computed in fp32 and rounded once.
+
+        Small factors cost a GPU's host as much as large ones, for each operation: there are as few as can be.
 
         Args:
             aligned: theta_safe, ``[rows, columns]``; None stands for zeros.
             delta: The fused task vector, same shape.
             mask: The mask, of the logits' shape.
             scale: What ``scale`` gives.
+            dtype: Dtype of the result.
             overwrite: Whether the mask may be overwritten: fresh memory costs more than the product.
         """
-        if overwrite and mask.shape == delta.shape:
-            theta = mask.mul_(delta)
-        else:
-            theta = torch.mul(delta, mask) if delta.dtype == torch.float32 else delta.float().mul_(mask)
-        theta = theta.mul_(scale.value) if self.rescale else theta
-        return theta if aligned is None else theta.add_(aligned)
+        factor = mask
+        if scale is not None:
+            factor = mask.mul_(scale.value) if overwrite else mask * scale.value
+        fits = dtype == torch.float32 and mask.shape == delta.shape and factor.dtype == dtype
+        into = factor if fits and (overwrite or scale is not None) else delta.new_empty(delta.shape, dtype=dtype)
+        if aligned is None:
+            return torch.mul(delta, factor, out=into)
+        return torch.addcmul(aligned, delta, factor, out=into)
 
-    def logits_gradient(self, product: Tensor, mask: Tensor, kept: Tensor, scale: Scale) -> Tensor:
+    def logits_gradient(self, product: Tensor, mask: Tensor, kept: Tensor, scale: Scale | None) -> Tensor:
         """Gradient with respect to the logits, fp32, from that with respect to theta.
 
         Args:
@@ -111,17 +128,18 @@ class Draw:
             scale: What ``scale`` gives.
         """
         reduced = _sum_to(product, mask.shape)  # d loss / d (m * scale)
-        if self.rescale:
+        if scale is not None:
             # d scale / d m_j = -scale^2 / n, for each of the mask's n numbers.
-            pull = torch.dot(reduced.flatten(), mask.flatten()) * scale.value * (scale.moves / mask.numel())
-            reduced.sub_(pull)
-        soft, value = mask, scale.value
-        if self.estimator == "straight_through":
-            soft = torch.sigmoid(kept / self.temperature)
-            if self.rescale:
+            pull = torch.dot(reduced.flatten(), mask.flatten()).mul_(scale.value).mul_(scale.moves)
+            reduced.sub_(pull, alpha=1 / mask.numel())
+        soft = mask if self.estimator == "relaxed" else sigmoid(kept, self.temperature)
+        found: Tensor = torch.ops.aten.sigmoid_backward(reduced, soft)  # reduced * soft * (1 - soft)
+        if scale is not None:
+            value = scale.value
+            if self.estimator == "straight_through":
                 value = torch.minimum(value, MOST_SURGE / soft.mean().clamp(min=MEAN_FLOOR))
-        reduced.mul_(soft)
-        return reduced.addcmul_(reduced, soft, value=-1.0).mul_(value / self.temperature)
+            found.mul_(value)
+        return found if self.temperature == 1.0 else found.div_(self.temperature)
 
 
 def masked_add(

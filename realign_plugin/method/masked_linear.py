@@ -62,8 +62,8 @@ class _MaskedLinear(torch.autograd.Function):
         if draw.compiled:
             return functional.linear(x.to(dtype), compiled.theta(logits, aligned, deltas[0], draw, dtype))
         mask, _ = draw.mask(logits, draw.uniform(logits))
-        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask), overwrite=True)
-        return functional.linear(x.to(dtype), theta.to(dtype))
+        theta = draw.theta(aligned, deltas[0], mask, draw.scale(mask), dtype=dtype, overwrite=True)
+        return functional.linear(x.to(dtype), theta)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -81,9 +81,9 @@ class _MaskedLinear(torch.autograd.Function):
         mask, kept = draw.mask(logits, draw.uniform(logits))
         scale = draw.scale(mask)
         if ctx.needs_input_grad[0]:
-            for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale).to(dtype)).to(x.dtype)
+            for_x = (grad @ draw.theta(aligned, deltas[0], mask, scale, dtype=dtype)).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            product = _for_theta(grad, x.to(dtype)).float().mul_(deltas[0])
+            product = torch.mul(_for_theta(grad, x.to(dtype)), deltas[0].float())
             found = draw.logits_gradient(product, mask, kept, scale)
             for_logits = found.to(logits.dtype)
         return for_x, for_logits, None, None, None, None

@@ -111,12 +111,17 @@ def relaxed_from(logits: Tensor, u: Tensor | None, temperature: float, noise: fl
     """The relaxed mask of noise that ``uniform_noise`` made; without noise where it is None."""
     alpha = logits.float()
     if u is None:
-        return torch.sigmoid(alpha / temperature)
+        return sigmoid(alpha, temperature)
     if temperature == 0.5 and not isinstance(noise, Tensor) and noise == 1.0:
         # 1 / (1 + exp(-2 alpha) ((1 - u) / u)^2): the same number without the two logarithms.
         odds = (1.0 - u).div_(u).square_()
         return (-2.0 * alpha).exp_().mul_(odds).add_(1.0).reciprocal_()
-    return torch.sigmoid((alpha + noise * torch.logit(u)) / temperature)
+    return sigmoid(alpha + noise * torch.logit(u), temperature)
+
+
+def sigmoid(alpha: Tensor, temperature: float) -> Tensor:
+    """The logistic function of alpha / T."""
+    return torch.sigmoid(alpha if temperature == 1.0 else alpha / temperature)
 
 
 def noisy_logits(logits: Tensor, u: Tensor | None, noise: float | Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from realign_plugin.method import draws, masks
@@ -148,3 +149,32 @@ def test_gradient_checkpointing_draws_the_same_masks(reentrant: bool) -> None:
         assert alpha.grad is not None
         found.append((value.grad, alpha.grad))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would have to start a kernel for."""
+
+    FREE: ClassVar = {"detach", "empty", "new_empty", "ones_like", "select", "t", "view", "_unsafe_view"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        self.names += [] if name in self.FREE else [name]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "no aligned adapter"])
+def test_a_mask_without_noise_is_few_operations(aligned: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, theta, delta = torch.randn(3, 8, 16, generator=generator)
+    x = torch.randn(3, 16, generator=generator).bfloat16().requires_grad_()
+    draw = draws.Draw(1, temperature=1.0, noise=0.0)
+    with Operations() as forward:
+        out = masked_linear(x, logits.requires_grad_(), theta if aligned else None, delta[None], draw, torch.bfloat16)
+    with Operations() as backward:
+        out.backward(torch.ones_like(out))
+    assert len(forward.names) == 7, forward.names  # one of them the product with x
+    assert len(backward.names) == 16, backward.names  # two of them products
