@@ -169,7 +169,7 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "no aligned adapter"])
 def test_a_mask_without_noise_is_few_operations(aligned: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, theta, delta = torch.randn(3, 8, 16, generator=generator)
+    logits, theta, delta = (torch.randn(8, 16, generator=generator) for _ in range(3))
     x = torch.randn(3, 16, generator=generator).bfloat16().requires_grad_()
     draw = draws.Draw(1, temperature=1.0, noise=0.0)
     with Operations() as forward:
