@@ -154,7 +154,18 @@ def test_gradient_checkpointing_draws_the_same_masks(reentrant: bool) -> None:
 class Operations(TorchDispatchMode):
     """Counts what a GPU would have to start a kernel for."""
 
-    FREE: ClassVar = {"detach", "empty", "new_empty", "ones_like", "select", "t", "unsqueeze", "view", "_unsafe_view"}
+    FREE: ClassVar = {
+        "detach",
+        "empty",
+        "new_empty",
+        "ones_like",
+        "permute",
+        "select",
+        "t",
+        "unsqueeze",
+        "view",
+        "_unsafe_view",
+    }
 
     def __init__(self) -> None:
         super().__init__()
