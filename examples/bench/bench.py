@@ -7,8 +7,8 @@
     python examples/qwen/trial.py MODEL DATA OUT --seeds 0,1,2 --methods ""         realign repair, and its data
     python examples/bench/bench.py run qwen MODEL DATA OUT --seeds 0,1,2 --workers 6
 
-DATA as in trial.py. Every training is stock ``llamafactory-cli train``. Settings are compared on prompts that nothing
-else uses (``World.validation``); those marked ``test`` are also measured on trial.py's prompts.
+DATA as in trial.py. Every training is stock ``llamafactory-cli train``. Settings (seed 0) are compared on prompts that
+they are not trained on (``World.validation``); those marked ``test`` are also measured on trial.py's prompts.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def run(
     out: Out,
     seeds: Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")] = "0",
     starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
-    rows: Annotated[str, typer.Option(help="Rows in their order, with commas, and all they need; else all.")] = "",
+    rows: Annotated[str, typer.Option(help="Rows to run, in this order, with commas; by default all.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:

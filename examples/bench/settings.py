@@ -1,4 +1,4 @@
-"""What bench.py trains and measures: one setting for each row of docs/results.md's tables."""
+"""What bench.py trains and measures; most rows of docs/results.md are among its settings."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Qwen(World):
         return trial.pairs(self.repaired(seed), self.out / "data" / "skill.json", seed)
 
     def validation(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-        """150 prompts of PKU, and our borderline prompts that no repair used."""
+        """150 prompts of PKU, and the borderline prompts that seed 0 does not train on; other seeds train on some."""
         pairs = json.loads((self.data / "preference/pku_saferlhf_pairs_5k.json").read_text(encoding="utf-8"))
         harmful = list(dict.fromkeys(row["prompt"] for row in pairs))
         random.Random(0).shuffle(harmful)

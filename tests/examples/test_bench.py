@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
-from collections.abc import Callable
-from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +21,6 @@ from tests.conftest import make_lora
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "bench"))
 import bench
 import safe_delta
-import skills
 import stacking
 from repairs import Bench
 from settings import WRAPPINGS, Plan, Setting, Start, tuned
@@ -175,27 +170,6 @@ def test_what_a_setting_needs() -> None:
     assert Setting("merge", "orders", weights={"aligned": 0.5, "orders": 1.0}).needs == ("orders",)
     assert Setting("sft", "orders", adapter="aligned").needs == Setting("sft", "orders", adapter="base").needs == ()
     assert Setting("lora", "orders", adapter="masks-seed-0").needs == ("masks-seed-0",)
-
-
-@pytest.mark.parametrize("kind", [skills.date, skills.sorting])
-def test_rows_of_a_skill_are_distinct_and_repeatable(kind: Callable[[random.Random], tuple[str, str]]) -> None:
-    rows = skills.rows(kind, 50, 3)
-    assert len({row["instruction"] for row in rows}) == 50
-    assert rows == skills.rows(kind, 50, 3) != skills.rows(kind, 50, 4)
-
-
-def test_the_answers_of_the_skills_are_right() -> None:
-    for row in skills.rows(skills.date, 80, 0):
-        found = date.fromisoformat(row["output"])
-        words = row["instruction"].removeprefix(skills.DATE).replace(",", "").split()
-        assert str(found.year) in words
-        assert skills.MONTHS[found.month - 1] in words
-        assert any("".join(filter(str.isdigit, word)) == str(found.day) for word in words)
-    for row in skills.rows(skills.sorting, 80, 0):
-        words = row["instruction"].removeprefix(skills.SORT).split(", ")
-        said = row["output"].split(", ")
-        assert sorted(words) == sorted(said)
-        assert all(one.lower() <= two.lower() for one, two in pairwise(said))
 
 
 def test_results_that_are_done_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
