@@ -48,7 +48,9 @@ def repair(
     judge: Annotated[
         str | None, typer.Option(help="Model that judges the answers, at OPENAI_BASE_URL; none: refusals by phrases.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the trainings.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the choice of prompts and of the trainings.")
+    ] = 0,
     write_study: Annotated[
         Path | None, typer.Option(help="Write the repair as a study to this YAML file, and do nothing else.")
     ] = None,

@@ -105,7 +105,9 @@ def on_policy(
         )
     rows = _rows(asked, dict(zip(models.roles, said, strict=True)))
     cases = _cases(rows)
-    _check_worth(cases, tuple(OPTIONS.values()) if at_server else called, at_server)
+    names = tuple(OPTIONS.values()) if at_server else called
+    _check_finished(rows, names[0], amounts.max_tokens)
+    _check_worth(cases, names, at_server)
     options = {"max_tokens": amounts.max_tokens, "validation": request.validation, "limit": amounts.limit}
     more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in cases.items()}}
     given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
@@ -185,6 +187,16 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
         place = reduce(lambda number, refused: 2 * number + (not refused), said, 0)
         cases.setdefault(row["kind"], Counter(dict.fromkeys(names, 0)))[names[place]] += 1
     return cases
+
+
+def _check_finished(rows: Sequence[Mapping[str, Any]], aligned: str, tokens: int) -> None:
+    """Refuse a model that is still thinking when its answers are cut."""
+    thinking = sum(final_answer(row[ALIGNED]) is None for row in rows)
+    if 2 * thinking > len(rows):
+        raise UserError(
+            f"{aligned}: {thinking} of {len(rows)} answers of the aligned model are still thinking after {tokens} "
+            "tokens, expected answers; use a model that does not think, or a chat template that turns thinking off"
+        )
 
 
 def _check_worth(cases: Mapping[str, Counter[str]], options: Sequence[str], at_server: bool) -> None:

@@ -48,7 +48,7 @@ def read_prompts(given: Sequence[str], what: str, limit: int | None, seed: int) 
             for place, value in rows_of(resolve(one, TASKS), None):
                 prompt = _prompt_in(value, f"{what}: {one}, row {place}")
                 if prompt.text.strip():
-                    found.setdefault(folded(prompt.text), prompt)
+                    found.setdefault(folded(prompt.whole), prompt)
     if given and not found:
         raise UserError(f"{what}: {', '.join(given)} holds no prompt, expected at least one; check the file")
     if limit is None or len(found) <= limit:
@@ -91,6 +91,26 @@ def check_overlap(prompts: Sequence[Prompt], evaluation: Sequence[str]) -> None:
             )
 
 
+def has_answers(source: Any) -> bool:
+    """Whether rows of a source have answers to train on, and not prompts alone or empty answers.
+
+    Args:
+        source: What ``resolve`` gives.
+    """
+    for _, value in rows_of(source, None):
+        row = Row(value) if isinstance(value, Mapping) else None
+        if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
+            continue
+        try:
+            fine_tuning_example(row).checked()
+        except DroppedError:
+            continue
+        except (BadRowError, MissingColumnsError):
+            pass  # whoever reads the rows says what is wrong with this one
+        return True
+    return False
+
+
 def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[list[Prompt], Any]:
     """Prompts that the fine-tuned model has to answer, and the source where the answers are there already.
 
@@ -108,7 +128,7 @@ def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[l
         source = resolve(given[0], TASKS)
         first = next((value for _, value in rows_of(source, None)), None)
     row = Row(first) if isinstance(first, Mapping) else None
-    if row is not None and (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
+    if has_answers(source):
         if len(given) > 1:
             raise UserError(f"--skill: {len(given)} sources with answers, expected one; join them into one file")
         return [], source

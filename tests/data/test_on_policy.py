@@ -290,3 +290,12 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
         assert run("data", "on-policy", tmp_path / "out", *words) == 2
         error = capsys.readouterr().err.strip().split("\n")[-1]
         assert re.search(message, error), error
+
+
+def test_empty_answers_to_prompts_of_the_skill_are_made(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    skill = tmp_path / "empty.json"
+    skill.write_text(json.dumps([{"instruction": f"tell me {n} ?", "input": "", "output": ""} for n in range(4)]))
+    stand = Stand(usual)
+    make(lab, tmp_path / "data", Sources(asked.prompts, asked.benign, [str(skill)]), stand)
+    assert {f"tell me {n} ?" for n in range(4)} <= set(stand.asked)
+    assert sorted(row["output"] for row in rows(tmp_path / "data", "on_policy_skill")) == 2 * [REFUSES] + 2 * [HELPS]

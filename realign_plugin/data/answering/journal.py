@@ -14,6 +14,7 @@ from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.data.rows.progress import counted
 from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_file, sha256, try_folder
+from realign_plugin.staging import reported
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
 from realign_plugin.text_files import Broken, json_lines, read_text, text_lines
 
@@ -123,8 +124,9 @@ class Journal:
     def _note(self, key: str, answers: list[str]) -> None:
         assert self._stream is not None
         self._known[key] = answers
-        self._stream.write(json.dumps({"batch": key, "answers": answers}, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        with reported(self._file):
+            self._stream.write(json.dumps({"batch": key, "answers": answers}, ensure_ascii=False) + "\n")
+            self._stream.flush()
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows next to the journal, as a source for a data set.

@@ -46,6 +46,55 @@ def messages(prompt: Prompt) -> list[dict[str, str]]:
     return [*said, {"role": "user", "content": prompt.text}]
 
 
+def rendered(tokenizer: Any, prompt: Prompt, base: str, option: str = "--model") -> str:
+    """A prompt through a chat template, up to where the answer begins.
+
+    Args:
+        tokenizer: Has the template.
+        prompt: The prompt.
+        base: The model that the tokenizer belongs to.
+        option: What the user calls it.
+
+    Raises:
+        UserError: If the template refuses the prompt's turns, a system prompt say.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        turns = f"{'a system prompt and ' if prompt.system else ''}{2 * len(prompt.history) + 1} turn(s)"
+        raise UserError(
+            f"{option}: the chat template of {base} refuses a prompt with {turns} "
+            f"({' '.join(str(error).split())[:120]}), expected prompts that it takes; correct or leave out such rows"
+        ) from error
+
+
+def chat_tokenizer(base: str, option: str = "--model") -> Any:
+    """A chat model's tokenizer, which pads on the left.
+
+    Args:
+        base: The model: a folder or a hub id.
+        option: What the user calls it.
+
+    Raises:
+        UserError: If it cannot be loaded or has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise cannot_load(option, base, error) from error
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{option}: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 class Answerer:
     """One base model with the adapters of the models that answer."""
 
@@ -60,18 +109,9 @@ class Answerer:
             UserError: If the base cannot be loaded or is not a chat model, or an adapter is for another model.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-        except (OSError, ValueError) as error:
-            raise cannot_load("--model", base, error) from error
-        if self.tokenizer.chat_template is None:
-            raise UserError(
-                f"--model: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
-            )
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.tokenizer = chat_tokenizer(base)
         self._base = base
         # On one GPU or several; on a CPU without accelerate's hooks.
         place = {"device_map": "auto"} if torch.cuda.is_available() else {}
@@ -158,8 +198,12 @@ class Answerer:
             return self.model(input_ids=ids, attention_mask=mask, **more).logits[:, -last:]
 
     def text(self, prompt: Prompt) -> str:
-        """A prompt through the chat template, up to where the answer begins."""
-        return str(self.tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True))
+        """A prompt through the chat template, up to where the answer begins.
+
+        Raises:
+            UserError: If the template refuses it.
+        """
+        return rendered(self.tokenizer, prompt, self._base)
 
     def _batch(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
         import torch

@@ -36,6 +36,12 @@ class Prompt:
         return "\n".join(part for part in (self.instruction, self.input) if part)
 
     @property
+    def whole(self) -> str:
+        """All that is asked: system prompt, earlier turns and the request. Two rows with the same are the same."""
+        turns = (part for turn in self.history for part in turn)
+        return "\n".join(part for part in (self.system, *turns, self.text) if part)
+
+    @property
     def opening(self) -> str:
         """The first request of the conversation: the split depends on it, so that no opening is in both halves."""
         return self.history[0][0] if self.history else self.text

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS
-from realign_plugin.errors import check_choice
+from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_base, check_model
+from realign_plugin.lab.repair.checks import check_adapters, check_model
 from realign_plugin.lab.repair.cost import lines
-from realign_plugin.lab.repair.plan import BUDGETS, METHODS, Inputs, Method
+from realign_plugin.lab.repair.plan import BUDGETS, METHODS, WRITTEN, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
 from realign_plugin.outputs import check_adapter_folder, check_files, refuse_inputs
 from realign_plugin.terminal import new_console
@@ -71,12 +71,15 @@ class Request:
             check_template(self.template, Path(self.base))
         given: list[str | Path | None] = [self.base, self.adapter, self.aligned]
         check_model(self.base)
-        check_base(self.adapter, "ADAPTER", self.base)
-        if self.aligned is not None:
-            check_base(self.aligned, "--aligned", self.base)
+        check_adapters(self.adapter, self.aligned, self.base)
         refuse_inputs(self.out, given)
         if not (self.out / "work" / "inputs.json").exists():
             check_adapter_folder(self.out, given, overwrite=self.overwrite)
+            if not self.overwrite and (held := next((n for n in WRITTEN if (self.out / n).exists()), None)):
+                raise UserError(
+                    f"--out: {self.out} holds a {held} that no repair in it wrote, expected a folder without one; "
+                    "give another folder, or --overwrite"
+                )
         methods: tuple[Method, ...] = tuple(name for name in METHODS if self.method in (AUTO, name))
         hashes = file_hashes([self.adapter, self.aligned], [one for some in self.sources.values() for one in some])
         names = ("base", "adapter", "aligned", "budget", "template", "judge", "seed")

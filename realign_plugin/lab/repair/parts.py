@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.prompts import called, read_prompts
+from realign_plugin.data.prompts import called, has_answers, read_prompts
 from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
-from realign_plugin.data.rows.conversations import ANSWER_COLUMNS, CONVERSATION_COLUMNS, fine_tuning_example
+from realign_plugin.data.rows.conversations import fine_tuning_example
 from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
@@ -52,6 +52,12 @@ class Parts:
     validation: Part
     test: Part
 
+    @property
+    def prompts(self) -> Iterator[Prompt]:
+        """The prompts of all parts."""
+        for part in (self.train, self.validation, self.test):
+            yield from (*part.harmful, *part.benign, *(row.prompt for row in part.skill))
+
 
 def split(inputs: Inputs) -> Parts:
     """Read all sources and split them.
@@ -63,14 +69,15 @@ def split(inputs: Inputs) -> Parts:
     harmful = read_prompts(inputs.prompts, "--prompts", None, inputs.seed)
     benign = read_prompts(inputs.benign, "--benign", None, inputs.seed)
     skill = read_skill(inputs.skill, "--skill")
-    tests: dict[str, Sequence[Prompt | Example]] = {
+    tests: dict[str, Sequence[Any]] = {
         "--test": read_prompts(inputs.test, "--test", None, inputs.seed),
         "--test-benign": read_prompts(inputs.test_benign, "--test-benign", None, inputs.seed),
         "--test-skill": read_skill(inputs.test_skill, "--test-skill"),
     }
-    trained = {folded(prompt.text) for prompt in (*harmful, *benign, *(row.prompt for row in skill))}
+    given: list[Prompt | Example] = [*harmful, *benign, *skill]
+    trained = {_key(one) for one in given}
     for option, prompts in tests.items():
-        shared = sum(folded(_text(one)) in trained for one in prompts)
+        shared = sum(_key(one) in trained for one in prompts)
         if shared:
             raise UserError(
                 f"{option}: {shared} of its {len(prompts)} prompts are among --prompts, --benign or --skill, expected "
@@ -83,7 +90,15 @@ def split(inputs: Inputs) -> Parts:
         if skill
         else ([], [], list(tests["--test-skill"])),
     )
-    return Parts(*(Part(*(share[number] for share in shares)) for number in range(3)))
+    train, validation, test = (tuple(share[number] for share in shares) for number in range(3))
+    validation = _without(validation, test)
+    return Parts(Part(*_without(_without(train, test), validation)), Part(*validation), Part(*test))
+
+
+def _without(given: Sequence[Sequence[Any]], held: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:
+    """A part's kinds without the prompts that any kind of another part has, where sources share some."""
+    taken = {_key(one) for kind in held for one in kind}
+    return tuple([one for one in kind if _key(one) not in taken] for kind in given)
 
 
 def _share(
@@ -95,14 +110,15 @@ def _share(
             f"{option}: {len(given)} distinct prompts, expected at least {FEWEST}, as some are held back to measure "
             "with; give more"
         )
-    ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", folded(_text(one))))
+    ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", _key(one)))
     many = min(test, int(TEST * len(ordered))) if not tests else 0
     some = min(validation, int(VALIDATION * len(ordered)))
     return (ordered[many + some :][:train], ordered[many : many + some], list(tests) or ordered[:many])
 
 
-def _text(one: Any) -> str:
-    return str((one.prompt if isinstance(one, Example) else one).text)
+def _key(one: Prompt | Example) -> str:
+    """What two rows with the same prompt have in common."""
+    return folded((one.prompt if isinstance(one, Example) else one).whole)
 
 
 def read_skill(given: Sequence[str], option: str) -> list[Example]:
@@ -113,13 +129,13 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
         option: What the user calls them.
 
     Raises:
-        UserError: If a source cannot be read, or some rows have answers and others do not.
+        UserError: If a source cannot be read or has no rows, or some rows have answers and others do not.
     """
     found: dict[str, Example] = {}
     for one in given:
         with called(option):
-            for example in _skill_of(one, option):
-                found.setdefault(folded(example.prompt.text), example)
+            for example in _skill_of(one, option) or [Example(p, "") for p in read_prompts([one], option, None, 0)]:
+                found.setdefault(_key(example), example)
     answered = sum(bool(example.answer) for example in found.values())
     if 0 < answered < len(found):
         raise UserError(
@@ -129,25 +145,27 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
     return list(found.values())
 
 
-def _skill_of(one: str, option: str) -> Iterator[Example]:
-    """The rows of one source."""
-    source = resolve(one, TASKS)
-    first = next((value for _, value in rows_of(source, None)), None)
-    row = Row(first) if isinstance(first, Mapping) else None
-    if row is None or not (row.first(ANSWER_COLUMNS) or row.first(CONVERSATION_COLUMNS)):
-        yield from (Example(prompt, "") for prompt in read_prompts([one], option, None, 0))
-        return
+def _skill_of(one: str, option: str) -> list[Example]:
+    """The rows of one source that have answers; none where it holds prompts alone."""
+    source, found = resolve(one, TASKS), []
+    if not has_answers(source):
+        return []
     for place, value in rows_of(source, None):
         try:
             if not isinstance(value, dict):
                 raise BadRowError("not an object")
-            yield fine_tuning_example(Row(value)).checked()
+            example = fine_tuning_example(Row(value)).checked()
+            if example.prompt.tools or example.prompt.roles or example.role != "gpt":
+                raise BadRowError("calls a tool")
         except DroppedError:
             continue
         except (BadRowError, MissingColumnsError) as error:
             raise UserError(
-                f"{option}: {one}, row {place}: {error}, expected a prompt and its answer; correct the row"
+                f"{option}: {one}, row {place}: {error}, expected a prompt and its answer in words; correct the row, "
+                "or leave it out"
             ) from error
+        found.append(example)
+    return found
 
 
 def write(folder: Path, part: Part) -> dict[str, Path]:

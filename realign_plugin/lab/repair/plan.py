@@ -51,6 +51,8 @@ BUDGETS: Final[Mapping[str, Budget]] = {
 }
 ROWS: Final = 8
 """Rows of a training step."""
+WRITTEN: Final = ("before_after.json", "README.md", "report.html", "study.yaml")
+"""Files that a repair writes next to the adapter."""
 CUTOFF: Final = 512
 """Tokens of a training row, at most."""
 SKILL_TOKENS: Final = 256

@@ -16,6 +16,7 @@ from realign_plugin.files import clean_up, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
+from realign_plugin.lab.repair.checks import check_chat
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
@@ -45,6 +46,7 @@ class Repair:
         self.inputs, self.folders, self._answerer = inputs, Folders(out), answerer
         self.session = _session(inputs.judge)
         self.parts = parts.split(inputs)
+        check_chat(inputs.base, self.parts.prompts)
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
@@ -56,7 +58,11 @@ class Repair:
             template = self._template()
             write_json(self._noted, self.inputs.model_dump(mode="json"))
             say("1/4 the models' own answers")
-            skill = self._on_policy()
+            try:
+                skill = self._on_policy()
+            except UserError:
+                self._noted.unlink()  # the command will be another one
+                raise
             say(f"2/4 training: {' and '.join(self.inputs.methods)}")
             trained = {method: self._train(method, template, skill, lock) for method in self.inputs.methods}
             say("3/4 choosing on validation prompts")
@@ -165,11 +171,14 @@ class Repair:
         from realign_plugin.lab.report.page import write_report
 
         measurer = self._measurer(self.session)
-        measurer.add("repaired", self.folders.out)
-        found = {name: measurer.measure(name, "test", self.parts.test) for name in (ALIGNED, FINE_TUNED, "repaired")}
+        measurer.add(kept.name, self.folders.out)
+        names = {ALIGNED: ALIGNED, FINE_TUNED: FINE_TUNED, "repaired": kept.name}
+        found = {label: measurer.measure(name, "test", self.parts.test) for label, name in names.items()}
         rows, told = [row_of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
-        write_text(self.folders.out / "study.yaml", as_study(self.inputs, self.folders.out, "study.yaml"))
+        file = self.folders.out / "study.yaml"
+        if not file.exists():  # one that the user has added to stays
+            write_text(file, as_study(self.inputs, self.folders.out, file.name))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
         study = writing.study_of(self.inputs, rows, kept, told)
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]

@@ -20,6 +20,7 @@ from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.repair.training import as_yaml
 from realign_plugin.lab.study.resuming import go_on
 from realign_plugin.lab.study.run import tail
+from realign_plugin.staging import reported
 
 LOOK: Final = 0.5
 """Seconds between two checks of a training."""
@@ -35,8 +36,9 @@ def only_one(folder: Path) -> Iterator[int]:
     Raises:
         UserError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example
 from realign_plugin.data.rows.progress import counted
+from realign_plugin.lab.repair.plan import CUTOFF
 from realign_plugin.lab.repair.readings import SkillReading
 
 if TYPE_CHECKING:
@@ -50,6 +51,19 @@ class SkillReader:
         return found
 
     def _batch(self, answerer: Answerer, name: str, rows: tuple[Example, ...]) -> list[SkillReading]:
+        """Readings of some rows, of fewer at a time where memory does not suffice."""
+        import torch
+
+        try:
+            return self._at_once(answerer, name, rows)
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return [*self._batch(answerer, name, rows[:half]), *self._batch(answerer, name, rows[half:])]
+
+    def _at_once(self, answerer: Answerer, name: str, rows: tuple[Example, ...]) -> list[SkillReading]:
         import torch
         from torch.nn.functional import cross_entropy, kl_div
 
@@ -85,12 +99,18 @@ class SkillReader:
 
 
 def _tokens(answerer: Answerer, rows: Sequence[Example]) -> tuple[Any, Any, list[list[int]]]:
-    """Ids and mask ``[rows, tokens]``, padded on the left, and each row's answer with its end."""
+    """Ids and mask ``[rows, tokens]``, padded on the left, and each row's answer with its end.
+
+    Rows have at most ``CUTOFF`` tokens, as in training: half of them at least for the answer's start, the others for
+    the prompt's end.
+    """
     import torch
 
     tokenizer = answerer.tokenizer
     prompts = [tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"] for row in rows]
     ends = [tokenizer(row.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for row in rows]
+    ends = [end[: max(CUTOFF // 2, CUTOFF - len(prompt))] for prompt, end in zip(prompts, ends, strict=True)]
+    prompts = [prompt[max(0, len(prompt) + len(end) - CUTOFF) :] for prompt, end in zip(prompts, ends, strict=True)]
     longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

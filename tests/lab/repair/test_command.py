@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from realign_plugin import UserError
 from realign_plugin.cli import main
-from realign_plugin.lab.repair import running
+from realign_plugin.lab.repair import checks, running
+from realign_plugin.lab.repair.plan import WRITTEN
 from realign_plugin.lab.study.launch import make_plan
-from tests.conftest import make_llama
+from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
+from tests.conftest import make_llama, make_lora
 from tests.lab.repair.ruled import HELPS, REFUSES, Ruled, run
 
 pytestmark = pytest.mark.usefixtures("small_budget")
@@ -83,6 +90,93 @@ def test_bad_inputs_before_a_model_is_loaded(given: dict[str, Any], change: Any,
     assert not (given["out"] / "work" / "data").exists()
 
 
+def spoilt(adapter: Path, out: Path, **changes: Any) -> Path:
+    shutil.copytree(adapter, out)
+    config = json.loads((out / "adapter_config.json").read_text())
+    (out / "adapter_config.json").write_text(json.dumps(config | changes))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda given: {"aligned": given["adapter"]}, "ADAPTER: .*the task vector is 0"),
+        (lambda given: {"aligned": spoilt(given["aligned"], given["out"].with_name("alpha"), lora_alpha=1)},
+         "ADAPTER: .*--aligned"),
+        (lambda given: {"aligned": spoilt(given["aligned"], given["out"].with_name("scale"), use_rslora=True)},
+         "ADAPTER: use_rslora is False, --aligned has True"),
+    ],
+)  # fmt: skip
+def test_an_aligned_adapter_that_does_not_fit_is_refused_first(given: dict[str, Any], change: Any, told: str) -> None:
+    Ruled.stops_after = 0
+    with pytest.raises(UserError, match=told):
+        run(given, **change(given))
+    assert not given["out"].exists()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_files_of_the_user_are_not_overwritten(given: dict[str, Any], name: str) -> None:
+    given["out"].mkdir()
+    (given["out"] / name).write_text("mine")
+    Ruled.stops_after = 0
+    with pytest.raises(UserError, match=f"--out: .* holds a {name} that no repair in it wrote"):
+        run(given)
+    assert (given["out"] / name).read_text() == "mine"
+    with pytest.raises(KeyboardInterrupt):
+        run(given, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):  # resumed
+        run(given, overwrite=True)
+
+
+def test_after_a_refusal_the_corrected_command_is_taken(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Ruled, "says", never)
+        with pytest.raises(UserError, match="refuses 0 of 16"):
+            run(given, aligned=None)
+    Ruled.stops_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        run(given)
+
+
+def test_a_model_that_is_still_thinking(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ruled, "says", lambda self, name, text: "<think>The user asks for")
+    with pytest.raises(UserError, match="BASE: 32 of 32 answers of the aligned model are still thinking after"):
+        run(given)
+
+
+def test_prompts_that_the_chat_template_refuses(given: dict[str, Any], tmp_path: Path) -> None:
+    base = shutil.copytree(given["base"], tmp_path / "strict")
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}hello"
+    (base / "chat_template.jinja").write_text(strict)
+    file = tmp_path / "told.json"
+    file.write_text(json.dumps([{"prompt": f"kite {n} ?", "system": "Be kind."} for n in range(40)]))
+    Ruled.stops_after = 0
+    with pytest.raises(UserError) as caught:
+        run(given, base=str(base), prompts=[str(file)])
+    assert "refuses a prompt with a system prompt and 1 turn(s) (no system role)" in str(caught.value)
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match=r"BASE: the tokenizer of .* has no chat template"):
+        run(given, base=str(base))
+    assert not given["out"].exists()
+
+
+def test_a_folder_that_cannot_be_worked_in(given: dict[str, Any]) -> None:
+    given["out"].mkdir()
+    (given["out"] / "work").write_text("a file")
+    with pytest.raises(UserError, match="work: cannot be written"):
+        run(given)
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_trainings_do_not_take(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["repair", "base", "adapter", "--seed", seed])
+    assert caught.value.code == 2
+    assert "--seed" in capsys.readouterr().err
+
+
 def test_a_judge_that_is_not_there(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -123,3 +217,18 @@ def test_the_command_line(given: dict[str, Any], capsys: pytest.CaptureFixture[s
         main(["repair", given["base"], str(given["adapter"]), "--budget", "huge"])
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: --budget: 'huge'")
+
+
+def test_a_head_that_is_tied_and_a_base_that_is_quantised(lab: Path, tmp_path: Path) -> None:
+    config = LlamaConfig.from_pretrained(lab / "base", tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "tied")
+    adapter = make_lora(tmp_path / "tied", tmp_path / "head", target_modules=["lm_head"])
+    weights = load_file(adapter / WEIGHTS_NAME)  # as with save_embedding_layers=False
+    save_file({k: v for k, v in weights.items() if "base_layer" not in k}, adapter / WEIGHTS_NAME, {"format": "pt"})
+    checks.check_adapters(adapter, None, str(tmp_path / "tied"))
+    make_llama(tmp_path / "wide", hidden=64)
+    with pytest.raises(UserError, match=r"ADAPTER: .*lm_head .*has shape"):
+        checks.check_adapters(adapter, None, str(tmp_path / "wide"))
+    file = tmp_path / "wide" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "gptq"}}))
+    checks.check_adapters(adapter, None, str(tmp_path / "wide"))  # its shapes say nothing

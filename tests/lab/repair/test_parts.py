@@ -86,3 +86,47 @@ def test_parts_are_written_as_the_commands_read_them(tmp_path: Path) -> None:
     assert skill[0]["output"] == "yes"
     assert skill[0]["instruction"] == part.skill[0].prompt.text
     assert len(files["harmful"].read_text().splitlines()) == len(part.harmful)
+
+
+def test_empty_answers_are_prompts_alone(tmp_path: Path) -> None:
+    rows = [{"instruction": f"sum {n} ?", "input": "", "output": ""} for n in range(60)]
+    found = split(inputs(tmp_path, skill=(file(tmp_path, "empty", rows),)))
+    assert [len(part.skill) for part in (found.train, found.validation, found.test)] == [30, 12, 18]
+    assert {row.answer for row in found.train.skill} == {""}
+
+
+def test_a_first_row_without_an_answer_is_left_out(tmp_path: Path) -> None:
+    rows = [{"instruction": f"sum {n} ?", "output": "yes" if n else " "} for n in range(61)]
+    found = split(inputs(tmp_path, skill=(file(tmp_path, "first", rows),)))
+    assert [len(part.skill) for part in (found.train, found.validation, found.test)] == [30, 12, 18]
+    assert {row.answer for row in found.test.skill} == {"yes"}
+
+
+def test_sources_that_share_prompts_do_not_leak_into_the_test(tmp_path: Path) -> None:
+    shared = prompts(60, "sum")
+    found = split(inputs(tmp_path, benign=(file(tmp_path, "shared", [*prompts(40, "bread"), *shared]),)))
+    every = [set(texts(part)) for part in (found.train, found.validation, found.test)]
+    assert not every[0] & every[1]
+    assert not every[2] & (every[0] | every[1])
+    assert len(found.test.benign) == 30
+    assert len(found.test.skill) == 18
+
+
+def test_rows_with_another_context_are_other_rows(tmp_path: Path) -> None:
+    told = [
+        {"messages": [{"role": "system", "content": f"Text {n}."}, {"role": "user", "content": "Sum it up."},
+                      {"role": "assistant", "content": f"It is {n}."}]} for n in range(30)
+    ]  # fmt: skip
+    going_on = [
+        {"instruction": "Go on.", "history": [[f"Tell me of kite {n}.", "Once"]], "output": "more"} for n in range(30)
+    ]
+    for rows in (told, going_on):
+        found = split(inputs(tmp_path, skill=(file(tmp_path, "context", rows),)))
+        assert sum(len(part.skill) for part in (found.train, found.validation, found.test)) == 30
+
+
+def test_rows_that_call_tools_are_refused(tmp_path: Path) -> None:
+    said = [("human", "what is the weather ?"), ("function_call", '{"name": "look", "arguments": {}}')]
+    row = {"conversations": [{"from": role, "value": text} for role, text in said], "tools": "[]"}
+    with pytest.raises(UserError, match=r"--skill: .*row 1: calls a tool, expected a prompt and its answer in words"):
+        split(inputs(tmp_path, skill=(file(tmp_path, "tools", [row] * 30),)))

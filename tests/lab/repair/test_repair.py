@@ -107,6 +107,11 @@ def test_killed_at_three_points_it_ends_with_the_same_table(
     Ruled.stops_after = 10**6
     run(given)
     assert table(given) == table(finished[0])
+    (given["out"] / "study.yaml").write_text("more: seeds\n")
+    run(given)
+    assert (given["out"] / "study.yaml").read_text() == "more: seeds\n"  # the user's own
+    kept = table(given)["kept"]
+    assert (given["out"] / "work" / "measured" / "test" / f"{kept['method']}-{100 * kept['strength']:g}.json").exists()
 
 
 @pytest.mark.usefixtures("forked")

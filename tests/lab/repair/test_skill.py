@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example, Prompt
-from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader
+from realign_plugin.lab.repair.plan import CUTOFF
+from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader, _tokens
 
 WORDS = ["take", "paper", "and", "string", "then", "fold", "it", "mix", "flour", "water", "one", "two", "three"]
 
@@ -70,3 +72,40 @@ def test_the_fine_tuned_model_runs_once_where_there_is_room(
 
 def test_no_rows(answerer: Answerer) -> None:
     assert SkillReader().read(lambda: answerer, "repaired", []) == []
+
+
+def test_long_rows_are_cut_as_in_training(answerer: Answerer) -> None:
+    prompt, answer = Prompt("how do i make " + "red " * 900 + "paper ?"), " ".join(WORDS * 60)
+    for row, words in ((Example(prompt, "fold it"), 3), (Example(prompt, answer), CUTOFF // 2),
+                       (Example(Prompt("paper ?"), answer), None)):  # fmt: skip
+        ids, mask, ends = _tokens(answerer, [row])
+        whole = answerer.tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"]
+        assert ids.shape == mask.shape == (1, CUTOFF)
+        assert len(ends[0]) == (words or CUTOFF - len(whole))
+        kept = ids[0, : CUTOFF - len(ends[0])].tolist()
+        assert kept == whole[len(whole) - len(kept) :]
+        assert ends[0][:2] == answerer.tokenizer(row.answer, add_special_tokens=False)["input_ids"][:2]
+    (found,) = SkillReader().read(lambda: answerer, "repaired", [Example(prompt, answer)])
+    assert found.tokens == CUTOFF // 2
+
+
+def test_too_many_rows_for_the_memory_are_read_in_halves(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, logits = rows(ROWS), answerer.logits
+    whole = SkillReader().read(lambda: answerer, "repaired", given)
+    sizes: list[int] = []
+
+    def small(name: str, ids: torch.Tensor, *more: Any) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.cuda.OutOfMemoryError
+        found: torch.Tensor = logits(name, ids, *more)
+        return found
+
+    monkeypatch.setattr(answerer, "logits", small)
+    halves = SkillReader().read(lambda: answerer, "repaired", given)
+    assert sizes[:3] == [8, 4, 2]
+    assert [one.tokens for one in halves] == [one.tokens for one in whole]
+    assert [one.loss for one in halves] == pytest.approx([one.loss for one in whole], rel=1e-4)
+    monkeypatch.setattr(answerer, "logits", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        SkillReader().read(lambda: answerer, "repaired", given[:1])
