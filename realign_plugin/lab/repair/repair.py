@@ -43,7 +43,8 @@ class Repair:
         Raises:
             UserError: If an input is at fault.
         """
-        self.inputs, self.folders, self._answerer = inputs, Folders(out), answerer
+        # However the user names the folder, an interrupted training in it is the same one.
+        self.inputs, self.folders, self._answerer = inputs, Folders(out.absolute()), answerer
         self.session = _session(inputs.judge)
         self.parts = parts.split(inputs)
         check_chat(inputs.base, self.parts.prompts)

@@ -100,9 +100,12 @@ def test_killed_at_three_points_it_ends_with_the_same_table(
     assert (given["out"] / "work" / "done" / "masks.json").exists()
     assert not (given["out"] / "work" / "done" / "lora.json").exists()
     monkeypatch.setattr(running, "_step", looked)
+    recipe = (given["out"] / "work" / "lora.yaml").read_text()
+    monkeypatch.chdir(given["out"].parent)
     Ruled.stops_after = 12  # while it measures
     with pytest.raises(KeyboardInterrupt):
-        run(given)
+        run(given, out=Path("out"))  # the same folder
+    assert (given["out"] / "work" / "lora.yaml").read_text() == recipe
     assert not (given["out"] / "before_after.json").exists()
     Ruled.stops_after = 10**6
     run(given)
