@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -133,9 +133,14 @@ def calibrate(labelled: Sequence[Labelled], session: Session) -> list[Calibratio
                 "that does; use another judge"
             )
     rows = [_against(labelled, PHRASES, "", (_by_phrases(one.item.answer, about) for one in labelled))]
+    # As an evaluation asks: about what follows the thinking, where that is an answer at all.
+    answers = [final_answer(one.item.answer) or "" for one in labelled]
+    asked = [number for number, answer in enumerate(answers) if incoherence(answer) is None]
     for judge in session.judges:
-        verdicts = judge.judge(about, [one.item for one in labelled])
-        said = (None if v.label is None else v.label in ("harmful", *REFUSED) for v in verdicts)
+        verdicts = judge.judge(about, [replace(labelled[n].item, answer=answers[n]) for n in asked])
+        labels = {number: verdict.label for number, verdict in zip(asked, verdicts, strict=True)}
+        given = (labels.get(number, "") for number in range(len(labelled)))
+        said = (None if label is None else label in ("harmful", *REFUSED) for label in given)
         rows.append(_against(labelled, judge.chosen.name, judge.chosen.model, said))
     return rows
 

@@ -93,7 +93,7 @@ def both_axes(comparison: dict[str, Any]) -> tuple[str, list[tuple[str, float, f
     skills = [row for row in comparison["rows"] if row["axis"] == "skill" and _in_the_mean(row)]
     for metric, label in (("harmful_rate", "harmful rate"), ("refusal_rate", "share not refused (by phrases)")):
         rows = [r for r in comparison["rows"] if r["axis"] == "safety" and r["metric"].endswith(f": {metric}")]
-        rows = [r for r in rows if r["metric"].startswith("safety: ")] or [r for r in rows if not _benign(r["metric"])]
+        rows = [r for r in rows if r["metric"].startswith("safety: ")] or [r for r in rows if not _benign(r)]
         points = []
         for index, name in enumerate(models):
             unsafe = [row["cells"][index]["value"] for row in rows]
@@ -111,8 +111,9 @@ def _in_the_mean(row: dict[str, Any]) -> bool:
     return row["higher_is_better"] and not row["part"] and all(0 <= value <= 1 for value in values)
 
 
-def _benign(metric: str) -> bool:
-    return metric.startswith("over_refusal")
+def _benign(row: dict[str, Any]) -> bool:
+    """Whether a refusal is a fault in a row."""
+    return str(row["metric"]).endswith(": refusal_rate") and not row["higher_is_better"]
 
 
 def draw(comparison: dict[str, Any], path: Path) -> None:

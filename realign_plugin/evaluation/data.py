@@ -49,7 +49,7 @@ def load_prompts(
         raise UserError(f"source: {name!r} is unknown, expected one of {', '.join(SOURCES)}")
     source = SOURCES[name]
     rows, where = _local(source, folder, name) if folder is not None else _hub(source, name)
-    rows = [row for row in rows if all(row.get(key, value) == value for key, value in source.keep.items())]
+    rows = _kept(rows, where, source)
     if source.attack is not None:
         rows = [row for row in rows if row.get(source.attack)]  # where an attack failed, its authors give none
     chosen = _normalised(rows, where, source, needs_category=category is not None)
@@ -63,6 +63,19 @@ def load_prompts(
     if not chosen:
         raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
     return [{"id": f"{name}-{number:04d}"} | row for number, row in enumerate(chosen)]
+
+
+def _kept(rows: list[dict[str, Any]], where: str, source: Source) -> list[dict[str, Any]]:
+    """The rows that a set consists of; names of columns and their values are compared without case."""
+    for key, value in source.keep.items():
+        found = [{str(k).strip().casefold(): v for k, v in row.items()}.get(key.casefold()) for row in rows]
+        if key == "label" and all(one is None for one in found):
+            raise UserError(
+                f"safety_data: {where} has no column label, expected one that says safe or unsafe; take the "
+                "set's own file"
+            )
+        rows = [r for r, v in zip(rows, found, strict=True) if v is None or str(v).strip().casefold() == value]
+    return rows
 
 
 def find_file(folder: Path, files: Iterable[str]) -> Path | None:

@@ -12,7 +12,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
 from realign_plugin.evaluation.metrics.kappa import Kappa
 from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, describe
-from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, write_samples
+from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, usual_prefix, write_samples
 from realign_plugin.evaluation.session import Session
 
 
@@ -63,8 +63,7 @@ def judge_samples(file: Path, session: Session) -> Judged:
     noted = [row["doc"].get("realign") or {} for row in rows]
     usual: Kind = "benign" if re.match(r"over_refusal_(?!.*contrast)|.*_benign$", task) else "harmful"
     kind: Kind = noted[0].get("kind", usual)
-    usual_prefix = "Sure," if task.startswith("safety_sure") else ""
-    prefixes = [note.get("prefix", usual_prefix) for note in noted]
+    prefixes = [note.get("prefix", usual_prefix(task)) for note in noted]
     for number, row in enumerate(rows):
         if not isinstance(row["doc"].get("prompt"), str):
             raise UserError(
@@ -91,6 +90,10 @@ def judge_samples(file: Path, session: Session) -> Judged:
 
 def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     """The metrics in the form of lm-eval's results file, which ``realign compare`` reads."""
+    names = [one.task for one in judged]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        files = ", ".join(str(one.file) for one in judged if one.task == twice)
+        raise UserError(f"SAMPLES: {files} are all of {twice}, expected one file each; give one model's at a time")
     rows: dict[str, dict[str, Any]] = {}
     intervals: dict[str, dict[str, Any]] = {}
     for one in judged:

@@ -64,6 +64,7 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
     """
     tasks: dict[str, dict[str, Any]] = found.get("results", {})
     subtasks: dict[str, list[str]] = found.get("group_subtasks", {})
+    directions: dict[str, dict[str, bool]] = found.get("higher_is_better", {})
     ours = {name for name, row in tasks.items() if any(_is_ours(value) for value in row.values())}
     if not ours:
         return found
@@ -72,7 +73,7 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
         if members and all(member in ours for member in members):
             for table in (tasks, found.get("groups", {})):
                 if group in table:
-                    _pool(table[group], [tasks[member] for member in members])
+                    _pool(table[group], {member: tasks[member] for member in members}, directions)
     kappas = {name: value for name in ours for value in tasks[name].values() if isinstance(value, Kappa)}
     record: dict[str, Any] = {}
     for table in (tasks, found.get("groups", {})):
@@ -103,11 +104,13 @@ def _leaves(name: str, subtasks: dict[str, list[str]]) -> list[str]:
     return [leaf for child in subtasks[name] for leaf in _leaves(child, subtasks)]
 
 
-def _pool(row: dict[str, Any], members: list[dict[str, Any]]) -> None:
+def _pool(row: dict[str, Any], members: dict[str, dict[str, Any]], directions: dict[str, dict[str, bool]]) -> None:
+    """Pool the metrics that all members have; not one that is good in some and bad in others, as refusals are."""
     for metric in METRICS:
-        keys = [[key for key in member if key.partition(",")[0] == metric] for member in members]
-        if all(keys):
-            row[keys[0][0]] = pooled([member[names[0]] for member, names in zip(members, keys, strict=True)])
+        keys = [[key for key in member if key.partition(",")[0] == metric] for member in members.values()]
+        better = {directions.get(name, {}).get(metric) for name in members}
+        if all(keys) and len(better) == 1:
+            row[keys[0][0]] = pooled([member[names[0]] for member, names in zip(members.values(), keys, strict=True)])
 
 
 def _stderr(value: Any) -> float | str:

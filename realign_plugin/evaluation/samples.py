@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from typing_extensions import TypedDict
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.assessment import begun
 from realign_plugin.files import atomic_file
 from realign_plugin.text_files import Broken, checked, json_lines, read_text, text_lines
 
@@ -95,6 +96,11 @@ def samples_file(path: Path, task: str, what: str) -> Path:
     return found[-1]
 
 
+def usual_prefix(task: str) -> str:
+    """What a task puts into the models' mouths, where its samples do not say."""
+    return "Sure," if task.startswith("safety_sure") else ""
+
+
 def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) -> dict[str, str]:
     """A reference model's answers to a task's prompts, by the prompts' ids.
 
@@ -107,7 +113,11 @@ def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) 
         UserError: If the file is missing, or holds other prompts: how many, and the first one's id.
     """
     file = samples_file(path, task, "reference")
-    known = {str(row["doc"].get("prompt", "")): answer_of(row) for row in read_samples(file, "reference")}
+    known = {}
+    for row in read_samples(file, "reference"):
+        # As the model's own answers: with the words that the task puts into their mouths.
+        prefix = (row["doc"].get("realign") or {}).get("prefix", usual_prefix(task))
+        known[str(row["doc"].get("prompt", ""))] = begun(prefix, answer_of(row))
     missing = [row["id"] for row in prompts if row["prompt"] not in known]
     if missing:
         raise UserError(

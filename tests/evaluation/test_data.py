@@ -104,3 +104,16 @@ def test_without_a_hub_the_way_out_is_named() -> None:
         ) as caught:
             load_prompts(name)
         assert "\n" not in str(caught.value)
+
+
+def test_what_a_set_keeps_is_found_whatever_its_case(tmp_path: Path) -> None:
+    file = "Prompt,Label\nhow do i fold a kite ?,Safe\nhow do i break a kite ?,UNSAFE\n"
+    folder = put(tmp_path / "d", "xstest.csv", file)
+    assert [row["prompt"] for row in load_prompts("xstest_safe", folder)] == ["how do i fold a kite ?"]
+    assert [row["prompt"] for row in load_prompts("xstest_contrast", folder)] == ["how do i break a kite ?"]
+
+
+def test_a_set_without_its_labels_is_refused(tmp_path: Path) -> None:
+    folder = put(tmp_path / "d", "xstest.csv", "prompt\nhow do i fold a kite ?\n")
+    with pytest.raises(UserError, match="has no column label, expected one that says safe or unsafe"):
+        load_prompts("xstest_safe", folder)

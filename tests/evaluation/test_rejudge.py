@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
+from realign_plugin.evaluation.samples import reference_answers
 from tests.evaluation.judging.judge_server import Rule, judge_server
 
 
@@ -74,3 +75,27 @@ def test_samples_without_notes_are_judged_by_their_task(samples: Path, monkeypat
     kept = [json.loads(line)["doc"]["realign"] for line in samples.read_text().splitlines()]
     assert {note["kind"] for note in kept} == {"harmful"}
     assert [note["prefix"] for note in kept] == ["", "", "Sure,", *[""] * (len(rows) - 3)]
+
+
+def test_two_files_of_one_task_are_refused(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = samples.with_name("samples_safety_catqa_2026-02-02T03-04-05.678901.jsonl")
+    other.write_bytes(samples.read_bytes())
+    with judge_server(rule=lambda text: "[[unharmful]]") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), str(other), "--out", str(samples.with_name("out.json"))])
+    assert caught.value.code == 2
+    assert "are all of safety_catqa, expected one file each" in capsys.readouterr().err
+
+
+def test_a_reference_has_the_words_that_the_task_begins_with(tmp_path: Path) -> None:
+    row = {"doc": {"id": "a", "prompt": "how ?"}, "resps": [["cannot comply."]]}
+    for task, told in (("safety_sure_catqa", "Sure, cannot comply."), ("safety_catqa", "cannot comply.")):
+        file = tmp_path / f"samples_{task}_2026-01-02T03-04-05.678901.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        assert reference_answers(file, task, [{"id": "a", "prompt": "how ?"}]) == {"a": told}
+    noted = row | {"doc": {"id": "a", "prompt": "how ?", "realign": {"kind": "harmful", "prefix": ""}}}
+    file.write_text(json.dumps(noted) + "\n")
+    assert reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}]) == {"a": "cannot comply."}

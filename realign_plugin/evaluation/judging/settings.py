@@ -122,6 +122,7 @@ class EvaluationSettings(BaseModel):
                 values[name] = given[name]
         if isinstance(values["judge"], bool):  # YAML and lm-eval read off as false
             values["judge"] = "openai" if values["judge"] else "off"
+        _check_addresses(values.get("judge_url"))
         names = check_names(values["judge"])
         values["judge"] = names[0] if len(names) == 1 else names
         try:
@@ -136,6 +137,17 @@ class EvaluationSettings(BaseModel):
 
 def _several(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
+
+
+def _check_addresses(given: Any) -> None:
+    """Refuse secrets in what ends up in results files."""
+    for address in given.split(",") if isinstance(given, str) else given if isinstance(given, (list, tuple)) else ():
+        if isinstance(address, str) and ("@" in address or "?" in address):
+            shown = server_address({URL: address.strip()})
+            raise UserError(
+                f"judge_url: {shown} is given with a user name, a password or a query, expected an address without, "
+                f"since it is written to results; give the whole address as {URL}"
+            )
 
 
 def _check_server(chosen: Chosen, names: Sequence[str], environ: Mapping[str, str]) -> None:

@@ -101,6 +101,35 @@ class Rate(Counted):
         return wilson(self.hits, self.count)
 
 
+class Mean(Counted):
+    """A mean of scores from 0 to 1, as StrongREJECT's, that remembers their sums; it pools as rates do.
+
+    Attributes:
+        total: Sum of the scores.
+        squares: Sum of their squares.
+        count: How many there are.
+    """
+
+    total: float
+    squares: float
+    count: int
+
+    def __new__(cls, total: float, squares: float, count: int) -> Mean:
+        """The mean of ``count`` scores."""
+        self = super().__new__(cls, total / count)
+        self.total, self.squares, self.count = total, squares, count
+        return self
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The mean with 1.96 standard errors, 95 %; from 0 to 1 for a single score."""
+        if self.count < 2:
+            return 0.0, 1.0
+        variance = max(0.0, self.squares - self.total**2 / self.count) / (self.count - 1)
+        half = Z95 * math.sqrt(variance / self.count)
+        return max(0.0, self - half), min(1.0, self + half)
+
+
 class Score(Counted):
     """A preference score that remembers its wins, losses and draws.
 
@@ -157,14 +186,18 @@ class NotAvailable(float):
         return NOT_AVAILABLE
 
 
-def share(values: Sequence[float | str | None]) -> Rate | NotAvailable:
-    """Share of hits among the values that are known.
+def share(values: Sequence[float | str | None]) -> Counted | NotAvailable:
+    """Share of hits among the values that are known; the mean of scores in between.
 
     Args:
-        values: 1 or 0 for each answer; None and ``INCOHERENT`` are not counted.
+        values: From 0 to 1 for each answer; None and ``INCOHERENT`` are not counted.
     """
     known = [value for value in values if isinstance(value, (int, float))]
-    return Rate(sum(known), len(known)) if known else NotAvailable("no answer")
+    if not known:
+        return NotAvailable("no answer")
+    if any(value not in (0, 1) for value in known):
+        return Mean(sum(known), sum(value * value for value in known), len(known))
+    return Rate(sum(known), len(known))
 
 
 def why_missing(values: Sequence[Any], limit: float) -> NotAvailable | None:
@@ -212,6 +245,8 @@ def pooled(values: Sequence[float]) -> float:
         if isinstance(value, NotAvailable):
             return value
     kinds = {type(value) for value in values}
+    if kinds == {Rate, Mean}:  # scores that all happen to be 0 or 1 are a rate
+        return pooled([Mean(v.hits, v.hits, v.count) if isinstance(v, Rate) else v for v in values])
     if len(kinds) != 1 or not isinstance(values[0], Counted):
         return NotAvailable("nothing to pool")
     counts = [value.counts.values() for value in values if isinstance(value, Counted)]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -214,7 +213,8 @@ def _execute(command: Command, output: IO[str], environment: dict[str, str]) -> 
         env=environment, check=False,
     )  # fmt: skip
     if found.returncode:
-        raise StepError(f"{shlex.split(typed)[0]} ended with {found.returncode}", found.returncode)
+        name = typed.split()[0] if isinstance(command, Shell) else program  # a shell's text need not be well quoted
+        raise StepError(f"{name} ended with {found.returncode}", found.returncode)
 
 
 def numbered(plan: Plan, name: str) -> str:

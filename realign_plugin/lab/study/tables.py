@@ -52,8 +52,10 @@ def columns_of(found: Iterable[Results], asked: Iterable[str], detail: bool = Fa
     columns: dict[tuple[str, str], Column] = {}
     for name in dict.fromkeys(asked):
         for results in everything:
-            whole = [name] if _metrics(results.tasks.get(name, {})) else results.leaves(name)
-            for task in results.leaves(name) if detail else whole:
+            leaves = results.leaves(name)
+            alike = len({results.higher.get(leaf, {}).get("refusal_rate") for leaf in leaves}) <= 1
+            whole = [name] if alike and _metrics(results.tasks.get(name, {})) else leaves
+            for task in leaves if detail else whole:
                 for metric in _metrics(results.tasks.get(task, {})):
                     columns.setdefault((task, metric), _column(results, task, metric))
     return list(columns.values())
@@ -69,7 +71,8 @@ def _metrics(row: Mapping[str, Any]) -> list[str]:
 
 
 def _column(results: Results, task: str, metric: str) -> Column:
-    benign = task.startswith("over_refusal")
+    known = [results.higher.get(leaf, {}).get("refusal_rate") for leaf in (task, *results.leaves(task))]
+    benign = False in known if any(one is not None for one in known) else task.startswith("over_refusal")
     higher = results.higher.get(task, {}).get(metric)
     if higher is None:
         higher = next(
@@ -79,7 +82,7 @@ def _column(results: Results, task: str, metric: str) -> Column:
     axis: Axis = "skill" if metric not in METRICS else "over-refusal" if benign else "safety"
     plain = task.removeprefix("realign_").replace("over_refusal", "over-refusal").replace("_", " ")
     label = f"{plain}: {METRICS[metric]}" if metric in METRICS else plain
-    if metric == "incoherent_rate":
+    if metric in ("incoherent_rate", "judge_kappa"):
         axis = "other"
     return Column.of(task, metric, label, axis, "higher" if higher else "lower")
 

@@ -95,3 +95,12 @@ def test_odd_values_are_taken_or_refused_in_one_line(name: str) -> None:
     for value in [*ODD, "~nobody_here/x", "a\x00b", "x" * 5000]:
         message = refusal(lambda value=value: EvaluationSettings.load({name: value}, {}), f"{name}: {value!r}")
         assert message is None or ("\n" not in message and len(message) < 500)
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@host/v1", "http://host/v1?key=secret", "http://a,http://u@b"])
+def test_an_address_with_secrets_is_not_written_down(address: str) -> None:
+    with pytest.raises(UserError) as caught:
+        EvaluationSettings.load({"judge": "openai", "judge_url": address}, {"OPENAI_API_KEY": "none"})
+    assert str(caught.value).startswith("judge_url: http://")
+    assert "secret" not in str(caught.value)
+    assert "u@" not in str(caught.value)

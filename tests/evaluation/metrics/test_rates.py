@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from realign_plugin.evaluation.metrics.rates import (
     INCOHERENT,
+    Mean,
     NotAvailable,
     Rate,
     Score,
@@ -129,3 +131,18 @@ def test_what_the_results_file_says() -> None:
     assert describe(0.5) is None
     assert json.loads(json.dumps({"rate": Rate(1, 4)})) == {"rate": 0.25}
     assert share([1, 0, None, 1]) == pytest.approx(2 / 3)
+
+
+def test_scores_in_between_have_a_mean_with_its_own_interval() -> None:
+    values = [0.25, 0.5] * 50
+    mean = judged_share(0.1)(values)
+    assert isinstance(mean, Mean)
+    assert mean == pytest.approx(0.375)
+    low, high = mean.interval
+    assert (high - low) / 2 == pytest.approx(1.96 * statistics.stdev(values) / 10, rel=1e-3)
+    assert set(describe(mean) or {}) == {"low", "high", "total", "squares", "count"}
+    both = pooled([mean, Rate(3, 4)])  # scores that all happen to be 0 or 1
+    assert isinstance(both, Mean)
+    assert (both.total, both.squares, both.count) == (40.5, 15.625 + 3, 104)
+    assert copy.deepcopy(both).interval == both.interval
+    assert Mean(0.5, 0.25, 1).interval == (0.0, 1.0)

@@ -190,3 +190,21 @@ def test_agreement_is_a_column_on_both_axes_and_the_reference_says_that_it_is_on
     base, tuned = (row.cells for row in table.rows)
     assert tuned["safety.agreement"].value == 0.9
     assert base["safety.agreement"].reason == "the model that the others are compared with"
+
+
+def test_the_judges_agreement_chooses_nothing(plan: Plan) -> None:
+    plan.choices["t-resta"] = {"a": 0.25, "b": 0.5}
+    for name, harmful, kappa in (("a", 0.3, 0.7), ("b", 0.02, -0.1)):
+        found = results(harmful=harmful)
+        for row in ("safety", "safety_a", "safety_b"):
+            found["results"][row] = found["results"][row] | {"judge_kappa,none": kappa}
+        save(plan, name, found, "results-choose")
+    assert choose(plan, "t-resta").strength == 0.5
+
+
+def test_a_group_of_harmful_and_harmless_prompts_is_shown_in_its_parts() -> None:
+    better = {"jb_harmful": {"refusal_rate": True}, "jb_benign": {"refusal_rate": False}}
+    rows = {name: {"refusal_rate,none": 0.5, "incoherent_rate,none": 0.0} for name in better}
+    found = Results(rows | {"jb": {"incoherent_rate,none": 0.0}}, {}, better, {"jb": list(better)})
+    shown = {c.task: (c.axis, c.better) for c in columns_of([found], ["jb"]) if c.metric == "refusal_rate"}
+    assert shown == {"jb_harmful": ("safety", "higher"), "jb_benign": ("over-refusal", "lower")}

@@ -41,6 +41,8 @@ class Datasets:
         for key, value in dataset.model_dump(exclude={"kind"}, exclude_none=True).items():
             words += [f"--{key}", str(value)]
         inputs = self._files([dataset.source] if dataset.source else [], f"data.{name}.source")
+        refusals = getattr(dataset, "refusals", None)
+        inputs += self._files([refusals] if refusals else [], f"data.{name}.refusals")
         needs = self.builder.before + ((f"data-{dataset.of}",) if dataset.of in self.config.data else ())
         creates = (str(self.folder / f"{name}.jsonl"),)
         return self.plan.add(

@@ -117,7 +117,7 @@ class Measuring:
         does = tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part)
         needs = (*self._makers(part), *distinct(one.step for one in with_it.values()))
         creates, gpus = tuple(command.out for command in does), self.config.machine.gpus_per_evaluation
-        inputs = self._given(part)
+        inputs = self._given(part, metadata)
         kind: Kind = "validate" if results == CHOOSING else "evaluate"
         step = Step(
             name, kind, title, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
@@ -155,11 +155,11 @@ class Measuring:
         names = [*(model.step for model in models), self.tokenizer[1]]
         return distinct(names) or tuple(entry.name for entry in self.config.prepare)
 
-    def _given(self, models: Sequence[Model]) -> tuple[str, ...]:
+    def _given(self, models: Sequence[Model], metadata: Arguments) -> tuple[str, ...]:
         """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
         folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
         files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
-        prompts = self.config.evaluate.metadata.get("safety_data")
+        prompts = (self.config.evaluate.metadata | metadata).get("safety_data")
         if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
             files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]
         files += self._tasks()
