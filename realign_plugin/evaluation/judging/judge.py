@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
@@ -35,6 +38,19 @@ LOOK: Final = (0.05, 2.0)
 """Seconds between two looks for the verdicts that another process asks for: the first, and the longest."""
 
 
+def kept_under(model: str) -> str:
+    """What the cache keeps a local judge's verdicts under: of a folder, its place and its files, by size and time.
+
+    Args:
+        model: A folder or a hub id.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return "local"
+    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
+    return f"local {hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]}"
+
+
 class Judge:
     """A judge for one run; see ``EvaluationSettings`` for what it can be told."""
 
@@ -56,7 +72,8 @@ class Judge:
             requests_per_minute=settings.judge_requests_per_minute,
             address=self.chosen.address,
         )
-        self.format = format_of(settings, self.chosen, "local" if self.chosen.local else self.client.server)
+        server = kept_under(self.chosen.model) if self.chosen.local else self.client.server
+        self.format = format_of(settings, self.chosen, server)
         self._lost = 0
 
     @cached_property

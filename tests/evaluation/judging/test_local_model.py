@@ -14,7 +14,7 @@ from realign_plugin import UserError
 from realign_plugin.evaluation.answers import evaluated
 from realign_plugin.evaluation.judging import local_model
 from realign_plugin.evaluation.judging.guards.guard import RAW, Question, chat
-from realign_plugin.evaluation.judging.judge import Item, Judge
+from realign_plugin.evaluation.judging.judge import Item, Judge, kept_under
 from realign_plugin.evaluation.judging.local_model import LocalModel
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from tests.evaluation.parrot import Evaluate, answer
@@ -195,3 +195,14 @@ def test_the_evaluated_model_leaves_the_gpu(monkeypatch: pytest.MonkeyPatch) -> 
         assert moved == ["cpu"]
     finally:
         evaluated.note(None)
+
+
+def test_verdicts_are_kept_for_one_model(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    first, second = (kept_under(str(tmp_path / name)) for name in ("one", "two"))
+    assert first == kept_under(f"{tmp_path}/two/../one") != second
+    (tmp_path / "one" / "model.safetensors").write_bytes(b"trained again")
+    assert kept_under(str(tmp_path / "one")) != first
+    assert kept_under("nobody/guard") == "local"
