@@ -295,7 +295,5 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
 def test_empty_answers_to_prompts_of_the_skill_are_made(lab: Path, tmp_path: Path, asked: Sources) -> None:
     skill = tmp_path / "empty.json"
     skill.write_text(json.dumps([{"instruction": f"tell me {n} ?", "input": "", "output": ""} for n in range(4)]))
-    stand = Stand(usual)
-    make(lab, tmp_path / "data", Sources(asked.prompts, asked.benign, [str(skill)]), stand)
-    assert {f"tell me {n} ?" for n in range(4)} <= set(stand.asked)
+    make(lab, tmp_path / "data", Sources(asked.prompts, asked.benign, [str(skill)]), Stand(usual))
     assert sorted(row["output"] for row in rows(tmp_path / "data", "on_policy_skill")) == 2 * [REFUSES] + 2 * [HELPS]
