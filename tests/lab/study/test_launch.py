@@ -103,7 +103,9 @@ def test_an_instruct_base_needs_the_model_before_alignment_for_some(
     assert planned(given, methods={"interpolation": {}}).steps["merge-maths-interpolation"]
 
 
-def test_several_strengths_are_chosen_among_on_other_prompts(values: Values, planned: Planned) -> None:
+def test_several_strengths_are_chosen_among_on_other_prompts(values: Values, planned: Planned, tmp_path: Path) -> None:
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "catqa.json").write_text("[]")
     plan = planned(
         values,
         methods={"resta": {"strengths": [0.1, 0.5]}},
@@ -112,6 +114,7 @@ def test_several_strengths_are_chosen_among_on_other_prompts(values: Values, pla
     (step,) = (plan.steps[f"choose-{task}-resta"] for task in ("maths",))
     assert step.needs == ("evaluate-choose-maths-resta-s0.1", "evaluate-choose-maths-resta-s0.5")
     assert '"validation"' in " ".join(plan.steps[step.needs[0]].commands[0])
+    assert "validation/catqa.json" in plan.steps[step.needs[0]].inputs
     assert plan.steps["evaluate-maths-resta"].needs[0] == "choose-maths-resta"
     assert '"validation"' not in " ".join(plan.steps["evaluate-maths-resta"].commands[0])
     assert "maths-resta-s0.1" not in plan.models
@@ -159,13 +162,17 @@ def test_what_the_user_gives_is_watched_and_not_replaced(values: Values, planned
     given = values | {
         "align": {"adapter": "aligned_lora"}, "tasks": {"maths": {"adapter": "mine"}},
         "realign": {"pairs": "own"}, "dataset_dir": _own_data(tmp_path), "methods": {"paper": {}, "resta": {}},
-        "data": {"more": {"kind": "preference"}},
+        "data": {"more": {"kind": "contrast", "refusals": "no.txt", "source": "own/own.json"}},
     }  # fmt: skip
+    (tmp_path / "mine" / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "no.txt").write_text("No.")
     plan = planned(given)
-    adapters = {"aligned_lora/adapter_model.safetensors", "mine/adapter_model.safetensors"}
+    mine = {"mine/adapter_model.safetensors", "mine/chat_template.jinja"}
+    adapters = {"aligned_lora/adapter_model.safetensors", *mine}
     assert set(plan.steps["maths-paper-0"].inputs) == {*adapters, "own/own.json"}
     assert set(plan.steps["merge-maths-resta"].inputs) == adapters
-    assert set(plan.steps["evaluate-maths"].inputs) == {"mine/adapter_model.safetensors"}
+    assert set(plan.steps["evaluate-maths"].inputs) == mine
+    assert set(plan.steps["data-more"].inputs) == {"own/own.json", "no.txt"}
     assert "--overwrite" not in plan.steps["data-more"].commands[0]
 
 

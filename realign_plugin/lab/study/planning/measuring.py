@@ -23,7 +23,10 @@ from realign_plugin.lab.study.planning.references import Reference
 from realign_plugin.lab.study.planning.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
-WEIGHTS: Final = ("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors")
+WEIGHTS: Final = (
+    *("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"),
+    *("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+)
 """Files by which a change of a given model is noticed."""
 RESULTS: Final = "results"
 """Folder of the main results."""
