@@ -75,7 +75,7 @@ def profile_folder(profile: str) -> Path:
     """A profile of ours by name, or a folder of the user's.
 
     Raises:
-        UserError: if the profile does not exist, or it names a rule as earlier versions did: snakemake would ignore it.
+        UserError: If the profile does not exist, or names a rule as earlier versions did: snakemake would ignore it.
     """
     for folder in (Path(profile), PROFILES / profile):
         file = folder / "config.yaml"
