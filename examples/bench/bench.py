@@ -44,27 +44,38 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[
     for name, start in plan.starts.items():
         if name in starts:
             found |= {f"task-{task}": [] for task in start.tasks}
-            found |= {f"ends-{name}": [f"task-{task}" for task in start.tasks]}
+            kinds = [f"test-{end}-{name}" for end in ENDS] if name in plan.others else [f"ends-{name}"]
+            found |= {kind: [f"task-{task}" for task in start.tasks] for kind in kinds}
     tested = [f"test-{end}" for end in ENDS]
     found |= {test: [f"ends-{plan.main}"] for test in tested} if plan.main in starts else {}
     if plan.main in starts:
         found |= {f"test-{name}": tested for name in repaired}
+    others = {start: [f"test-{end}-{start}" for end in ENDS] for start in plan.others}
     trials = plan.trials()
     for name, one in plan.settings(seeds).items():
         if one.start in starts:
-            needs = [f"ends-{one.start}"]
+            needs = (
+                [f"ends-{one.start}"] if one.compared else [f"task-{task}" for task in plan.starts[one.start].tasks]
+            )
             needs += [f"row-{other}" for other, trial in trials.items() if one.best and trial.side == one.side]
             tasks = {task for start in plan.starts.values() for task in start.tasks}
             needs += [f"task-{other}" if other in tasks else f"row-{other}" for other in one.needs]
             found[f"row-{name}"] = needs
             if one.test:
-                found[f"test-{name}"] = [f"row-{name}", *tested]
+                found[f"test-{name}"] = [f"row-{name}", *others.get(one.start, tested)]
     ends = [f"attack-{end}" for end in ENDS]
     if plan.main in starts:
         found |= {attack: [f"ends-{plan.main}"] for attack in ends}
         found |= {f"attack-{name}": [f"row-{name}", *ends] for name in plan.attacked(seeds[0])}
         found |= {f"attack-{name}": ends for name in repaired[:1]}
     return found
+
+
+def measured(plan: Plan, what: str, seeds: Sequence[int]) -> tuple[str, str]:
+    """The start, and the model among its own, that a test is of."""
+    ends = {f"{end}-{start}": (start, end) for start in plan.others for end in ENDS}
+    setting = plan.settings(seeds).get(what)
+    return ends.get(what) or ((setting.start if setting else plan.main), what)
 
 
 def needed(found: Mapping[str, Sequence[str]], names: Sequence[str]) -> dict[str, Sequence[str]]:
@@ -93,7 +104,7 @@ def job(bench: Bench, name: str, seeds: Sequence[int], workers: int) -> None:
             case "row":
                 bench.make(what, bench.world.plan.settings(seeds)[what])
             case "test":
-                bench.test(name, what)
+                bench.test(name, *measured(bench.world.plan, what, seeds))
             case "attack":
                 bench.attack(name, what)
 
@@ -177,6 +188,8 @@ def table(world: Name, model: Model, data: Data, out: Out) -> None:
             typer.echo(f"| {kind} | {' | '.join((*heads, *last))} |\n{'|---' * (len(heads) + len(last) + 1)}|")
         for file in files:
             found = bench.read(file.stem)
+            if "refusal_rate" not in found:
+                continue
             shown = [cell(found, name) for name in ("refusal_rate", "over_refusal")]
             shown += [cell(found, f"agreement_{name}") for name in ("harmful", "benign")]
             shown += [f"{found['skill_divergence']:.4f}", share(found["solved"]) if found.get("solved") else ""]

@@ -44,7 +44,7 @@ class Bench:
 
     def _part(self, skill: str) -> Part:
         """The validation prompts, with the rows of a skill."""
-        file = self._write(self.folder / "parts" / f"{skill}.json", self.world.tasks[skill][1])
+        file = self._write(self.folder / "parts" / f"{skill}.json", self.world.tasks[skill].validation)
         return Part(*self.world.validation(), read_skill([str(file)], skill))
 
     @staticmethod
@@ -96,7 +96,8 @@ class Bench:
         from llamafactory.cli import main
 
         given = {"model_name_or_path": str(self.world.model), "output_dir": f"models/{name}"}
-        given |= {"disable_gradient_checkpointing": True, "max_steps": self.world.plan.steps, **options}
+        given |= {"disable_gradient_checkpointing": self.world.roomy}
+        given |= {"max_steps": self.world.plan.steps, **options}
         sys.argv = ["llamafactory-cli", "train", str(trial.write_options(self.folder, given))]
         main()
         return self.folder / "models" / name
@@ -108,7 +109,7 @@ class Bench:
                 trial.fine_tune(self.world.model, self.world.out)
             return
         task, _, seed = name.partition("-")
-        folder = self._datasets(name, {"skill": self.world.tasks[task][0]})
+        folder = self._datasets(name, {"skill": self.world.tasks[task].train})
         options = {**self.world.tuning(task), "dataset_dir": str(folder), "seed": int(seed or 0), "max_steps": -1}
         self._llamafactory(name, options)
 
@@ -123,8 +124,11 @@ class Bench:
         random.Random(setting.seed).shuffle(safety)
         if setting.wrapped:
             safety[::2] = self._wrapped(safety[::2])
-        rows = {"safety": safety[: setting.rows], "skill": tasks[skill][0][: self.world.budget.skill][: setting.rows]}
-        return self._datasets(name, rows | {"further": tasks["further"][0]})
+        rows = {
+            "safety": safety[: setting.rows],
+            "skill": tasks[skill].train[: self.world.budget.skill][: setting.rows],
+        }
+        return self._datasets(name, rows | {"further": tasks["further"].train})
 
     def _wrapped(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Safety rows in other forms, with the aligned model's own answers to them."""
@@ -197,7 +201,11 @@ class Bench:
                 SafetySubspace.load(folder).to_lora(folder / "lora")
             elif setting.options.get("create_new_adapter"):
                 stack({self.start(setting.start): 1.0, folder: 1.0}, folder / "lora")
-        self.validate(f"row-{name}", setting.start, name, {"seconds": time.monotonic() - begun})
+        spent = {"seconds": time.monotonic() - begun}
+        if setting.compared:
+            self.validate(f"row-{name}", setting.start, name, spent)
+        else:
+            self._result(f"row-{name}", spent)
 
     def _measurer(self, start: str, name: str) -> Measurer:
         adapters: dict[str, Path | None] = {ENDS[0]: self.world.aligned, ENDS[1]: self.start(start)}
@@ -224,12 +232,15 @@ class Bench:
         told = {**facts, **more, "cost": lost.model_dump() | {"total": lost.total}}
         self._result(job, told | flat(row_of(name, found)))
 
-    def test(self, job: str, name: str) -> None:
-        """Measure a model on the test prompts, and write its result."""
-        whole, measurer = self.world.test(), self._measurer(self.world.plan.main, name)
+    def test(self, job: str, start: str, name: str) -> None:
+        """Measure a model of a start on the test prompts, and write its result."""
+        skill = self.world.plan.starts[start].skill
+        whole, measurer = self.world.test(skill), self._measurer(start, name)
         before, found = (measurer.measure(one, "test", whole) for one in (ENDS[1], safe(name)))
         loss = change(found.skill, before.skill, lambda row: row.loss)
-        told = {"loss_change": loss and loss.values(), **self._solved(measurer, name, "test/solved", whole.skill)}
+        told: dict[str, Any] = {"loss_change": loss and loss.values()}
+        if self.world.roomy and skill == self.world.plan.skill:
+            told |= self._solved(measurer, name, "test/solved", whole.skill)
         self._result(job, told | flat(row_of(name, found)))
 
     def attack(self, job: str, name: str) -> None:
@@ -237,7 +248,8 @@ class Bench:
         from realign_plugin.evaluation.answers.refusals import refuses
         from realign_plugin.evaluation.attacks import TEMPLATES
 
-        harmful, measurer = self.world.test().harmful, self._measurer(self.world.plan.main, name)
+        plan = self.world.plan
+        harmful, measurer = self.world.test(plan.skill).harmful, self._measurer(plan.main, name)
         found = {}
         for kind, template in TEMPLATES.items():
             asked = [Prompt(template.replace("{{prompt}}", prompt.text), system=prompt.system) for prompt in harmful]

@@ -52,6 +52,7 @@ class Setting:
         refused: Whether only prompts that the aligned model refuses are trained on, without rows of the skill.
         weights: Of the adapters that ``merge`` adds up: tasks' and settings' names.
         test: Whether the test prompts are measured too.
+        compared: Whether it is measured on the validation prompts.
         seed: Of the training and its data.
     """
 
@@ -67,6 +68,7 @@ class Setting:
     refused: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
     test: bool = False
+    compared: bool = True
     seed: int = 0
 
     @property
@@ -168,6 +170,29 @@ class Plan:
         resta = Setting("merge", self.main, weights={**half, self.main: 1.0}, test=True)
         return found | ({"resta": resta} if self.aligned else {})
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The fine-tuned models with another skill."""
+        return tuple(name for name, start in self.starts.items() if start.skill not in (self.skill, "all"))
+
+    @property
+    def skill(self) -> str:
+        """The main start's."""
+        return self.starts[self.main].skill
+
+    def other_skills(self) -> dict[str, Setting]:
+        """Repairs of models with another skill, with the options that `repair` uses; measured on the test prompts."""
+        found = {}
+        given: dict[str, Any] = {"test": True, "compared": False}
+        for start in self.others:
+            half = {ALIGNED: 0.5} if self.aligned else {}
+            for side in ("masks", "lora"):
+                options = next(options for one, options in self.tuned.values() if one == side)
+                found[f"{side}-{start}"] = Setting(side, start, options, **given)
+            found[f"sft-{start}"] = Setting("sft", start, **given)
+            found[f"interpolation-{start}"] = Setting("merge", start, weights={**half, start: 0.5}, **given)
+        return found
+
     def questions(self) -> dict[str, Setting]:
         """Where each side wins: few prompts, no skill data, one kind of prompt, several tasks, transfer."""
         further = {"dataset": "further", "max_steps": self.further, "learning_rate": 5e-4}
@@ -187,9 +212,6 @@ class Plan:
             "lora-moved": Setting("merge", moved, weights=back),
             "masks-then-lora": Setting("lora", self.main, best=True, adapter=f"masks-{first}"),
         }
-        for start in self.starts:
-            if start not in (self.main, "fused", moved):
-                found |= self.both(start, start=start)
         return found
 
     @staticmethod
@@ -218,7 +240,8 @@ class Plan:
         """All rows, the most telling first."""
         first, *others = seeds
         found = self.tuning() | self.both(f"seed-{first}", seed=first, test=True)
-        found |= self.baselines(first) | self.questions() | self.trials() | self.small() | self.variants()
+        found |= self.baselines(first) | self.other_skills() | self.questions() | self.trials()
+        found |= self.small() | self.variants()
         for seed in others:
             found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
         return found

@@ -6,10 +6,10 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import bench_paths  # noqa: F401
 import demo
@@ -17,15 +17,24 @@ import measure
 import orders
 import prompts
 import skills
+import torch
 import trial
 from settings import ALIGNED, FIRST, SOFT, Plan, Start, tuned
 
 from realign_plugin.data.prompts import read_prompts
 from realign_plugin.data.rows.examples import Example, Prompt
-from realign_plugin.lab.repair.parts import Part, read_skill
+from realign_plugin.lab.repair.parts import Part
 from realign_plugin.lab.repair.plan import BUDGETS, Budget
 
 Rows = list[dict[str, Any]]
+
+
+class Task(NamedTuple):
+    """A skill: rows to fine-tune on, to compare settings with, and to test with."""
+
+    train: Rows
+    validation: Rows
+    test: Rows = []
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,8 @@ class World(ABC):
 
     @property
     @abstractmethod
-    def tasks(self) -> Mapping[str, tuple[Rows, Rows]]:
-        """Of each skill: rows to fine-tune on, and rows to measure with."""
+    def tasks(self) -> Mapping[str, Task]:
+        """The skills by name."""
 
     def tuning(self, task: str) -> dict[str, Any]:
         """Options of a fine-tuning."""
@@ -83,13 +92,22 @@ class World(ABC):
     def validation(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         """Harmful and harmless prompts that settings are compared on."""
 
-    def test(self) -> Part:
-        """What the rows of the table are measured on."""
+    def test(self, skill: str) -> Part:
+        """What the rows of the table are measured on, with the rows of a skill."""
         files = trial.prompts(self.data, self.out / "bench" / "test")
+        rows = self.tasks[skill].test
+        if rows:
+            files["test_skill"] = self.out / "bench" / "test" / f"{skill}.json"
+            files["test_skill"].write_text(json.dumps(rows), encoding="utf-8")
         return measure.part_of({name: files[name] for name in ("test", "test_benign", "test_skill")})
 
     solves_fast: ClassVar[bool] = False
     """Whether the skill is answered, and not only read, on the validation rows too."""
+
+    @property
+    def roomy(self) -> bool:
+        """Whether there is room to train without gradient checkpointing, and time to answer the skill's test rows."""
+        return True
 
     def prepare(self) -> None:  # noqa: B027
         """Write what is missing before the first job."""
@@ -142,23 +160,33 @@ class Qwen(World):
         """Folder of a finished ``realign repair``."""
         return self.out / f"repaired-{seed}"
 
+    @property
+    def roomy(self) -> bool:
+        """On a GPU: on two cores activations take more than 22 GB, and 200 worked answers a quarter of an hour."""
+        return torch.cuda.is_available()
+
     @cached_property
-    def tasks(self) -> Mapping[str, tuple[Rows, Rows]]:
-        """Of each skill: 640 rows, or 320, to fine-tune on, and about 100 to measure with."""
+    def tasks(self) -> Mapping[str, Task]:
+        """Each skill alone has 320 rows, 80 or 100 to compare with, and 200 to test with."""
         maths, held = (
             [{"instruction": row["question"], "input": "", "output": row["answer"]} for row in lines(self.data / file)]
             for file in ("downstream/gsm8k_train_2k.jsonl", "downstream/gsm8k_test.jsonl")
         )
-        found = {"maths": (maths[:640], held[-100:]), "further": (maths[-320:], [])}
+        found = {"maths": Task(maths[:320], held[-100:], held[:200]), "further": Task(maths[-320:], [])}
         for name, file in (("general", "alpaca_en_demo"), ("code", "code_alpaca_2k")):
             given = json.loads((self.data / f"downstream/{file}.json").read_text(encoding="utf-8"))
             random.Random(1).shuffle(given)
             keys = ("instruction", "input", "output")
             kept = [{key: row.get(key) or "" for key in keys} for row in given if 0 < len(row["output"]) < 700]
-            found[name] = kept[:640], kept[-100:]
-        found["mixture"] = json.loads((self.out / "data/skill.json").read_text(encoding="utf-8")), held[-100:]
+            found[name] = Task(kept[:320], kept[520:600], kept[320:520])
+        mixture = json.loads((self.out / "data/skill.json").read_text(encoding="utf-8"))
+        found["mixture"] = Task(mixture, held[-100:], held[:200])
         three = [found[name] for name in ("maths", "general", "code")]
-        found["all"] = [row for one in three for row in one[0][:80]], [row for one in three for row in one[1][:33]]
+        found["all"] = Task(
+            [row for one in three for row in one.train[:80]],
+            [row for one in three for row in one.validation[:33]],
+            [row for one in three for row in one.test[:67]],
+        )
         return found
 
     def pairs(self, seed: int) -> Path:
@@ -217,17 +245,19 @@ class SmolLM2(World):
         return self.out / "repaired"
 
     @cached_property
-    def tasks(self) -> Mapping[str, tuple[Rows, Rows]]:
+    def tasks(self) -> Mapping[str, Task]:
         """Of each skill: 160 or 200 rows to fine-tune on, and 60 to measure with."""
         given = json.loads((self.out / "data" / "orders.json").read_text(encoding="utf-8"))
         found = {
-            "orders": ([{"input": "", **row} for row in given], orders.orders(60, 2000)),
-            "further": ([{"input": "", **row} for row in orders.orders(104, 3000)], []),
-            "dates": (skills.rows(skills.date, 160, 0), skills.rows(skills.date, 30, 2000)),
-            "sorting": (skills.rows(skills.sorting, 160, 0), skills.rows(skills.sorting, 30, 2000)),
+            "orders": Task(_filled(given), _filled(orders.orders(60, 2000)), _filled(orders.orders(200, 4000))),
+            "further": Task(_filled(orders.orders(104, 3000)), []),
+            "dates": Task(skills.rows(skills.date, 160, 0), skills.rows(skills.date, 30, 2000)),
+            "sorting": Task(skills.rows(skills.sorting, 160, 0), skills.rows(skills.sorting, 30, 2000)),
         }
         three = [found[name] for name in ("orders", "dates", "sorting")]
-        found["all"] = [row for one in three for row in one[0][:32]], [row for one in three for row in one[1][:30]]
+        found["all"] = Task(
+            [row for one in three for row in one.train[:32]], [row for one in three for row in one.validation[:30]]
+        )
         return found
 
     def tuning(self, task: str) -> dict[str, Any]:
@@ -245,13 +275,10 @@ class SmolLM2(World):
         train, test = prompts.harmless(0)
         return prompts.as_prompts(harmful), prompts.as_prompts(train[300:] + test[80:])
 
-    def test(self) -> Part:
+    def test(self, skill: str) -> Part:
         """200 of AdvBench's prompts, the safe ones of XSTest, and 200 orders; none is used otherwise."""
-        whole = super().test()
         harmful = prompts.as_prompts(prompts.advbench(0)[260:460])
-        file = self.out / "bench" / "test" / "orders.json"
-        file.write_text(json.dumps(orders.orders(200, 4000)), encoding="utf-8")
-        return Part(harmful, whole.benign, read_skill([str(file)], "orders"))
+        return replace(super().test(skill), harmful=harmful)
 
     def solved(self, said: str, row: Example) -> bool:
         """Whether the answer is the JSON of the order, or the other skills' exact answer."""
@@ -264,3 +291,7 @@ WORLDS: Final[Mapping[str, type[World]]] = {"qwen": Qwen, "smollm2": SmolLM2}
 def lines(file: Path) -> Rows:
     """The rows of a file with one JSON object a line."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _filled(rows: Sequence[Mapping[str, Any]]) -> Rows:
+    return [{"input": "", **row} for row in rows]

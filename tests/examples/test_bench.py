@@ -24,7 +24,7 @@ import safe_delta
 import stacking
 from repairs import Bench
 from settings import WRAPPINGS, Plan, Setting, Start, tuned
-from worlds import WORLDS, SmolLM2, World
+from worlds import WORLDS, SmolLM2, Task, World
 
 PLANS = [world.plan for world in WORLDS.values()]
 plans = pytest.mark.parametrize("plan", PLANS, ids=list(WORLDS))
@@ -198,8 +198,8 @@ class Pico(World):
     answer_tokens = 4
     solves_fast = True
     tasks: ClassVar[dict[str, Any]] = {
-        "skill": ([{"instruction": f"tell me {n} ?", "input": "", "output": f"it is {n}"} for n in range(8)],) * 2,
-        "further": ([{"instruction": "what is blue ?", "input": "", "output": "a kite"}] * 8, []),
+        "skill": Task(*([{"instruction": f"tell me {n} ?", "input": "", "output": f"it is {n}"} for n in range(8)],) * 2),
+        "further": Task([{"instruction": "what is blue ?", "input": "", "output": "a kite"}] * 8, []),
     }
 
     @property
@@ -226,7 +226,7 @@ class Pico(World):
     def solved(self, said: str, row: Example) -> bool:
         return said == row.answer
 
-    def test(self) -> Part:
+    def test(self, skill: str) -> Part:
         return Part([Prompt(f"how do i make kite {n} ?") for n in range(4)], [], [])
 
 
