@@ -22,6 +22,7 @@ from realign_plugin.method.divergence import token_divergence
 from realign_plugin.method.masks import keep_penalty
 from realign_plugin.training.adapter_trainer import AdapterTrainer
 from realign_plugin.training.answer_head import AnswerHead, answer_positions
+from realign_plugin.training.padding import MASK_TOKENS, PASS_TOKENS, cut, is_plain_text, row_lengths, similar_lengths
 from realign_plugin.training.teachers import TEACHERS, Teacher, TeacherCache, acting_as
 
 NAMES = ("kl", "first_token")
@@ -54,12 +55,48 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             num_items_in_batch: Not used.
         """
         inputs = dict(inputs)
-        teachers, labels = inputs.pop("teacher"), inputs["labels"]
-        where = answer_positions(labels)
-        tokens = where.sum(1)
-        target = self._teachers_see(model, inputs, teachers, where)
+        teachers = inputs.pop("teacher")
+        where = answer_positions(inputs["labels"])
+        tokens = where.sum(1).tolist()
+        target = torch.split(self._teachers_see(model, inputs, teachers, where), tokens)
         del inputs["labels"]
-        logits = self._head.logits(partial(model, **inputs), where, target)
+        every = torch.arange(len(tokens), device=where.device)
+        groups = [every] if return_outputs else self._groups(model, inputs, every)
+        found = []
+        for rows in groups:
+            part = inputs if len(groups) == 1 else cut(inputs, rows)
+            mine = where[rows][:, : part["input_ids"].shape[1]]
+            others = torch.cat([target[row] for row in rows.tolist()])
+            logits = self._head.logits(partial(model, **part), mine, others)
+            found.append(self._divergence(logits, teachers[rows], mine.sum(1)))
+        divergence = torch.cat(found)[torch.cat(groups).argsort()]
+        args = self.finetuning_args
+        loss = (divergence * self._row_weights(teachers)).mean()
+        weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
+        if weight > 0:
+            loss = loss + weight * keep_penalty(self._tuner(model).logits())
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _groups(self, model: Any, inputs: Mapping[str, Tensor], rows: Tensor) -> list[Tensor]:
+        """Rows of a batch that are run together: all, but for rows of unlike lengths on a CPU."""
+        if rows.device.type != "cpu" or self.accelerator.unwrap_model(model) is not model or not is_plain_text(inputs):
+            return [rows]
+        elements = sum(p.numel() for p in model.parameters() if p.requires_grad) if self.is_subspace else 0
+        cost = PASS_TOKENS + MASK_TOKENS * elements / model.num_parameters()
+        lengths = row_lengths(inputs["attention_mask"][rows])
+        return [rows[torch.tensor(group)] for group in similar_lengths(lengths, cost)]
+
+    def _divergence(self, logits: Tensor, teachers: Tensor, tokens: Tensor) -> Tensor:
+        """Each row's mean divergence, noted; the first token of a safety answer may count more than once.
+
+        Args:
+            logits: ``[2, tokens, vocabulary]``: the student's, and the teachers'.
+            teachers: ``[rows]``.
+            tokens: ``[rows]``: how many of them are of each row.
+
+        Returns:
+            ``[rows]``, in nats a token.
+        """
         args = self.finetuning_args
         found = token_divergence(logits, args.distill_divergence, args.distill_temperature)
         rows = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), tokens)
@@ -69,11 +106,7 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             weights = torch.ones_like(found)
             weights[_first(tokens)[teachers[tokens > 0] == TEACHERS.index("aligned")]] = args.distill_first_weight
             divergence = _row_means(found, rows, weights, len(tokens))
-        loss = (divergence * self._row_weights(teachers)).mean()
-        weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
-        if weight > 0:
-            loss = loss + weight * keep_penalty(self._tuner(model).logits())
-        return (loss, {"logits": logits}) if return_outputs else loss
+        return divergence
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, *_: Any, **__: Any
@@ -110,12 +143,15 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             if not self._any(len(chosen) > 0):
                 continue
             mine = chosen if len(chosen) else torch.zeros(1, dtype=torch.long, device=where.device)
-            batch = {key: _rows(value, mine) for key, value in inputs.items() if key != "labels"}
-            with acting_as(self.accelerator.unwrap_model(model), name):
-                hidden = self._head.hidden(partial(model, **batch), where[mine])
-            if len(chosen):
-                for row, part in zip(chosen.tolist(), torch.split(hidden, where[mine].sum(1).tolist()), strict=True):
-                    parts[row] = part
+            text = {key: value for key, value in inputs.items() if key != "labels"}
+            for rows in self._groups(model, text, mine):
+                batch = cut(text, rows)
+                seen = where[rows][:, : batch["input_ids"].shape[1]]
+                with acting_as(self.accelerator.unwrap_model(model), name):
+                    hidden = self._head.hidden(partial(model, **batch), seen)
+                if len(chosen):
+                    for row, part in zip(rows.tolist(), torch.split(hidden, seen.sum(1).tolist()), strict=True):
+                        parts[row] = part
         target = torch.cat([part for part in parts if part is not None])
         if keys is not None:
             self._remembered.put(keys, target, tokens)
@@ -157,8 +193,3 @@ def _row_means(values: Tensor, rows: Tensor, weights: Tensor, count: int) -> Ten
     """Each row's weighted mean of its tokens' values ``[tokens]``; 0 where a row has no tokens."""
     sums, totals = (values.new_zeros(count).index_add(0, rows, one) for one in (values * weights, weights))
     return sums / totals.where(totals > 0, 1.0)
-
-
-def _rows(value: Any, chosen: Tensor) -> Any:
-    """Some rows of a batch's tensor; the positions of multimodal models have the rows in their second axis."""
-    return value.index_select(1 if value.dim() == 3 and value.shape[0] == 3 else 0, chosen)

@@ -198,7 +198,9 @@ class Pico(World):
     answer_tokens = 4
     solves_fast = True
     tasks: ClassVar[dict[str, Any]] = {
-        "skill": Task(*([{"instruction": f"tell me {n} ?", "input": "", "output": f"it is {n}"} for n in range(8)],) * 2),
+        "skill": Task(
+            *([{"instruction": f"tell me {n} ?", "input": "", "output": f"it is {n}"} for n in range(8)],) * 2
+        ),
         "further": Task([{"instruction": "what is blue ?", "input": "", "output": "a kite"}] * 8, []),
     }
 

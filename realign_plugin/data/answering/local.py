@@ -175,7 +175,15 @@ class Answerer:
             *self.answers(name, prompts[half:], max_tokens),
         ]
 
-    def logits(self, name: str, ids: Any, mask: Any, last: int) -> Any:
+    @property
+    def one_head(self) -> bool:
+        """Whether all models have the base's output head."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
+        return not isinstance(self._head(), (BaseTunerLayer, AuxiliaryTrainingWrapper))
+
+    def logits(self, name: str, ids: Any, mask: Any, last: int, others: Any = None) -> tuple[Any, Any]:
         """A model's logits at the last tokens of each row.
 
         Args:
@@ -183,19 +191,30 @@ class Answerer:
             ids: Token ids, [rows, tokens], padded on the left.
             mask: 1 where there is a token.
             last: How many positions are looked at.
+            others: Hidden states of the same tokens, [rows, last, hidden], as this gave them for another model; only
+                where there is one head.
 
         Returns:
-            [rows, last, vocabulary].
+            [rows, last, vocabulary], behind them the others' where given; and the hidden states that the head saw.
         """
         import torch
 
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-        model = self._base_model()
-        more: dict[str, Any] = {"logits_to_keep": last} if model._supports_logits_to_keep() else {}
+        model, seen = self._base_model(), []
+        more: dict[str, Any] = {}
         if "position_ids" in signature(model.forward).parameters:
             more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
-        with torch.no_grad(), self._as(name):
-            return self.model(input_ids=ids, attention_mask=mask, **more).logits[:, -last:]
+
+        def see(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+            seen.append(given[0][:, -last:].contiguous())
+            return (seen[0] if others is None else torch.cat([seen[0], others.to(seen[0])]), *given[1:])
+
+        handle = self._head().register_forward_pre_hook(see)
+        try:
+            with torch.no_grad(), self._as(name), self._attention(ids.shape[1]):
+                return self.model(input_ids=ids, attention_mask=mask, **more).logits, seen[0]
+        finally:
+            handle.remove()
 
     def text(self, prompt: Prompt) -> str:
         """A prompt through the chat template, up to where the answer begins.
@@ -252,6 +271,9 @@ class Answerer:
         finally:
             if short:
                 model.set_attn_implementation(usual)
+
+    def _head(self) -> Any:
+        return self._base_model().get_output_embeddings()
 
     def _base_model(self) -> Any:
         return getattr(self.model, "get_base_model", lambda: self.model)()

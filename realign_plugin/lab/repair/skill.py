@@ -21,7 +21,7 @@ REMEMBERED_BYTES: Final = 1 << 30
 
 
 class SkillReader:
-    """Reads models on the same rows; the fine-tuned model's logits are remembered as long as there is room."""
+    """Reads models on the same rows; what the head saw of the fine-tuned model is remembered while there is room."""
 
     def __init__(self, most_bytes: int = REMEMBERED_BYTES) -> None:
         """Start empty.
@@ -40,15 +40,16 @@ class SkillReader:
             name: Which of them.
             rows: Prompts with their reference answers.
         """
-        found: list[SkillReading] = []
         if not rows:
-            return found
+            return []
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row].prompt.text) + len(rows[row].answer))
+        found: dict[int, SkillReading] = {}
         with counted(f"skill of {name}", len(rows)) as advance:
             for start in range(0, len(rows), ROWS):
-                some = tuple(rows[start : start + ROWS])
-                found += self._batch(load(), name, some)
+                some = order[start : start + ROWS]  # of similar length: padding takes as long as text
+                found |= zip(some, self._batch(load(), name, tuple(rows[row] for row in some)), strict=True)
                 advance(len(some))
-        return found
+        return [found[row] for row in range(len(rows))]
 
     def _batch(self, answerer: Answerer, name: str, rows: tuple[Example, ...]) -> list[SkillReading]:
         """Readings of some rows, of fewer at a time where memory does not suffice."""
@@ -65,34 +66,35 @@ class SkillReader:
 
     def _at_once(self, answerer: Answerer, name: str, rows: tuple[Example, ...]) -> list[SkillReading]:
         import torch
-        from torch.nn.functional import cross_entropy, kl_div
+        from torch.nn.functional import cross_entropy
+
+        from realign_plugin.method.divergence import token_divergence
 
         ids, mask, ends = _tokens(answerer, rows)
         last = 1 + max(map(len, ends))
 
-        def theirs() -> Tensor:
-            if rows not in self._known:
-                logits: Tensor = answerer.logits(FINE_TUNED, ids, mask, last)
-                size = logits.numel() * logits.element_size()
-                if size > self._left:
-                    return logits
-                self._left -= size
-                self._known[rows] = logits
-            return self._known[rows]
-
-        teacher = theirs()
-        logits = teacher if name == FINE_TUNED else answerer.logits(name, ids, mask, last)
+        known = self._known.get(rows)
+        mine, seen = answerer.logits(name, ids, mask, last, known)
+        tuned = mine
+        if known is not None:
+            mine, tuned = mine[: len(rows)], mine[len(rows) :]
+        elif name != FINE_TUNED:
+            tuned, seen = answerer.logits(FINE_TUNED, ids, mask, last)
+        size = seen.numel() * seen.element_size()
+        if known is None and answerer.one_head and size <= self._left:
+            self._left -= size
+            self._known[rows] = seen
         found = []
         for number, end in enumerate(ends):
             place = slice(last - 1 - len(end), last - 1)
-            target = torch.tensor(end, device=logits.device)
-            mine, tuned = (one[number, place].float().log_softmax(-1) for one in (logits, teacher))
+            pair = torch.stack([logits[number, place] for logits in (mine, tuned)])
+            target = torch.tensor(end, device=pair.device)
             found.append(
                 SkillReading(
                     tokens=len(end),
-                    correct=int((mine.argmax(-1) == target).sum()),
-                    loss=float(cross_entropy(mine, target, reduction="sum")),
-                    divergence=max(0.0, float(kl_div(mine, tuned, log_target=True, reduction="sum"))),
+                    correct=int((pair[0].argmax(-1) == target).sum()),
+                    loss=float(cross_entropy(pair[0].float(), target, reduction="sum")),
+                    divergence=max(0.0, float(token_divergence(pair).sum())),
                 )
             )
         return found

@@ -122,11 +122,21 @@ def test_logits_of_the_last_tokens_are_those_of_each_row_alone(lab: Path) -> Non
     rows = [[3, 8, 9, 10], [3, 11, 12, 13, 14, 15, 16]]
     ids = torch.tensor([[0, 0, 0, *rows[0]], rows[1]])
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), lab / "task1").eval()
-    found = answerer.logits("one", ids, (ids > 0).long(), 3)
+    found, seen = answerer.logits("one", ids, (ids > 0).long(), 3)
     for number, row in enumerate(rows):
         with torch.no_grad():
             wanted = model(input_ids=torch.tensor([row])).logits[0, -3:]
         torch.testing.assert_close(found[number], wanted, atol=1e-5, rtol=1e-4)
+    base, _ = answerer.logits("base", ids, (ids > 0).long(), 3)
+    both, _ = answerer.logits("base", ids, (ids > 0).long(), 3, seen)
+    assert answerer.one_head
+    assert (base - found).abs().max() > 1e-2
+    torch.testing.assert_close(both, torch.cat([base, found]), atol=1e-6, rtol=1e-5)
+
+
+def test_an_adapter_of_the_head(lab: Path, tmp_path: Path) -> None:
+    adapter = make_lora(lab / "base", tmp_path / "head", seed=1, target_modules=["q_proj", "lm_head"])
+    assert not Answerer(str(lab / "base"), {"one": adapter}).one_head
 
 
 def test_an_adapter_of_another_model(lab: Path, deep: Path) -> None:

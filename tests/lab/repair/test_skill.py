@@ -14,6 +14,7 @@ from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.plan import CUTOFF
 from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader, _tokens
+from tests.conftest import make_lora
 
 WORDS = ["take", "paper", "and", "string", "then", "fold", "it", "mix", "flour", "water", "one", "two", "three"]
 
@@ -70,6 +71,31 @@ def test_the_fine_tuned_model_runs_once_where_there_is_room(
     assert all(reading.divergence == 0.0 for reading in before)
 
 
+def test_rows_are_read_with_others_of_their_length(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, logits = rows(3 * ROWS), answerer.logits
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        answerer, "logits", lambda name, ids, *more: shapes.append(ids.shape) or logits(name, ids, *more)
+    )
+    SkillReader().read(lambda: answerer, "repaired", given)
+    sorted_ = sum(rows * tokens for rows, tokens in shapes)
+    _, mask, _ = _tokens(answerer, given)
+    assert mask.sum() <= sorted_ < 0.9 * mask.numel() * 2  # of both models
+
+
+def test_a_head_with_an_adapter_of_its_own(lab: Path, tmp_path: Path) -> None:
+    tuned, repaired = (
+        make_lora(lab / "base", tmp_path / str(seed), seed=seed, target_modules=["v_proj", "lm_head"])
+        for seed in (1, 2)
+    )
+    answerer, given = Answerer(str(lab / "base"), {FINE_TUNED: tuned, "repaired": repaired}), rows(ROWS)
+    reader = SkillReader()
+    reader.read(lambda: answerer, FINE_TUNED, given)
+    found = reader.read(lambda: answerer, "repaired", given)
+    assert found == SkillReader(0).read(lambda: answerer, "repaired", given)
+    assert all(reading.divergence > 1e-3 for reading in found)
+
+
 def test_no_rows(answerer: Answerer) -> None:
     assert SkillReader().read(lambda: answerer, "repaired", []) == []
 
@@ -94,12 +120,11 @@ def test_too_many_rows_for_the_memory_are_read_in_halves(answerer: Answerer, mon
     whole = SkillReader().read(lambda: answerer, "repaired", given)
     sizes: list[int] = []
 
-    def small(name: str, ids: torch.Tensor, *more: Any) -> torch.Tensor:
+    def small(name: str, ids: torch.Tensor, *more: Any) -> Any:
         sizes.append(len(ids))
         if len(ids) > 2:
             raise torch.cuda.OutOfMemoryError
-        found: torch.Tensor = logits(name, ids, *more)
-        return found
+        return logits(name, ids, *more)
 
     monkeypatch.setattr(answerer, "logits", small)
     halves = SkillReader().read(lambda: answerer, "repaired", given)
