@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 Forward = Callable[[], Any]
@@ -19,7 +20,11 @@ Forward = Callable[[], Any]
 
 
 class AnswerHead:
-    """What the head of one model sees and says of chosen tokens."""
+    """What one model says of chosen tokens, next to what a teacher in the same network does.
+
+    Of a teacher the head's input is kept, which is smaller than its logits; where the head itself is adapted, and so
+    another one for each teacher, its logits.
+    """
 
     def __init__(self, model: Any) -> None:
         """Find the head.
@@ -28,38 +33,43 @@ class AnswerHead:
             model: A causal language model, unwrapped.
         """
         self._head: nn.Module = model.get_output_embeddings()
+        self._adapted = isinstance(self._head, BaseTunerLayer)
 
-    def hidden(self, forward: Forward, where: Tensor) -> Tensor:
-        """What the head would see of the chosen tokens; the head itself is spared all but one.
+    def teacher(self, forward: Forward, where: Tensor) -> Tensor:
+        """What ``logits`` needs of a teacher; the head is spared all tokens but one if it can be.
 
         Args:
-            forward: Runs the model.
+            forward: Runs the model as the teacher.
             where: ``[rows, length]``, boolean: the chosen tokens, row by row.
 
         Returns:
-            ``[tokens, hidden]``, in the model's dtype, without a gradient.
+            ``[tokens, hidden]``, or ``[tokens, vocabulary]`` where the head is adapted; in the model's dtype, and
+            without a gradient.
         """
         seen: list[Tensor] = []
 
         def keep(hidden: Tensor) -> Tensor:
             seen.append(hidden[where])
-            return hidden[:1, :1]
+            return seen[0] if self._adapted else hidden[:1, :1]
 
         with torch.no_grad(), self._sees(keep):
-            forward()
-        return seen[0]
+            logits: Tensor = forward().logits
+        return logits if self._adapted else seen[0]
 
     def logits(self, forward: Forward, where: Tensor, others: Tensor) -> Tensor:
-        """Logits of the chosen tokens, and those that other hidden states give.
+        """Logits of the chosen tokens, and the teacher's.
 
         Args:
             forward: Runs the model.
             where: ``[rows, length]``, boolean.
-            others: ``[tokens, hidden]``: what ``hidden`` gave for the same tokens, under another mask or adapter.
+            others: What ``teacher`` gave for the same tokens.
 
         Returns:
-            ``[2, tokens, vocabulary]``: this forward's, then the others'.
+            ``[2, tokens, vocabulary]``: this forward's, then the teacher's.
         """
+        if self._adapted:
+            with self._sees(lambda hidden: hidden[where]):
+                return torch.stack([own := forward().logits, others.to(own)])
         with self._sees(lambda hidden: torch.stack([hidden[where], others.to(hidden)])):
             logits: Tensor = forward().logits
         return logits

@@ -131,7 +131,7 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         return self._train_shares
 
     def _teachers_see(self, model: Any, inputs: dict[str, Any], teachers: Tensor, where: Tensor) -> Tensor:
-        """Hidden states of the answers' tokens ``[tokens, hidden]``, each row's under its own teacher."""
+        """What ``AnswerHead`` needs of each row's teacher for the answers' tokens, ``[tokens, ...]``."""
         tokens = where.sum(1).tolist()
         keys = self._remembered.keys(inputs, teachers)
         known = None if keys is None else self._remembered.get(keys, where.device)
@@ -148,9 +148,9 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
                 batch = cut(text, rows)
                 seen = where[rows][:, : batch["input_ids"].shape[1]]
                 with acting_as(self.accelerator.unwrap_model(model), name):
-                    hidden = self._head.hidden(partial(model, **batch), seen)
+                    found = self._head.teacher(partial(model, **batch), seen)
                 if len(chosen):
-                    for row, part in zip(rows.tolist(), torch.split(hidden, seen.sum(1).tolist()), strict=True):
+                    for row, part in zip(rows.tolist(), torch.split(found, seen.sum(1).tolist()), strict=True):
                         parts[row] = part
         target = torch.cat([part for part in parts if part is not None])
         if keys is not None:

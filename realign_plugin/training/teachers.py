@@ -63,7 +63,7 @@ def _switched(peft_model: Any, teacher: Teacher) -> Iterator[None]:
 
 
 class TeacherCache:
-    """What the output head sees under a teacher, row by row: exact, and smaller than a useful share of its logits."""
+    """What ``AnswerHead.teacher`` gives of each row: exact, and mostly smaller than a useful share of the logits."""
 
     def __init__(self, most_bytes: int = REMEMBERED_BYTES) -> None:
         """Start empty.
@@ -89,20 +89,20 @@ class TeacherCache:
         return keys and [key + bytes([number]) for key, number in zip(keys, teachers.tolist(), strict=True)]
 
     def get(self, keys: list[bytes], device: torch.device) -> Tensor | None:
-        """Hidden states of all rows' answers, ``[tokens, hidden]``; None where a row is not known yet."""
+        """What is known of all rows' answers, ``[tokens, ...]``; None where a row is not known yet."""
         rows = [self._known.get(key) for key in keys]
         known = [row for row in rows if row is not None]
         return torch.cat(known).to(device) if len(known) == len(rows) else None
 
-    def put(self, keys: list[bytes], hidden: Tensor, tokens: list[int]) -> None:
+    def put(self, keys: list[bytes], found: Tensor, tokens: list[int]) -> None:
         """Remember rows, as long as there is room.
 
         Args:
             keys: The rows.
-            hidden: ``[tokens, hidden]`` of all of them, in their order.
+            found: ``[tokens, ...]`` of all of them, in their order.
             tokens: How many tokens each row has.
         """
-        for key, row in zip(keys, torch.split(hidden, tokens), strict=True):
+        for key, row in zip(keys, torch.split(found, tokens), strict=True):
             size = row.numel() * row.element_size()
             if key not in self._known and size <= self._left:
                 self._known[key] = row.to("cpu", copy=True)

@@ -147,14 +147,14 @@ def test_resuming_gives_the_model_of_an_unbroken_run(world: Path, tmp_path: Path
 
 def test_teachers_are_asked_once_for_each_row(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    hidden = AnswerHead.hidden
+    teacher = AnswerHead.teacher
 
     def counted(self: AnswerHead, forward: Any, where: torch.Tensor) -> torch.Tensor:
         asked.append(len(where))
-        return hidden(self, forward, where)
+        return teacher(self, forward, where)
 
     changes = {"max_steps": None, "num_train_epochs": 3.0, "mask_noise": 0.0}
-    monkeypatch.setattr(AnswerHead, "hidden", counted)
+    monkeypatch.setattr(AnswerHead, "teacher", counted)
     run_exp(options(world, tmp_path / "one", **changes))
     assert sum(asked) == 48
     monkeypatch.setattr(TeacherCache, "get", lambda *_: None)
