@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
+from realign_plugin.chat_templates import thinking
 from realign_plugin.errors import UserError
 
 QUESTION: Final = "What colour is the sky?"
@@ -12,7 +16,7 @@ ANSWER: Final = "It is blue."
 
 
 def template_of(model: str) -> str | None:
-    """The template that renders an exchange as the tokenizer does, with its answer and without.
+    """The template that renders an exchange as the tokenizer does, with its answer and without; without thinking.
 
     Args:
         model: A chat model: a folder or a hub id.
@@ -31,21 +35,22 @@ def template_of(model: str) -> str | None:
         raise UserError(f"BASE: the tokenizer of {model} has no chat template, expected a chat model; give one")
     asked = [{"role": "user", "content": QUESTION}]
     said = [*asked, {"role": "assistant", "content": ANSWER}]
+    silent = thinking(tokenizer, on=False)
     texts = (
-        tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
-        tokenizer.apply_chat_template(said, tokenize=False),
+        tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **silent),
+        tokenizer.apply_chat_template(said, tokenize=False, **silent),
     )
     # As tokens and back, as the templates' are: a small vocabulary may not have every word.
     wanted = tuple(str(tokenizer.decode(tokenizer.encode(text, add_special_tokens=False))) for text in texts)
     found: dict[str, tuple[str, str]] = {}
-    for name, template in TEMPLATES.items():
-        rendered = _rendered(template, tokenizer, said)
+    for name in TEMPLATES:
+        rendered = _rendered(partial(TEMPLATES.get, name), tokenizer, said)
         if rendered is not None:
             if _same(rendered, wanted):
                 return str(name)
             found[name] = rendered
     if isinstance(tokenizer.chat_template, str):
-        rendered = _rendered(parse_template(tokenizer), tokenizer, said)
+        rendered = _rendered(partial(parse_template, tokenizer), tokenizer, said)
         if rendered is not None and _same(rendered, wanted):
             return None
     closest = max(found, key=lambda name: difflib.SequenceMatcher(None, found[name][1], wanted[1]).ratio())
@@ -55,11 +60,16 @@ def template_of(model: str) -> str | None:
     )
 
 
-def _rendered(template: Any, tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, str] | None:
+def _rendered(find: Callable[[], Any], tokenizer: Any, messages: list[dict[str, str]]) -> tuple[str, str] | None:
+    from llamafactory.data.template import ReasoningTemplate
+
     try:
+        template = find()
+        if isinstance(template, ReasoningTemplate):
+            template = dataclasses.replace(template, enable_thinking=False)
         prompt, answer = template.encode_oneturn(tokenizer, messages)
         return str(tokenizer.decode(prompt)), str(tokenizer.decode(prompt + answer))
-    except Exception:  # templates of other tokenizers ask for tokens that this one lacks, in many ways
+    except Exception:  # templates of other tokenizers, or one read off an odd one, fail in many ways
         return None
 
 

@@ -8,6 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from realign_plugin.chat_templates import thinking
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError, cannot_load
 
@@ -47,7 +48,7 @@ def messages(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def rendered(tokenizer: Any, prompt: Prompt, base: str, option: str = "--model") -> str:
-    """A prompt through a chat template, up to where the answer begins.
+    """A prompt through a chat template, up to where the answer begins; a model that can think is asked not to.
 
     Args:
         tokenizer: Has the template.
@@ -60,8 +61,9 @@ def rendered(tokenizer: Any, prompt: Prompt, base: str, option: str = "--model")
     """
     from jinja2 import TemplateError
 
+    given = {"tokenize": False, "add_generation_prompt": True, **thinking(tokenizer, on=False)}
     try:
-        return str(tokenizer.apply_chat_template(messages(prompt), tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template(messages(prompt), **given))
     except TemplateError as error:
         turns = f"{'a system prompt and ' if prompt.system else ''}{2 * len(prompt.history) + 1} turn(s)"
         raise UserError(

@@ -18,8 +18,16 @@ HEAD: Final = """# A repair as a study: `realign study {name} -n` names its step
 METHODS: Final[dict[Method, str]] = {"masks": "distill", "lora": "distill_lora"}
 
 
-def as_study(inputs: Inputs, out: Path, name: str) -> str:
-    """The text of the study."""
+def as_study(inputs: Inputs, out: Path, name: str, can_think: bool) -> str:
+    """The text of the study.
+
+    Args:
+        inputs: What the user gave the repair.
+        out: The repair's folder.
+        name: The study's file.
+        can_think: Whether the model can think; the study trains and measures without, as the repair does.
+    """
+    silent = {"enable_thinking": False} if can_think else {}
     task = re.sub(r"\W+", "_", inputs.adapter.name).strip("_").lower() or "repair"
     spent = inputs.spent
     values: dict[str, Any] = {
@@ -41,11 +49,13 @@ def as_study(inputs: Inputs, out: Path, name: str) -> str:
         },
         "methods": {METHODS[method]: {} for method in inputs.methods},
         "train": {
-            "all": {"cutoff_len": CUTOFF, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1},
+            "all": {
+                "cutoff_len": CUTOFF, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1, **silent,
+            },
             "safety_distill": {"max_steps": spent.steps, **spent.options["masks"]},
             "safety_distill_lora": {"max_steps": spent.steps, **spent.options["lora"]},
         },
-        "evaluate": {"tasks": ["safety", "over_refusal"]},
+        "evaluate": {"tasks": ["safety", "over_refusal"], "model_args": silent or None},
     }  # fmt: skip
     return HEAD.format(name=name) + str(OmegaConf.to_yaml(OmegaConf.create(_given(values))))
 

@@ -11,7 +11,7 @@ from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_adapters, check_model
+from realign_plugin.lab.repair.checks import check_adapters, check_chat, check_model
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, WRITTEN, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
@@ -97,7 +97,7 @@ def repair(request: Request) -> None:
     console = new_console()
     if write_study is not None:
         check_files(write_study, inputs=[one for some in request.sources.values() for one in some])
-        write_text(write_study, as_study(inputs, out, write_study.name))
+        write_text(write_study, as_study(inputs, out, write_study.name, check_chat(inputs.base, ())))
         console.print(f"{write_study}: for `realign study`")
         return
     job = Repair(inputs, out)

@@ -47,7 +47,7 @@ class Repair:
         self.inputs, self.folders, self._answerer = inputs, Folders(out.absolute()), answerer
         self.session = _session(inputs.judge)
         self.parts = parts.split(inputs)
-        check_chat(inputs.base, self.parts.prompts)
+        self._can_think = check_chat(inputs.base, self.parts.prompts)
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
@@ -58,6 +58,8 @@ class Repair:
                 self.session.prepare()
             template = self._template()
             write_json(self._noted, self.inputs.model_dump(mode="json"))
+            if self._can_think:
+                say(f"{self.inputs.base} can think: it is asked, trained and measured without thinking")
             say("1/4 the models' own answers")
             try:
                 skill = self._on_policy()
@@ -120,6 +122,7 @@ class Repair:
         work = self.folders.work
         done = work / "done" / f"{method}.json"
         given = training.options(self.inputs, self.folders, method, template, skill)
+        given |= {"enable_thinking": False} if self._can_think else {}
         running.train(method, work / f"{method}.yaml", given, work / "logs" / f"{method}.log", done, lock)
         return done
 
@@ -179,7 +182,7 @@ class Repair:
         writing.write_table(self.folders, rows, told, kept, tried)
         file = self.folders.out / "study.yaml"
         if not file.exists():  # one that the user has added to stays
-            write_text(file, as_study(self.inputs, self.folders.out, file.name))
+            write_text(file, as_study(self.inputs, self.folders.out, file.name, self._can_think))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
         study = writing.study_of(self.inputs, rows, kept, told)
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]

@@ -10,7 +10,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from realign_plugin import UserError
-from realign_plugin.data.answering.local import SHORT, Answerer, common_start
+from realign_plugin.data.answering.local import (
+    SHORT,
+    Answerer,
+    common_start,
+)
 from realign_plugin.data.rows.examples import Prompt
 from tests.conftest import make_llama, make_lora, make_tokenizer
 

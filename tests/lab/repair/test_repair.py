@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,8 @@ import yaml
 
 from realign_plugin.lab.repair import plan, running
 from realign_plugin.lab.repair.plan import QUICK_LORA
+from realign_plugin.lab.study.launch import make_plan
+from realign_plugin.lab.study.planning.commands import words as words_of
 from realign_plugin.subspace.lora_adapters import read_lora
 from tests.lab.repair.ruled import SMALL, Ruled, options_of, run
 
@@ -63,6 +66,25 @@ def test_prompts_in_an_adapter_out(finished: tuple[dict[str, Any], str]) -> None
     assert given["base"] not in text
     assert found["verdict"]["sentence"][:60] in " ".join(said.split())
     assert "To do: " in said
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_model_that_can_think(given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = tmp_path / "hybrid"
+    shutil.copytree(given["base"], base)
+    file = base / "chat_template.jinja"
+    file.write_text(file.read_text() + "{% if add_generation_prompt and enable_thinking %} paper{% endif %}")
+    run(given, base=str(base), method="lora")
+    assert "can think: it is asked, trained and measured without" in " ".join(capsys.readouterr().out.split())
+    assert yaml.safe_load((given["out"] / "work" / "lora.yaml").read_text())["enable_thinking"] is False
+    study = yaml.safe_load((given["out"] / "study.yaml").read_text())
+    assert study["train"]["all"]["enable_thinking"] is False
+    assert study["evaluate"]["model_args"] == {"enable_thinking": False}
+    planned = make_plan(given["out"] / "study.yaml", [])
+    steps = [step for step in planned.steps.values() if step.kind == "evaluate"]
+    measured = [words_of(command) for step in steps for command in step.does]
+    assert measured
+    assert all("enable_thinking=False" in " ".join(words) for words in measured)
 
 
 @pytest.mark.usefixtures("forked")

@@ -1,0 +1,32 @@
+"""What chat templates call a model's thinking, which is turned off wherever we render one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+NAMES: Final = ("enable_thinking", "thinking")
+"""The first in Qwen3, GLM 4.5 and SmolLM3, the second in Granite 3.2 and DeepSeek V3.1."""
+
+
+def thinking(tokenizer: Any, on: bool) -> dict[str, bool]:
+    """Variables of a chat template that turn the thinking on or off; empty where it has none.
+
+    Args:
+        tokenizer: Has the template.
+        on: Whether the model is to think.
+    """
+    return dict.fromkeys((name for name in NAMES if name in str(tokenizer.chat_template)), on)
+
+
+def can_think(tokenizer: Any) -> bool:
+    """Whether a chat template lets a model think, or answer at once.
+
+    Args:
+        tokenizer: Has the template.
+    """
+    asked = [{"role": "user", "content": "What colour is the sky?"}]
+    with_it, without = (
+        tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **thinking(tokenizer, on))
+        for on in (True, False)
+    )
+    return bool(with_it != without)
