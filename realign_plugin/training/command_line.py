@@ -75,8 +75,29 @@ def refuse_v1(argv: Sequence[str]) -> None:
         raise UserError(f"USE_V1: LLaMA-Factory's v1 has no {name} {options[name]}, expected 0; unset USE_V1")
 
 
-def check_command(argv: Sequence[str]) -> None:
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that torchrun's command, as the host puts it together, would split.
+
+    Args:
+        words: A training's arguments.
+
+    Raises:
+        UserError: With the first that has white space in it.
+    """
+    for word in words:
+        if word.split() != [word]:
+            raise UserError(
+                f"{word!r}: has white space, at which LLaMA-Factory splits the command for several GPUs, expected a "
+                "path without; rename the folder, or train on one GPU (CUDA_VISIBLE_DEVICES=0)"
+            )
+
+
+def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     """Check a training command before processes are started for it; the subspace that was built is kept for it.
+
+    Args:
+        argv: What follows ``train``.
+        by_torchrun: Whether the host hands the command on to torchrun.
 
     Raises:
         UserError: If our options or the adapters are at fault.
@@ -84,6 +105,8 @@ def check_command(argv: Sequence[str]) -> None:
     options = command_options(argv)
     if not _is_ours(options):
         return
+    if by_torchrun:
+        check_words(argv)
     check_options(options)
     check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))

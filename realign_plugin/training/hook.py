@@ -41,8 +41,9 @@ def attach_launcher(launcher: ModuleType) -> None:
     @functools.wraps(launch)
     def checked() -> None:
         if sys.argv[1:2] == ["train"] and not {"-h", "--help"} & set(sys.argv[2:]):
-            command_line.check_command(sys.argv[2:])
-            if sources.kept and _starts_processes():
+            started = processes.launched_by()
+            command_line.check_command(sys.argv[2:], by_torchrun=started == "torchrun")
+            if sources.kept and started:
                 sources.kept.clear()
         launch()
 
@@ -59,14 +60,6 @@ def attach_v1_launcher(launcher: ModuleType) -> None:
         launch()
 
     launcher.launch = exit_on_user_error(checked)  # type: ignore[attr-defined]
-
-
-def _starts_processes() -> bool:
-    """Whether the host trains in processes that it starts (torchrun, Ray) rather than in this one."""
-    from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray
-
-    forced = is_env_enabled("FORCE_TORCHRUN") or is_env_enabled("USE_MCA")
-    return bool(forced or use_ray() or get_device_count() > 1)
 
 
 def attach_parser(parser: ModuleType) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from realign_plugin.errors import UserError
 from realign_plugin.text_files import read_json
@@ -97,3 +97,14 @@ def _read(config: Any) -> Mapping[str, Any]:
         except UserError:
             return {}
     return config if isinstance(config, Mapping) else {}
+
+
+def launched_by() -> Literal["torchrun", "ray"] | None:
+    """What the host starts a training's processes by; None where it trains in this one."""
+    from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray
+
+    if is_env_enabled("FORCE_TORCHRUN") or is_env_enabled("USE_MCA"):
+        return "torchrun"
+    if use_ray():
+        return "ray"
+    return "torchrun" if get_device_count() > 1 else None

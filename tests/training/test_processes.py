@@ -19,7 +19,7 @@ from realign_plugin import UserError
 from realign_plugin.training import command_line
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
 from realign_plugin.training.fsdp import compute_in_bf16, prepare_fsdp
-from realign_plugin.training.processes import check_processes, fsdp_version, zero_stage
+from realign_plugin.training.processes import check_processes, fsdp_version, launched_by, zero_stage
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
 
@@ -159,6 +159,27 @@ def test_flags_and_files_are_checked_alike(lab: Path, tmp_path: Path) -> None:
     for argv in ([str(file)], [*flags, "--task_adapters", str(lab / "task1")]):
         with pytest.raises(UserError, match=r"mask_keep_weight: 0\.1 has no gradient"):
             command_line.check_command(argv)
+
+
+@pytest.mark.parametrize("given", [{}, {"FORCE_TORCHRUN": "1"}, {"USE_RAY": "1"}])
+def test_what_starts_processes(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORCE_TORCHRUN", "USE_MCA", "USE_RAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert launched_by() == {"FORCE_TORCHRUN": "torchrun", "USE_RAY": "ray"}.get(next(iter(given), ""))
+
+
+def test_a_path_that_torchruns_command_would_split(lab: Path, tmp_path: Path) -> None:
+    options = training_options(lab, tmp_path / "run")
+    file = tmp_path / "my runs" / "x.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(options))
+    command_line.check_command([str(file)])
+    with pytest.raises(UserError, match=r"my runs/x\.yaml': has white space"):
+        command_line.check_command([str(file)], by_torchrun=True)
+    file.write_text(yaml.safe_dump(options | {"stage": "sft", "finetuning_type": "lora"}))
+    command_line.check_command([str(file)], by_torchrun=True)  # not ours
 
 
 def test_a_run_is_refused_before_a_model_is_loaded(

@@ -24,6 +24,7 @@ from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method
 from realign_plugin.lab.repair.skill import FINE_TUNED
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
+from realign_plugin.training.command_line import check_words
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.session import Session
@@ -45,6 +46,8 @@ class Repair:
         """
         # However the user names the folder, an interrupted training in it is the same one.
         self.inputs, self.folders, self._answerer = inputs, Folders(out.absolute()), answerer
+        if several_gpus():
+            check_words([str(self.folders.work)])
         self.session = _session(inputs.judge)
         self.parts = parts.split(inputs)
         self._can_think = check_chat(inputs.base, self.parts.prompts)
@@ -217,6 +220,13 @@ def _session(judge: str | None) -> Session | None:
     from realign_plugin.evaluation.session import Session
 
     return Session(EvaluationSettings.load({"judge": "openai", "judge_model": judge}))
+
+
+def several_gpus() -> bool:
+    """Whether trainings on this machine are torchrun's."""
+    import torch
+
+    return torch.cuda.device_count() > 1
 
 
 def _free() -> None:

@@ -202,6 +202,14 @@ def test_a_template_that_cannot_be_told_is_given_next_time(
         run(given, template="llama3")
 
 
+def test_a_folder_with_a_space_on_several_gpus(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    Ruled.stops_after = 0
+    with pytest.raises(UserError, match=r"my runs/out/work': has white space"):
+        run(given, out=given["out"].parent / "my runs" / "out")
+    assert not (given["out"].parent / "my runs" / "out" / "work").exists()
+
+
 def test_a_repair_as_a_study(given: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     Ruled.stops_after = 0
     file = given["out"].with_name("study.yaml")
