@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.results import leaves
 from realign_plugin.evaluation.sources import FULL, SUBSET, TOPIC
 from realign_plugin.evaluation.task_names import tasks_folder
 from realign_plugin.text_files import read_text
@@ -81,6 +82,24 @@ def prompt_sets(tasks: Sequence[str], include: Path | None = None) -> list[Promp
     return _sets(tasks, known, ())
 
 
+def whole_groups(tasks: Collection[str]) -> dict[str, list[str]]:
+    """Our groups all of whose tasks are among some, with what each consists of.
+
+    Args:
+        tasks: Names of tasks.
+    """
+    known = _entries(tasks_folder())
+    groups = {name: _parts(entry) for name, entry in known.items() if "group" in entry}
+    return {name: parts for name, parts in groups.items() if set(tasks).issuperset(leaves(name, groups))}
+
+
+def _parts(group: Mapping[str, Any]) -> list[str]:
+    """The names of a group's tasks and groups."""
+    parts = group.get("task") or []
+    parts = parts if isinstance(parts, list) else [parts]
+    return [str(part.get("task")) if isinstance(part, Mapping) else str(part) for part in parts]
+
+
 def _sets(tasks: Sequence[str], known: Mapping[str, Mapping[str, Any]], above: tuple[str, ...]) -> list[PromptSet]:
     found: list[PromptSet] = []
     for name in tasks:
@@ -88,12 +107,9 @@ def _sets(tasks: Sequence[str], known: Mapping[str, Mapping[str, Any]], above: t
         if entry is None:
             continue
         if "group" in entry:
-            parts = entry.get("task") or []
-            parts = parts if isinstance(parts, list) else [parts]
-            inner = [str(part.get("task")) if isinstance(part, Mapping) else str(part) for part in parts]
             if name in above:
                 raise UserError(f"include_path: the group {name!r} is in itself, expected a tree of tasks; correct it")
-            found += _sets(inner, known, (*above, name))
+            found += _sets(_parts(entry), known, (*above, name))
             continue
         kind = str(entry.get("class") or "").rpartition(".")[2]
         if kind in ("PromptTask", "AttackTask"):

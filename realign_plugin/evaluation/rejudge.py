@@ -12,6 +12,8 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
 from realign_plugin.evaluation.metrics.kappa import Kappa
 from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, describe
+from realign_plugin.evaluation.prompt_sets import whole_groups
+from realign_plugin.evaluation.results import leaves, pool
 from realign_plugin.evaluation.samples import answer_of, read_samples, reference_answers, usual_prefix, write_samples
 from realign_plugin.evaluation.session import Session
 
@@ -94,17 +96,26 @@ def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         files = ", ".join(str(one.file) for one in judged if one.task == twice)
         raise UserError(f"SAMPLES: {files} are all of {twice}, expected one file each; give one model's at a time")
-    rows: dict[str, dict[str, Any]] = {}
+    values = {one.task: {f"{name},none": value for name, value in one.metrics.items()} for one in judged}
+    better = {one.task: HIGHER_IS_BETTER[one.kind] for one in judged}
+    groups = whole_groups(names)
+    for group in groups:
+        values[group] = {}
+        pool(values[group], {task: values[task] for task in leaves(group, groups)}, better)
+    rows: dict[str, dict[str, Any]] = {name: {"alias": name} for name in values}
     intervals: dict[str, dict[str, Any]] = {}
+    for task, found in values.items():
+        for key, value in found.items():
+            described = intervals.setdefault(task, {})[key.partition(",")[0]] = describe(value) or {}
+            rows[task][key] = NOT_AVAILABLE if "not_available" in described else float(value)
     for one in judged:
-        rows[one.task] = {"alias": one.task, "sample_len": one.count}
-        for name, value in one.metrics.items():
-            described = intervals.setdefault(one.task, {})[name] = describe(value) or {}
-            rows[one.task][f"{name},none"] = NOT_AVAILABLE if "not_available" in described else float(value)
+        rows[one.task]["sample_len"] = one.count
     kappas = {one.task: value for one in judged for value in one.metrics.values() if isinstance(value, Kappa)}
     return {
         "results": rows,
-        "higher_is_better": {one.task: HIGHER_IS_BETTER[one.kind] for one in judged},
+        "groups": {group: rows[group] for group in groups},
+        "group_subtasks": groups,
+        "higher_is_better": better,
         "n-samples": {one.task: {"original": one.count, "effective": one.count} for one in judged},
         "realign": {"intervals": intervals, "judge": session.report(kappas, {one.task: one.rows for one in judged})},
     }

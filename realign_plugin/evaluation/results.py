@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
     if not ours:
         return found
     for group in subtasks:
-        members = _leaves(group, subtasks)
+        members = leaves(group, subtasks)
         if members and all(member in ours for member in members):
             for table in (tasks, found.get("groups", {})):
                 if group in table:
-                    _pool(table[group], {member: tasks[member] for member in members}, directions)
+                    pool(table[group], {member: tasks[member] for member in members}, directions)
     kappas = {name: value for name in ours for value in tasks[name].values() if isinstance(value, Kappa)}
     record: dict[str, Any] = {}
     for table in (tasks, found.get("groups", {})):
@@ -98,14 +99,28 @@ def _is_ours(value: Any) -> bool:
     return isinstance(value, (Counted, NotAvailable))
 
 
-def _leaves(name: str, subtasks: dict[str, list[str]]) -> list[str]:
+def leaves(name: str, subtasks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tasks below a group, or the task itself.
+
+    Args:
+        name: Of the group or task.
+        subtasks: What each group consists of.
+    """
     if name not in subtasks:
         return [name]
-    return [leaf for child in subtasks[name] for leaf in _leaves(child, subtasks)]
+    return [leaf for child in subtasks[name] for leaf in leaves(child, subtasks)]
 
 
-def _pool(row: dict[str, Any], members: dict[str, dict[str, Any]], directions: dict[str, dict[str, bool]]) -> None:
-    """Pool the metrics that all members have; not one that is good in some and bad in others, as refusals are."""
+def pool(
+    row: dict[str, Any], members: Mapping[str, Mapping[str, Any]], directions: Mapping[str, Mapping[str, bool]]
+) -> None:
+    """Pool the metrics that all members have; not one that is good in some and bad in others, as refusals are.
+
+    Args:
+        row: A group's; changed in place.
+        members: Rows of its tasks.
+        directions: Of each task, whether more of a metric is better.
+    """
     for metric in METRICS:
         keys = [[key for key in member if key.partition(",")[0] == metric] for member in members.values()]
         better = {directions.get(name, {}).get(metric) for name in members}

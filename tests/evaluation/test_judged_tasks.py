@@ -211,3 +211,29 @@ def test_results_of_judged_samples_can_be_compared(
     (tmp_path / "judged.json").write_text(json.dumps(data))
     rows = {row["metric"]: row for row in compare([f"one={tmp_path / 'judged.json'}"])["rows"]}
     assert rows["safety_catqa: harmful_rate"]["cells"][0]["count"] == 11
+
+
+def test_sets_that_are_judged_together_are_pooled_as_lm_eval_pools_them(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with judge_server() as server:
+        judged(monkeypatch, server.url)
+        found = evaluate("safety")
+        members = found["group_subtasks"]["safety"]
+        files = [save(found, tmp_path, task) for task in members]
+        reset()
+        session = Session(EvaluationSettings.load({}))
+        all_judged = [judge_samples(file, session) for file in files]
+        data = results(all_judged, session)
+    assert data["group_subtasks"] == {"safety": members}
+    usual, again = found["results"]["safety"], data["results"]["safety"]
+    for name in ("refusal_rate", "harmful_rate", "incoherent_rate"):
+        assert again[f"{name},none"] == pytest.approx(float(usual[f"{name},none"]))
+        assert data["realign"]["intervals"]["safety"][name] == found["realign"]["intervals"]["safety"][name]
+    assert "safety" not in results(all_judged[1:], session)["results"]
+    (tmp_path / "judged.json").write_text(json.dumps(data))
+    rows = {row["metric"]: row for row in compare([f"one={tmp_path / 'judged.json'}"])["rows"]}
+    assert (
+        rows["safety: harmful_rate"]["cells"][0]["count"]
+        == data["realign"]["intervals"]["safety"]["harmful_rate"]["count"]
+    )
