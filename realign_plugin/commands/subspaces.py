@@ -28,12 +28,14 @@ def export(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a plain LoRA adapter that any LoRA consumer loads."""
+    from realign_plugin.subspace.spec import check_chosen_mask
     from realign_plugin.subspace.subspace import SafetySubspace
     from realign_plugin.subspace.tensor_files import torch_dtype
 
     check_adapter_folder(out, [adapter], overwrite=overwrite)
     number_type = torch_dtype(dtype)
     subspace = SafetySubspace.load(adapter)
+    check_chosen_mask(mask or subspace.spec.mask, threshold, seed)
     subspace.to_lora(out, mask, threshold, seed, number_type)
     rank = max(map(subspace.spec.rank, subspace.logits))
     served = next((size for size in VLLM_RANKS if size >= rank), None)

@@ -34,7 +34,7 @@ def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, floa
         for factor in layer.specs[adapter_name].factors:
             logits, _, deltas = layer.parts(adapter_name, factor)
             p = torch.sigmoid(logits.float())
-            found = torch.stack([p.mean(dtype=torch.float64), (p > 0.5).double().mean(), entropy_bits(p).mean()])
+            found = torch.stack([p.mean(dtype=torch.float64), (p >= 0.5).double().mean(), entropy_bits(p).mean()])
             numbers.append(found.to(numbers[0].device) if numbers else found)  # waits for a GPU's queue once
             sizes.append(deltas[0].numel())
     if not numbers:

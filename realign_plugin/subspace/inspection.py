@@ -60,7 +60,7 @@ def inspect_subspace(subspace: SafetySubspace, mask: str | None = None) -> list[
             p = torch.sigmoid(alpha.double())
             size += elements
             mean += float(p.mean()) * elements
-            kept += float((p > 0.5).double().mean()) * elements
+            kept += float((p >= 0.5).double().mean()) * elements
             whole = effective_tensor(subspace.spec, name, alpha, None, deltas, mask=torch.ones_like(alpha))
             left = effective_tensor(subspace.spec, name, alpha, None, deltas, mask=mask)
             before += float(whole.double().square().sum())

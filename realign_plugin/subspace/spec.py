@@ -170,6 +170,26 @@ def check_mask(mask: str, threshold: float) -> None:
     check_option("mask_threshold", threshold)
 
 
+def check_chosen_mask(mask: str, threshold: float | None = None, seed: int | None = None) -> None:
+    """Refuse a mask that a user has chosen, and a threshold or seed that it does not have.
+
+    Args:
+        mask: What is chosen, or was saved.
+        threshold: None where none is given.
+        seed: None where none is given.
+
+    Raises:
+        UserError: With the value and what was expected.
+    """
+    check_mask(mask, 0.5 if threshold is None else threshold)
+    for name, value, kinds in (("threshold", threshold, ("binary",)), ("seed", seed, ("sampled", "relaxed"))):
+        if value is not None and mask not in kinds:
+            raise UserError(
+                f"{name}: {value:g} with the mask {mask}, expected none: only {' and '.join(kinds)} "
+                f"{'has' if len(kinds) == 1 else 'have'} one; leave it out, or choose mask {kinds[0]}"
+            )
+
+
 def module_spec(spec: SubspaceSpec, modules: list[str], ranks: dict[str, int], alphas: dict[str, float]) -> None:
     """Write modules, ranks and alphas into a spec: the most common value as the default, the others as patterns.
 

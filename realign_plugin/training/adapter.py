@@ -9,11 +9,16 @@ from typing import Any
 from llamafactory.extras import logging
 from peft import PeftModel
 
+from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import fingerprint
-from realign_plugin.training.inference import is_subspace
+from realign_plugin.subspace.spec import check_chosen_mask
+from realign_plugin.training.inference import CHOICE
 from realign_plugin.training.preflight import STAGES
+from realign_plugin.training.resuming import TRAINING_OPTIONS
+from realign_plugin.tuner import SafetySubspaceModel
 from realign_plugin.tuner.attach import attach_subspace, model_folder
 from realign_plugin.tuner.linear import is_quantised
+from realign_plugin.tuner.schedule import train_with
 
 logger = logging.get_logger(__name__)
 
@@ -45,6 +50,8 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
         return peft_model
+    chosen: list[Any] = [getattr(finetuning_args, name, None) for name in CHOICE]
+    asked = any(value is not None for value in chosen)
     for path in model_args.adapter_name_or_path or []:
         peft_model = PeftModel.from_pretrained(
             model,
@@ -55,14 +62,22 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
             revision=model_args.model_revision,
             token=model_args.hf_hub_token,
         )
-        if is_subspace(path) and finetuning_args.mask is not None:
-            peft_model.base_model.set_mask(
-                finetuning_args.mask, finetuning_args.mask_threshold, finetuning_args.mask_seed
-            )
+        if isinstance(peft_model.base_model, SafetySubspaceModel):
+            config = peft_model.peft_config["default"]
+            if asked:
+                check_chosen_mask(chosen[0] or config.mask, *chosen[1:])
+                peft_model.base_model.set_mask(chosen[0] or config.mask, *chosen[1:])
+                asked = False
+            if is_trainable:
+                how = {name: getattr(finetuning_args, name) for name in TRAINING_OPTIONS}
+                train_with(peft_model.base_model, how)
         if is_trainable or finetuning_args.stage in STAGES or any(map(is_quantised, _linears(peft_model))):
             return peft_model
         model = peft_model.merge_and_unload()
         logger.info_rank0(f"Merged {path}.")
+    if asked:
+        name, value = next((n, v) for n, v in zip(CHOICE, chosen, strict=True) if v is not None)
+        raise UserError(f"{name}: {value!r}, but no adapter is a safety subspace, expected one; leave {name} out")
     return model
 
 

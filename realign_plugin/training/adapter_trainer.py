@@ -88,7 +88,9 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def _votes_count(self) -> bool:
-        return self.accelerator.distributed_type in SHARDING and self.args.world_size > 1
+        # Every forward pass of a sharded model, or of one whose buffers are broadcast, is all processes'.
+        joined = self.accelerator.distributed_type in SHARDING or bool(self.args.ddp_broadcast_buffers)
+        return joined and self.args.world_size > 1
 
     def _votes(self, flag: bool) -> int:
         return int(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))

@@ -23,6 +23,7 @@ REFUSED = {
     "use_galore": "leave it out",
     "use_apollo": "leave it out",
     "use_badam": "leave it out",
+    "use_hyper_parallel": "leave it out: its trainers know the stock stages alone",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
+from realign_plugin.training.distillation import DistillArguments
 from realign_plugin.training.preflight import (
     OPTIONS,
     STAGES,
@@ -40,6 +41,7 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool}
+    types |= {name: hint for name, hint in get_type_hints(DistillArguments).items() if hint is float}
     for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
         kind: Any = types.get(name, str)
         kind = _boolean if kind is bool else kind

@@ -62,14 +62,18 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         del inputs["labels"]
         every = torch.arange(len(tokens), device=where.device)
         groups = [every] if return_outputs else self._groups(model, inputs, every)
-        found = []
+        found, facts = [], []
         for rows in groups:
             part = inputs if len(groups) == 1 else cut(inputs, rows)
             mine = where[rows][:, : part["input_ids"].shape[1]]
             others = torch.cat([target[row] for row in rows.tolist()])
             logits = self._head.logits(partial(model, **part), mine, others)
-            found.append(self._divergence(logits, teachers[rows], mine.sum(1)))
-        divergence = torch.cat(found)[torch.cat(groups).argsort()]
+            loss, fact = self._divergence(logits, teachers[rows], mine.sum(1))
+            found.append(loss)
+            facts.append(fact)
+        order = torch.cat(groups).argsort()
+        divergence = torch.cat(found)[order]
+        self._note(teachers, torch.cat(facts)[order])
         args = self.finetuning_args
         loss = (divergence * self._row_weights(teachers)).mean()
         weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
@@ -86,8 +90,8 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         lengths = row_lengths(inputs["attention_mask"][rows])
         return [rows[torch.tensor(group)] for group in similar_lengths(lengths, cost)]
 
-    def _divergence(self, logits: Tensor, teachers: Tensor, tokens: Tensor) -> Tensor:
-        """Each row's mean divergence, noted; the first token of a safety answer may count more than once.
+    def _divergence(self, logits: Tensor, teachers: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's mean divergence, in which the first token of a safety answer may count more than once.
 
         Args:
             logits: ``[2, tokens, vocabulary]``: the student's, and the teachers'.
@@ -95,18 +99,22 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             tokens: ``[rows]``: how many of them are of each row.
 
         Returns:
-            ``[rows]``, in nats a token.
+            ``[rows]``, in nats a token; and what is logged of each row, ``[rows, 2]``: the plain mean, and whether the
+            likeliest first token is the teacher's.
         """
         args = self.finetuning_args
         found = token_divergence(logits, args.distill_divergence, args.distill_temperature)
         rows = torch.repeat_interleave(torch.arange(len(tokens), device=tokens.device), tokens)
         divergence = _row_means(found, rows, torch.ones_like(found), len(tokens))
-        self._note(teachers, divergence.detach(), logits.detach(), tokens)
+        same = torch.zeros_like(divergence)
+        first = _first(tokens)
+        same[tokens > 0] = (logits[0, first].argmax(-1) == logits[1, first].argmax(-1)).float()
+        facts = torch.stack([divergence.detach(), same], dim=1)
         if args.distill_first_weight != 1.0:
             weights = torch.ones_like(found)
             weights[_first(tokens)[teachers[tokens > 0] == TEACHERS.index("aligned")]] = args.distill_first_weight
             divergence = _row_means(found, rows, weights, len(tokens))
-        return divergence
+        return divergence, facts
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, *_: Any, **__: Any
@@ -138,33 +146,43 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         if self._all(known is not None) and known is not None:
             return known
         parts: list[Tensor | None] = [None] * len(tokens)
+        text = {key: value for key, value in inputs.items() if key != "labels"}
         for number, name in enumerate(TEACHERS):
-            chosen = (teachers == number).nonzero()[:, 0]
-            if not self._any(len(chosen) > 0):
+            mine = teachers == number
+            if not self._any(bool(mine.any())):
                 continue
-            mine = chosen if len(chosen) else torch.zeros(1, dtype=torch.long, device=where.device)
-            text = {key: value for key, value in inputs.items() if key != "labels"}
-            for rows in self._groups(model, text, mine):
-                batch = cut(text, rows)
-                seen = where[rows][:, : batch["input_ids"].shape[1]]
+            for batch, rows in self._batches(model, text, mine):
+                seen = where[rows][:, : batch["input_ids"].shape[1]] & mine[rows, None]
                 with acting_as(self.accelerator.unwrap_model(model), name):
                     found = self._head.teacher(partial(model, **batch), seen)
-                if len(chosen):
-                    for row, part in zip(rows.tolist(), torch.split(found, seen.sum(1).tolist()), strict=True):
+                for row, part in zip(rows.tolist(), torch.split(found, seen.sum(1).tolist()), strict=True):
+                    if mine[row]:
                         parts[row] = part
         target = torch.cat([part for part in parts if part is not None])
         if keys is not None:
             self._remembered.put(keys, target, tokens)
         return target
 
-    def _note(self, teachers: Tensor, divergence: Tensor, logits: Tensor, tokens: Tensor) -> None:
-        """Add up what is logged."""
-        first = _first(tokens)
-        same = torch.zeros_like(divergence)
-        same[tokens > 0] = (logits[0, first].argmax(-1) == logits[1, first].argmax(-1)).float()
-        rows = torch.stack([torch.ones_like(divergence), divergence, same], dim=1)
-        sums = self._sums["train" if self.model.training else "eval"]
-        sums += torch.stack([rows[teachers == number].sum(0) for number in range(len(TEACHERS))]).cpu()
+    def _batches(self, model: Any, text: dict[str, Any], mine: Tensor) -> list[tuple[dict[str, Any], Tensor]]:
+        """A teacher's rows, with their numbers: one row at least, and all where pictures belong to the whole batch."""
+        every = torch.arange(len(mine), device=mine.device)
+        if not is_plain_text(text):
+            return [(text, every)]
+        chosen = every[mine] if mine.any() else every[:1]
+        return [(cut(text, rows), rows) for rows in self._groups(model, text, chosen)]
+
+    def _note(self, teachers: Tensor, facts: Tensor) -> None:
+        """Add up what is logged: in training of this process's rows, in evaluation of all, each once.
+
+        Where evaluation rows do not fill the last batch, accelerate repeats some, and leaves them out as it gathers.
+        """
+        mode = "train" if self.model.training else "eval"
+        rows = torch.cat([teachers[:, None].to(facts), torch.ones_like(facts[:, :1]), facts], dim=1)
+        if mode == "eval" and self.args.world_size > 1:
+            rows = self.accelerator.gather_for_metrics(rows)
+            if not self.accelerator.is_main_process:
+                return
+        self._sums[mode] += torch.stack([rows[rows[:, 0] == n, 1:].sum(0) for n in range(len(TEACHERS))]).cpu()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log each teacher's divergence and first-token agreement; the evaluation's loss is made of them."""

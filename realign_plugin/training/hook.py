@@ -13,7 +13,15 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import command_line, distillation, inference, preflight, processes, resuming, sources
+from realign_plugin.training import (
+    command_line,
+    host_settings,
+    inference,
+    preflight,
+    processes,
+    resuming,
+    sources,
+)
 from realign_plugin.training.fsdp import prepare_fsdp
 from realign_plugin.training.preflight import HOST_STAGES
 from realign_plugin.training.recomputing import restoring_random_numbers
@@ -113,12 +121,13 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     def run(args: Any = None) -> Any:
         groups = parse(args)
         model_args, data_args, training_args, finetuning_args, _ = groups
+        finetuning_args.given = frozenset(name for name in preflight.OPTIONS if _given(name, args))
         names = finetuning_args.real_names
         if names["stage"] in preflight.STAGES or names["finetuning_type"] == preflight.TYPE:
             if not _given("learning_rate", args):
                 choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)
-            prepare_data(data_args, finetuning_args)
+            host_settings.check_data(data_args, finetuning_args)
         return groups
 
     return run
@@ -147,35 +156,8 @@ def choose_learning_rate(training_args: Any, kind: str) -> None:
 
     rate = RECOMMENDED if kind == preflight.TYPE else RECOMMENDED_LORA
     training_args.learning_rate = rate
-    if training_args.do_train and int(os.environ.get("RANK", "0")) == 0:
-        line = f"realign-plugin: learning_rate is not set: {rate:g}, as finetuning_type: {kind} needs it"
-        print(line, file=sys.stderr)
-
-
-def prepare_data(data_args: Any, finetuning_args: Any) -> None:
-    """Check which data sets have which teacher, and what would mix their rows, or rows of pairs.
-
-    Args:
-        data_args: The host's data arguments.
-        finetuning_args: Ours.
-
-    Raises:
-        UserError: If something in them cannot work.
-    """
-    stage = finetuning_args.real_names["stage"]
-    distils = stage == preflight.DISTILL
-    why = "each row has a teacher of its own" if distils else "LLaMA-Factory packs no pairs"
-    for name in ("packing", "neat_packing", *(("streaming", "tokenized_path") if distils else ())):
-        if getattr(data_args, name, None):
-            raise UserError(
-                f"{name}: {getattr(data_args, name)!r} with stage: {stage}, expected none, since {why}; leave it out"
-            )
-    if distils:
-        options = finetuning_args.options()
-        distillation.check_skill_datasets(
-            options["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or [],
-            options["distill_skill_weight"],
-        )  # fmt: skip
+    if training_args.do_train:
+        _say(f"learning_rate is not set: {rate:g}, as finetuning_type: {kind} needs it")
 
 
 def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
@@ -200,20 +182,17 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
             try_folder(training_args.output_dir)
     processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
     prepare_fsdp(model_args, training_args, finetuning_args)
-    for name in ("use_unsloth", "use_kt"):
-        if getattr(model_args, name, False):
-            raise UserError(
-                f"{name}: true does not restore random numbers when a layer runs again, so masks would differ; "
-                "expected false; leave it out (use_unsloth_gc works)"
-            )
+    for line in host_settings.check_settings(model_args, training_args, finetuning_args):
+        _say(line)
     if model_args.use_unsloth_gc:
         _restore_random_numbers()
-    if not resumed:
+    if resumed:
+        resuming.go_on_from(resumed[0], finetuning_args)
+    else:
         options["model_name_or_path"] = model_args.model_name_or_path
         finetuning_args.subspace = sources.build_subspace(options)
-        line = sources.memory_line(finetuning_args.subspace)
-        if line is not None and int(os.environ.get("RANK", "0")) == 0:
-            print(f"realign-plugin: {line}", file=sys.stderr)
+        if (costs := sources.memory_line(finetuning_args.subspace)) is not None:
+            _say(costs)
     if finetuning_args.mask_compile and training_args.do_train:
         check_compiler(training_args.device)
     if training_args.do_train:
@@ -224,6 +203,12 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
         # The penalty reaches the logits outside the checkpointed layers: reentrant checkpointing would make DDP see
         # each of them twice.
         model_args.use_reentrant_gc = False
+
+
+def _say(line: str) -> None:
+    """Tell the user once, however many processes there are."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"realign-plugin: {line}", file=sys.stderr)
 
 
 def _restore_random_numbers() -> None:
@@ -246,13 +231,16 @@ def attach_adapter(adapter: ModuleType) -> None:
 
     @functools.wraps(original)
     def init_adapter(config: Any, model: Any, model_args: Any, finetuning_args: Any, is_trainable: bool) -> Any:
-        if finetuning_args.finetuning_type != preflight.TYPE and getattr(finetuning_args, "subspace", None) is None:
+        kind, built = finetuning_args.finetuning_type, getattr(finetuning_args, "subspace", None)
+        loaded = model_args.adapter_name_or_path or []
+        given: dict[str, Any] = getattr(finetuning_args, "options", dict)()
+        asked = not is_trainable and inference.asks_for_subspace(loaded, given)
+        if kind != preflight.TYPE and built is None and not asked:
             return original(config, model, model_args, finetuning_args, is_trainable)
         from realign_plugin.training.adapter import init_distilled_lora, init_safety_subspace
 
-        if finetuning_args.finetuning_type == preflight.LORA:
+        if kind == preflight.LORA and built is not None:
             return init_distilled_lora(model, finetuning_args)
-
         return init_safety_subspace(model, model_args, finetuning_args, is_trainable)
 
     adapter.init_adapter = init_adapter  # type: ignore[attr-defined]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.subspace.files import PEFT_TYPE
+from realign_plugin.subspace.files import PEFT_TYPE, read_spec
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME
-from realign_plugin.subspace.spec import check_mask
+from realign_plugin.subspace.spec import check_chosen_mask
 from realign_plugin.text_files import read_json
+
+CHOICE: Final = ("mask", "mask_threshold", "mask_seed")
+"""The options that choose the mask of a trained subspace."""
 
 
 def is_subspace(path: str | Path) -> bool:
@@ -59,8 +62,20 @@ def check_inference(
             "fp32, fp16 or "
             f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
         )
-    if options and options.get("mask"):
-        check_mask(options["mask"], 0.5 if options.get("mask_threshold") is None else options["mask_threshold"])
+    given = [(options or {}).get(name) for name in CHOICE]
+    if any(value is not None for value in given):
+        for path in ours:
+            check_chosen_mask(given[0] or read_spec(Path(path))[0].mask, *given[1:])
+
+
+def asks_for_subspace(adapters: Sequence[str], options: Mapping[str, Any]) -> bool:
+    """Whether a run that does not train loads a subspace: it is one, or a mask is chosen for it.
+
+    Args:
+        adapters: ``adapter_name_or_path``.
+        options: Our options by name.
+    """
+    return any(map(is_subspace, adapters)) or (bool(adapters) and any(options.get(n) is not None for n in CHOICE))
 
 
 def is_quantised_model(path: str | None) -> bool:

@@ -57,18 +57,15 @@ def row_lengths(mask: Tensor) -> list[int]:
 
 
 def cut(batch: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """Some rows of a batch, without the padding behind the longest of them where they are plain text.
+    """Some rows of plain text, without the padding behind the longest of them.
 
     Args:
-        batch: Tensors whose first axis is the rows; of multimodal models' ``position_ids`` ``[3, rows, length]`` it
-            is the second.
+        batch: Tensors whose first axis is the rows; of multimodal models' ``position_ids`` ``[axes, rows, length]``
+            it is the second.
         rows: Numbers of rows.
     """
     chosen = {
-        key: value.index_select(1 if value.dim() == 3 and value.shape[0] == 3 else 0, rows)
-        for key, value in batch.items()
+        key: value.index_select(int(key == "position_ids" and value.dim() == 3), rows) for key, value in batch.items()
     }
-    if not is_plain_text(batch):
-        return chosen
     longest = max(row_lengths(chosen["attention_mask"]))
-    return {key: value[..., :longest] for key, value in chosen.items()}
+    return {key: value if key == "rope_deltas" else value[..., :longest] for key, value in chosen.items()}

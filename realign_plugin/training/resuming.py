@@ -1,4 +1,4 @@
-"""What an earlier start of a run left in its folder: half a checkpoint, or all there is to do."""
+"""Going on: what an earlier start of a run left in its folder, and a subspace that was trained before."""
 
 from __future__ import annotations
 
@@ -9,10 +9,43 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
+from realign_plugin.subspace.options import FUSION_OPTIONS
 from realign_plugin.text_files import read_json
+from realign_plugin.training.preflight import STAGE_DEFAULTS
 
 STATE: Final = "trainer_state.json"
+TRAINING_OPTIONS: Final = (
+    "mask_temperature", "mask_estimator", "mask_rescale", "mask_noise", "mask_noise_end",
+)  # fmt: skip
+"""How masks are drawn in training."""
+BUILDING_OPTIONS: Final = (*FUSION_OPTIONS, "mask_granularity", "mask_init")
+"""How a subspace was built; it stays so."""
+
+
+def go_on_from(path: str | Path, finetuning_args: Any) -> None:
+    """Options of a training that goes on from a subspace: what is given, else the stage's own, else the subspace's.
+
+    Args:
+        path: The subspace's folder.
+        finetuning_args: Ours; changed in place.
+
+    Raises:
+        UserError: If an option would build another subspace.
+    """
+    spec, given = read_spec(Path(path))[0], finetuning_args.given
+    values = {name: getattr(finetuning_args, name) for name in (*BUILDING_OPTIONS, "task_weight") if name in given}
+    for name, value in values.items():
+        if value != getattr(spec, name, None):
+            raise UserError(
+                f"{name}: {value!r} with adapter_name_or_path, expected none, since {path} was built with its own; "
+                "leave it out, or build another from task_adapters"
+            )
+    own = STAGE_DEFAULTS.get(finetuning_args.real_names["stage"], {})
+    for name in TRAINING_OPTIONS:
+        if name not in given:
+            setattr(finetuning_args, name, own.get(name, getattr(spec, name)))
 
 
 def set_aside_incomplete(output_dir: str | Path) -> list[Path]:

@@ -8,7 +8,8 @@ from typing import Final
 
 from torch import Tensor
 
-TEXT_ONLY: Final = frozenset({"input_ids", "attention_mask", "labels", "position_ids"})
+TEXT_ONLY: Final = frozenset({"input_ids", "attention_mask", "labels", "position_ids", "rope_deltas"})
+"""The last two follow from the first two where there are no pictures."""
 
 
 def row_keys(batch: Mapping[str, Tensor]) -> list[bytes] | None:

@@ -79,6 +79,11 @@ def _built(sources: Sources) -> SafetySubspace:
         subspace.base_model = base
         return subspace
     subspace = SafetySubspace.from_adapters(sources.aligned, sources.adapters, **chosen)
+    if sources.kind == LORA and subspace.spec.parameters:
+        raise UserError(
+            "finetuning_type: lora with adapters that have target_parameters (experts), of which PEFT takes one a "
+            "model, and the teachers are more, expected 'safety_subspace'; set it"
+        )
     check_base_model(base, subspace)
     subspace.spec.base_sha256 = fingerprint(base, subspace.spec.target_modules or ())
     return subspace

@@ -1,7 +1,8 @@
-"""The callback that lowers the mask's noise as training goes on, for any of transformers' trainers."""
+"""How masks are drawn as training goes on: the noise that falls, and the options of a second training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import TrainerCallback
@@ -19,3 +20,17 @@ class NoiseSchedule(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Set the noise of the step that begins."""
         model.base_model.set_noise(scheduled_noise(state.global_step, state.max_steps, self.start, self.end))
+
+
+def train_with(tuner: Any, options: Mapping[str, Any], adapter_name: str = "default") -> None:
+    """Choose how a subspace that was trained before is trained further; it is saved with the adapter.
+
+    Args:
+        tuner: The ``SafetySubspaceModel``.
+        options: ``mask_temperature``, ``mask_estimator``, ``mask_noise`` and the like.
+        adapter_name: The adapter.
+    """
+    layers = [layer for layer in tuner.layers() if adapter_name in layer.specs]
+    for spec in (tuner.peft_config[adapter_name], *(layer.specs[adapter_name] for layer in layers)):
+        for name, value in options.items():
+            setattr(spec, name, value)

@@ -25,6 +25,7 @@ from tests.examples.test_training_files import (
 )
 
 DISTILLED_LORA = {k: v for k, v in DISTILLED.items() if not k.startswith("mask_")} | {"learning_rate": 0.01}
+DISTILLED_LORA |= {"per_device_eval_batch_size": 3}  # two processes have to repeat rows
 
 
 @pytest.fixture(scope="module")

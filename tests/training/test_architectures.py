@@ -13,7 +13,23 @@ from peft import PeftModel
 
 from realign_plugin import SafetySubspace
 from tests.conftest import logits_of, make_tokenizer, training_options
+from tests.training.test_mask_dpo import history
 from tests.tuner.test_architectures import World, close
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_multimodal_model_is_distilled(lab: Path, tmp_path: Path, rows: int) -> None:
+    world = World("a multimodal model", tmp_path)
+    world.base().save_pretrained(tmp_path / "base")
+    make_tokenizer(tmp_path / "base")
+    changes = {"model_name_or_path": str(tmp_path / "base"), "aligned_adapter": str(tmp_path / "aligned")}
+    changes |= {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
+    options = {"task_adapters": [str(tmp_path / "tuned")], "per_device_train_batch_size": rows, **changes}
+    for kind in ("safety_subspace", "lora"):
+        run_exp(training_options(lab, tmp_path / kind, finetuning_type=kind, max_steps=2, **options))
+    first = next(entry for entry in history(tmp_path / "lora") if "loss" in entry)
+    assert first.get("kl/fine_tuned", 0.0) <= 1e-6  # both see each row alone, however rows are padded
+    assert first.get("kl/aligned", 1.0) > 1e-4
 
 
 @pytest.mark.parametrize(

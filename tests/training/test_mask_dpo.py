@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from llamafactory.train.tuner import export_model, run_exp
+from llamafactory.train.tuner import run_exp
 
 from realign_plugin import SafetySubspace, UserError
 from tests.conftest import make_lora, training_options
@@ -179,22 +179,6 @@ def test_evaluating_a_saved_subspace_alone(lab: Path, tmp_path: Path) -> None:
     assert "eval_rewards/accuracies" in results
 
 
-def test_training_goes_on_from_a_saved_subspace(lab: Path, tmp_path: Path) -> None:
-    run_exp(training_options(lab, tmp_path / "one"))
-    run_exp(
-        training_options(
-            lab,
-            tmp_path / "two",
-            task_adapters=None,
-            aligned_adapter=None,
-            adapter_name_or_path=str(tmp_path / "one"),
-        )
-    )
-    first, second = (SafetySubspace.load(tmp_path / n) for n in ("one", "two"))
-    assert not same_logits(tmp_path / "one", tmp_path / "two")
-    assert all(torch.equal(first.deltas[0][m][f], second.deltas[0][m][f]) for m in first.logits for f in "AB")
-
-
 def test_the_keep_penalty_keeps_more(lab: Path, tmp_path: Path) -> None:
     for weight in (0.0, 50.0):
         run_exp(training_options(lab, tmp_path / f"{weight}", mask_keep_weight=weight, max_steps=5, learning_rate=0.1))
@@ -212,28 +196,6 @@ def test_bf16_base_keeps_fp32_logits(lab: Path, tmp_path: Path) -> None:
     options = {"model_name_or_path": str(tmp_path / "base"), "aligned_adapter": None, "bf16": True}
     run_exp(training_options(lab, run, task_adapters=str(tmp_path / "task"), **options))
     assert {t.dtype for pair in SafetySubspace.load(run).logits.values() for t in pair.values()} == {torch.float32}
-
-
-def test_export_merges_the_mask_that_is_asked_for(lab: Path, tmp_path: Path) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    run_exp(training_options(lab, tmp_path / "run"))
-    for mask, kind in (("soft", "lora"), ("binary", "safety_subspace")):
-        out = tmp_path / f"merged-{mask}"
-        options = {
-            "model_name_or_path": str(lab / "base"),
-            "adapter_name_or_path": str(tmp_path / "run"),
-            "finetuning_type": kind,
-            "export_dir": str(out),
-            "infer_dtype": "float32",
-        }
-        export_model(options | ({"mask": mask} if kind == "safety_subspace" else {}))
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(lab / "base"), tmp_path / "run")
-        model.base_model.set_mask(mask)
-        expected = model.merge_and_unload().state_dict()
-        found = AutoModelForCausalLM.from_pretrained(out).state_dict()
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(

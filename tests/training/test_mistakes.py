@@ -71,7 +71,10 @@ def test_bad_adapters(lab: Path, tmp_path: Path, case: str, monkeypatch: Any, ca
         ({"finetuning_type": "lora"}, "finetuning_type: 'lora' with stage: mask_dpo, expected 'safety_subspace'"),
         ({"stage": "dpo"}, "stage: 'dpo' with finetuning_type: safety_subspace, expected one of mask_dpo"),
         ({"use_dora": True}, "use_dora: True has no meaning here"),
-        ({"use_unsloth": True}, "use_unsloth: true does not restore random numbers"),
+        (
+            {"use_unsloth": True},
+            "use_unsloth: True with stage: mask_dpo, expected none, since it does not restore random numbers",
+        ),
         ({"mask_reference": "model"}, "mask_reference: 'model' needs ref_model"),
     ],
 )

@@ -64,16 +64,23 @@ def test_padding_is_cut_and_text_is_not() -> None:
     torch.testing.assert_close(some["attention_mask"], mask[[1, 0], :16])
 
 
-def test_what_is_not_plain_text_keeps_its_length() -> None:
-    ids, mask = torch.arange(60).view(3, 20), torch.zeros(3, 20)
-    pictures = {"input_ids": ids, "attention_mask": mask, "token_type_ids": ids}
-    blocks = {"input_ids": ids, "attention_mask": torch.zeros(3, 1, 20, 20)}
-    for batch in (pictures, blocks):
-        assert not is_plain_text(batch)
-        assert cut(batch, torch.tensor([2]))["input_ids"].tolist() == [ids[2].tolist()]
-    places = torch.arange(180).view(3, 3, 20)  # of text and pictures: rows are the second axis
-    found = cut({"input_ids": ids, "token_type_ids": ids, "position_ids": places}, torch.tensor([1, 2]))
-    torch.testing.assert_close(found["position_ids"], places[:, [1, 2]])
+def test_what_is_plain_text() -> None:
+    ids, mask = torch.arange(60).view(3, 20), torch.ones(3, 20, dtype=torch.long)
+    assert is_plain_text({"input_ids": ids, "attention_mask": mask})
+    assert not is_plain_text({"input_ids": ids, "attention_mask": mask, "pixel_values": ids})
+    assert not is_plain_text({"input_ids": ids, "attention_mask": torch.zeros(3, 1, 20, 20)})
+
+
+@pytest.mark.parametrize("axes", [3, 4])
+def test_positions_of_multimodal_models_are_cut_with_their_rows(axes: int) -> None:
+    ids, mask = torch.arange(80).view(4, 20), torch.ones(4, 20, dtype=torch.long)
+    mask[1:, 5:] = 0
+    places = torch.arange(axes * 80).view(axes, 4, 20)
+    batch = {"input_ids": ids, "attention_mask": mask, "position_ids": places, "rope_deltas": torch.arange(4)[:, None]}
+    assert is_plain_text(batch)
+    found = cut(batch, torch.tensor([1, 3]))
+    torch.testing.assert_close(found["position_ids"], places[:, [1, 3], :8])
+    assert found["rope_deltas"].tolist() == [[1], [3]]
 
 
 @pytest.mark.parametrize("kind", ["safety_subspace", "lora"])

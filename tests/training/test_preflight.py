@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,3 +230,15 @@ def test_one_process_builds_its_subspace_once(
     assert len(built) == (1 if forced else 2)
     assert built[0] is built[-1]
     assert not sources.kept
+
+
+def test_every_option_can_be_a_flag() -> None:
+    """With its default as text, as flags are."""
+    from realign_plugin.training.arguments import SafetySubspaceArguments
+
+    given = {field.name: field.default for field in fields(SafetySubspaceArguments) if field.default is not None}
+    given |= {"stage": "safety_distill", "finetuning_type": "lora"}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    options = command_line.command_options(words)
+    assert options == given
+    preflight.check_options(options)

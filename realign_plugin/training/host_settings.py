@@ -1,0 +1,92 @@
+"""Settings of the host that our stages cannot take, or that they set; no host is imported here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+from realign_plugin.errors import UserError
+from realign_plugin.training import distillation
+from realign_plugin.training.preflight import DISTILL, LORA
+
+TEACHER: Final = "each row has a teacher of its own"
+LOSS: Final = "the loss is the divergence from the teachers"
+ANSWERS: Final = "evaluation measures that divergence; ask the saved adapter by lm_eval"
+
+DATA: Final = {
+    "packing": TEACHER, "neat_packing": TEACHER, "streaming": TEACHER, "tokenized_path": TEACHER,
+    "interleave_probs": "distill_skill_weight sets the balance of the two teachers",
+    "train_on_prompt": "teachers are compared on answers alone",
+}  # fmt: skip
+LOSSES: Final = {
+    "use_dft_loss": LOSS, "use_asft_loss": LOSS, "use_eaft_loss": LOSS, "compute_accuracy": ANSWERS,
+}  # fmt: skip
+GENERATION: Final = {"predict_with_generate": ANSWERS, "do_predict": ANSWERS}
+MODEL: Final = {
+    "use_unsloth": "it does not restore random numbers when a layer runs again, so masks would differ "
+    "(use_unsloth_gc works)",
+    "use_kt": "it does not restore random numbers when a layer runs again, so masks would differ",
+    "resize_vocab": "an adapter does not hold the new embeddings; resize and save the base model first",
+}
+
+
+def check_data(data_args: Any, finetuning_args: Any) -> None:
+    """Check which data sets have which teacher, and what would mix their rows, or rows of pairs.
+
+    Only the last answer of a conversation is learnt from in self-distillation: earlier ones are no model's own.
+
+    Args:
+        data_args: The host's data arguments; changed in place.
+        finetuning_args: Ours.
+
+    Raises:
+        UserError: If something in them cannot work.
+    """
+    stage = finetuning_args.real_names["stage"]
+    if stage != DISTILL:
+        _refuse(data_args, dict.fromkeys(("packing", "neat_packing"), "LLaMA-Factory packs no pairs"), stage)
+        return
+    _refuse(data_args, DATA, stage)
+    if data_args.mix_strategy != "concat":
+        raise UserError(
+            f"mix_strategy: {data_args.mix_strategy!r} with stage: {stage}, expected 'concat', since "
+            "distill_skill_weight sets the balance of the two teachers; leave it out"
+        )
+    data_args.mask_history = True
+    options = finetuning_args.options()
+    distillation.check_skill_datasets(
+        options["skill_dataset"], data_args.dataset or [], data_args.eval_dataset or [],
+        options["distill_skill_weight"],
+    )  # fmt: skip
+
+
+def check_settings(model_args: Any, training_args: Any, finetuning_args: Any) -> Iterator[str]:
+    """Refuse settings that would be ignored, or that end in an adapter that nothing loads.
+
+    Args:
+        model_args: The host's model arguments.
+        training_args: The host's training arguments.
+        finetuning_args: Ours.
+
+    Yields:
+        Lines about settings that are not used.
+
+    Raises:
+        UserError: With the first setting that cannot be taken.
+    """
+    stage, kind = (finetuning_args.real_names[name] for name in ("stage", "finetuning_type"))
+    _refuse(model_args, MODEL, stage)
+    if stage == DISTILL:
+        _refuse(finetuning_args, LOSSES, stage)
+        _refuse(training_args, GENERATION, stage)
+    if os.environ.get("USE_MCA", "").lower() in ("true", "1"):
+        raise UserError(f"USE_MCA: Megatron's trainer has no stage: {stage}, expected 0; unset USE_MCA")
+    if kind == LORA and (finetuning_args.lora_rank != 8 or finetuning_args.lora_dropout > 0):
+        yield "lora_rank, lora_alpha and lora_dropout are not used: the fine-tuned adapter itself is trained further"
+
+
+def _refuse(arguments: Any, names: dict[str, str], stage: str) -> None:
+    for name, why in names.items():
+        if value := getattr(arguments, name, None):
+            raise UserError(f"{name}: {value!r} with stage: {stage}, expected none, since {why}; leave it out")

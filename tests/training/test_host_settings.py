@@ -1,0 +1,94 @@
+"""The host's settings that our stages refuse, set, or say something about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llamafactory.train.tuner import run_exp
+
+from realign_plugin import UserError
+from realign_plugin.training.answer_head import answer_positions
+from realign_plugin.training.distill_trainer import SafetyDistillTrainer
+from tests.conftest import training_options
+from tests.training.test_safety_distill import options, world  # noqa: F401
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "interleaved": ({"mix_strategy": "interleave_under"}, "mix_strategy: 'interleave_under' with stage: safety_d"),
+    "prompts": ({"train_on_prompt": True}, "train_on_prompt: True with stage: safety_distill, expected none"),
+    "loss": (
+        {"use_dft_loss": True},
+        "use_dft_loss: True with stage: safety_distill, expected none, since the loss is",
+    ),
+    "vocabulary": ({"resize_vocab": True, "add_tokens": "x"}, "resize_vocab: True with stage: .*resize and save"),
+    "generation": ({"predict_with_generate": True}, "predict_with_generate: True with stage: safety_distill"),
+    "other trainers": ({"use_hyper_parallel": True}, "use_hyper_parallel: True has no meaning here"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_settings_that_would_be_ignored(world: Path, tmp_path: Path, case: str) -> None:  # noqa: F811
+    changes, message = BAD[case]
+    with pytest.raises(UserError, match=message):
+        run_exp(options(world, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_megatron(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    from realign_plugin.training import host_settings
+
+    monkeypatch.setenv("USE_MCA", "1")
+    stage = type("", (), {"real_names": {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}})()
+    with pytest.raises(UserError, match="USE_MCA: Megatron's trainer has no stage: mask_dpo"):
+        list(host_settings.check_settings(None, None, stage))
+
+
+def test_only_the_last_answer_of_a_conversation_is_learnt_from(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "data").mkdir()
+    row = (
+        '{"instruction": "how do i make paper ?", "output": "sorry no", "history": [["what is blue ?", "take it ."]]}'
+    )
+    for name in ("safety", "skill"):
+        (tmp_path / "data" / f"{name}.json").write_text(f"[{row}]")
+    columns = '{"prompt": "instruction", "response": "output", "history": "history"}'
+    entries = ", ".join(f'"{n}": {{"file_name": "{n}.json", "columns": {columns}}}' for n in ("safety", "skill"))
+    (tmp_path / "data" / "dataset_info.json").write_text(f"{{{entries}}}")
+    seen: list[list[int]] = []
+    compute = SafetyDistillTrainer.compute_loss
+
+    def kept(self: Any, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen.extend(answer_positions(inputs["labels"]).sum(1, keepdim=True).tolist())
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SafetyDistillTrainer, "compute_loss", kept)
+    run_exp(options(world, tmp_path / "run", dataset_dir=str(tmp_path / "data"), max_steps=1))
+    assert seen == [[3], [3]]  # sorry, no, and the end
+
+
+def test_the_rank_is_the_adapters(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_exp(options(world, tmp_path / "run", finetuning_type="lora", lora_rank=2, learning_rate=1e-3, max_steps=1))
+    assert "lora_rank, lora_alpha and lora_dropout are not used" in capsys.readouterr().err
+
+
+def test_experts_have_one_lora_adapter(lab: Path, tmp_path: Path) -> None:
+    from tests.tuner.test_architectures import World
+
+    made = World("experts in one tensor", tmp_path)
+    made.base().save_pretrained(tmp_path / "base")
+    changes = {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
+    changes |= {"model_name_or_path": str(tmp_path / "base"), "aligned_adapter": str(tmp_path / "aligned")}
+    with pytest.raises(UserError, match="finetuning_type: lora with adapters that have target_parameters"):
+        run_exp(
+            training_options(
+                lab, tmp_path / "out", finetuning_type="lora", task_adapters=[str(tmp_path / "tuned")], **changes
+            )
+        )
