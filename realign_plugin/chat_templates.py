@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 NAMES: Final = ("enable_thinking", "thinking")
@@ -30,3 +31,19 @@ def can_think(tokenizer: Any) -> bool:
         for on in (True, False)
     )
     return bool(with_it != without)
+
+
+def folder_can_think(folder: Path) -> bool:
+    """The same of a model's folder; False where it has no tokenizer with a template.
+
+    Args:
+        folder: Of the model.
+    """
+    files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    if not any(name in text for name in NAMES for text in texts):
+        return False
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return tokenizer.chat_template is not None and can_think(tokenizer)

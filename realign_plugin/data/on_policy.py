@@ -158,7 +158,9 @@ def _safety_recipes(
         source = journal.table(request.name, rows)
         yield _recipe(request, kind="sft", what=answers, source=source, convert=_aligned_answer, **given)
     if rows and paired:
-        source = journal.table(f"{request.name}_pairs", rows)
+        # In no order, so that the first rows, which max_samples takes, are of both kinds.
+        mixed = sorted(rows, key=lambda row: keyed_hash(request.seed, "order", row["prompt"]))
+        source = journal.table(f"{request.name}_pairs", mixed)
         convert = _pair(request.seed)
         yield _recipe(request, "pairs", kind="preference", what=pairs, source=source, convert=convert, **given)
 

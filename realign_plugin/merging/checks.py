@@ -10,6 +10,7 @@ from typing import Final
 from mergekit import merge_methods
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
+from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
@@ -49,6 +50,13 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     for name, setting in settings:
         check_choice(f"parameters of {method}", name, sorted(known))
         check_setting(method, known[name], setting)
+    for model, parameters in listed_models(config):
+        for name in parameters:
+            if known[name].scope is ParameterScope.SHARED:
+                raise UserError(
+                    f"{name}: is given under {model}, where mergekit does not read it, expected it under the merge's "
+                    "own parameters (or a slice's); move it there"
+                )
     check_layers(config)
     cache = options.transformers_cache
     models: Models = {config.base_model: _checkpoint(config.base_model, "base_model", cache)}
@@ -64,7 +72,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     else:
         modules = _check_safe_method(config, given, models)
     check_weights(config, options, models, modules)
-    check_disk(config, models[config.base_model], out)
+    check_disk(config, list(models.values()), out)
 
 
 def _check_safety_subspace(
@@ -150,12 +158,14 @@ def _tell_unmasked(
 
 
 def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], models: Models) -> dict[str, list[str]]:
-    base, *others = models.values()
+    base, *listed = models.values()
     if any(name == "role" for name, _ in shared_settings(config)):
         raise UserError("role: is given for all models at once, expected one for each; put it under each of models")
-    roles = [str(p["role"]) for model, p in listed_models(config) if "role" in p and model != config.base_model]
-    for model, parameters in listed_models(config):
-        if model != config.base_model and "role" not in parameters:
+    others = [(model, given) for model, given in listed_models(config) if model != config.base_model]
+    # Slices list a model once for each range of layers.
+    roles = [role for _, role in dict.fromkeys((model, str(own["role"])) for model, own in others if "role" in own)]
+    for model, own in others:
+        if "role" not in own:
             raise UserError(
                 f"models: {model} has no role, so that {config.merge_method} would ignore it, expected role: "
                 "unaligned, fine_tuned or safe under its parameters; add one, or leave the model out"
@@ -172,9 +182,9 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
                 )
     check_modules(adapters)
     modules = {name: list(adapter.factors) for name, adapter in adapters.items()}
-    for model in others:
-        check_same_model(model, base, [])
-        check_same_shapes(config, model, base)
+    for checkpoint in listed:
+        check_same_model(checkpoint, base, [])
+        check_same_shapes(config, checkpoint, base)
     for changed in modules.values():
         _check_not_quantised(models, changed)
     return modules

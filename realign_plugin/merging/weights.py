@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -92,17 +92,23 @@ def check_same_shapes(config: MergeConfiguration, model: Checkpoint, base: Check
             )
 
 
-def check_disk(config: MergeConfiguration, base: Checkpoint, out: Path) -> None:
-    """Refuse a merge for whose output there is no room.
+def check_disk(config: MergeConfiguration, models: Sequence[Checkpoint], out: Path) -> None:
+    """Refuse a merge for whose output there is no room; mergekit writes the largest of the models' dtypes.
+
+    Args:
+        config: The configuration.
+        models: The base, then all others.
+        out: Where the model is to go.
 
     Raises:
         UserError: With what is free and what is needed.
     """
     written = dtype_from_name(config.out_dtype or config.dtype)
-    needed = sum(
-        math.prod(base.shape(name)) * (torch.finfo(written).bits // 8 if written else base.element_size(name))
-        for name in base.names
-    )
+    base, needed = models[0], 0
+    for name in base.names:
+        holding = [model for model in models if model.find(name) is not None]
+        size = torch.finfo(written).bits // 8 if written else max(model.element_size(name) for model in holding)
+        needed += math.prod(base.shape(name)) * size
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent

@@ -132,6 +132,19 @@ def test_slices_that_move_layers(yard: Path, merge: Merge, tmp_path: Path, adapt
     plain = merge(configuration(home, adapter), tmp_path / "plain")
     sliced = merge(config, tmp_path / "sliced")
     assert all(torch.equal(sliced[name], plain[name]) for name in plain)
+    config["slices"][1]["parameters"] = {"strength": 0.0}
+    half, base = merge(config, tmp_path / "half"), state_of(home / "base")
+    for name in plain:
+        assert torch.equal(half[name], (base if "layers.1." in name else plain)[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [("strength", 0.0), ("threshold", 0.9), ("seed", 3), ("adapter", "x")])
+def test_what_mergekit_does_not_read_under_a_model(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path, name: str, value: Any
+) -> None:
+    config = configuration(yard / "fp32", adapter)
+    config["models"] = [{"model": config["base_model"], "parameters": {name: value}}]
+    refused(merge, tmp_path, config, f"{name}: is given under {config['base_model']}, where mergekit does not read it")
 
 
 def edited(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:

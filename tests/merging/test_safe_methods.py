@@ -141,6 +141,18 @@ def test_full_models_with_roles(yard: Path, merge: Merge, tmp_path: Path) -> Non
     update = 0.5 * (tuned[name] - base[name]).double() + 0.5 * (safe[name] - base[name]).double()
     assert (merged[name].double() - base[name].double() - update).abs().max() <= 2e-6
     assert torch.equal(merged["model.norm.weight"], tuned["model.norm.weight"])
+    sliced = configuration("safe_merge", home / "base", models, threshold=1.0, weight=0.5)
+    del sliced["models"]
+    sliced["slices"] = [
+        {"sources": [model | {"layer_range": part} for model in (*models, {"model": str(home / "base")})]}
+        for part in ([0, 1], [1, 2])
+    ]
+    again = merge(sliced, tmp_path / "sliced")
+    assert all(torch.equal(again[name], merged[name]) for name in merged)
+    misplaced = configuration("safe_merge", home / "base", models, threshold=1.0)
+    misplaced["models"][1]["parameters"]["weight"] = 0.9
+    with pytest.raises(UserError, match=r"weight: is given under .*full1, where mergekit does not read it"):
+        merge(misplaced, tmp_path / "misplaced")
 
 
 @pytest.mark.parametrize("method", ["safe_lora", "safe_merge"])

@@ -121,7 +121,10 @@ def _limited(count: int, limit: Any) -> int:
 
 
 def _answer_tokens(given: Any) -> int:
-    for part in str(given or "").split(","):
+    if isinstance(given, Mapping):
+        given = ",".join(f"{key}={value}" for key, value in given.items())
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given or "")
+    for part in text.split(","):
         key, _, value = part.partition("=")
         if key.strip() in ("max_gen_toks", "max_new_tokens", "max_tokens") and value.strip().isdigit():
             return int(value)

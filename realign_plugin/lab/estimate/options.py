@@ -61,7 +61,8 @@ def saves(options: Options) -> int | None:
     if strategy == "epoch":
         count = float(options.get("num_train_epochs") or 3)
     elif int(options.get("max_steps") or -1) > 0:
-        count = int(options["max_steps"]) / float(options.get("save_steps") or 500)
+        steps, every = int(options["max_steps"]), float(options.get("save_steps") or 500)
+        count = steps / (every if every >= 1 else max(1.0, steps * every))  # below 1 it is a share of the steps
     if count is None:
         return int(limit) if limit else None
     kept = max(1, int(-(-count // 1)))

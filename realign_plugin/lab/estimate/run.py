@@ -8,6 +8,7 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate.reading import check_keys, is_study, read_values
+from realign_plugin.training.known_arguments import check_arguments
 
 
 def estimate(
@@ -48,6 +49,7 @@ def estimate(
         from realign_plugin.lab.estimate.training import read_training
 
         check_keys(values, config)
+        check_arguments(values, config.name)
         found, show = training_values(read_training(config.stem, values), processes), print_training
     if as_json:
         print(json.dumps(found, indent=2))

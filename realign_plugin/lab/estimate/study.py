@@ -146,7 +146,9 @@ def _merged(document: Mapping[str, Any], plan: Plan) -> int:
     """Size of what mergekit writes for a document."""
     shapes = model_shapes(str(plan.config["model"]), "model")
     asked = document.get("out_dtype") or document.get("dtype")
-    dtype: Any = getattr(torch, str(asked), shapes.dtype) if asked else shapes.dtype
+    # LLaMA-Factory saves whole models in fp32, and mergekit writes the larger dtype.
+    usual = torch.float32 if plan.config["adaptation"] == "full" else shapes.dtype
+    dtype: Any = getattr(torch, str(asked), usual) if asked else usual
     return safetensors_bytes({name: (shape, dtype) for name, shape in shapes.tensors.items()})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -143,13 +143,16 @@ Recipe = Literal[
 ]
 
 
-def recipe(name: Recipe, given: Mapping[str, Arguments], adaptation: str) -> Arguments:
+def recipe(
+    name: Recipe, given: Mapping[str, Arguments], adaptation: str, changes: Sequence[Mapping[str, Any]] = ()
+) -> Arguments:
     """Training arguments of a recipe: the paper's, then the configuration's, the more special ones last.
 
     Args:
         name: The recipe; a baseline starts from its stage's.
         given: The configuration's ``train``.
         adaptation: ``lora`` or ``full``.
+        changes: Further arguments, the later ones winning.
     """
     chain = [
         "all",
@@ -160,12 +163,15 @@ def recipe(name: Recipe, given: Mapping[str, Arguments], adaptation: str) -> Arg
     if name.startswith("baseline_"):
         chain.append(name.removeprefix("baseline_"))
     chain.append(name)
-    found: Arguments = {}
+    found, own = Arguments(), Arguments()
     for part in chain:
         found |= RECIPES.get(part, {})
-    for part in chain:
-        found |= given.get(part, {})
-    return found
+        own |= given.get(part, {})
+    for change in changes:
+        own |= change
+    if "num_train_epochs" in own and "max_steps" not in own:
+        found.pop("max_steps", None)  # it would win
+    return found | own
 
 
 def check_recipes(given: Mapping[str, Arguments]) -> None:

@@ -13,7 +13,7 @@ from realign_plugin.lab.study.config.measuring import Pick, Poisoning, Topics
 from realign_plugin.lab.study.config.sections import Arguments, Names
 from realign_plugin.lab.study.planning import masking, realignment
 from realign_plugin.lab.study.planning.ablation_parts import check_realigned, new_models, picked, table
-from realign_plugin.lab.study.planning.commands import Transfer
+from realign_plugin.lab.study.planning.commands import Train, Transfer
 from realign_plugin.lab.study.planning.masking import Masks, Trained
 from realign_plugin.lab.study.planning.steps import TableSpec, distinct
 from realign_plugin.lab.study.planning.strengths import strength
@@ -78,12 +78,24 @@ def transfer(builder: Builder, section: Pick) -> None:
                     path, step = builder.tuned[name]
                     run, trained = f"{name}-{method}-of-{source}-{seed}", f"{source}-{method}-{seed}"
                     out = builder.path("models", run)
-                    does = Transfer(builder.path("models", trained), out, path)
-                    builder.command(run, "move", f"{run}: the mask of {source}", does, (trained, step))
+                    does = Transfer(builder.path("models", trained), out, path, _weight(builder, trained))
+                    builder.command(
+                        run, "move", f"{run}: the mask of {source}", does, (trained, step), builder.given(path)
+                    )
                     prefix = f"mask of {builder.plan.groups[source]}"
                     masking.exports(builder, Trained(run, name, method, seed, [path], prefix))
     text = "The mask of one task on the task vector of another, without training."
     table(builder, "transfer", "Masks on other tasks", text, tasks, models)
+
+
+def _weight(builder: Builder, trained: str) -> float | None:
+    """The weight of its task vector that a training was given; None for the default."""
+    given = [
+        command.arguments.get("task_weight")
+        for command in builder.plan.steps[trained].does
+        if isinstance(command, Train)
+    ]
+    return float(given[0]) if given and isinstance(given[0], int | float) else None
 
 
 def topics(builder: Builder, section: Topics) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.chat_templates import folder_can_think
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study.config import catalogue
@@ -15,7 +16,7 @@ from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.planning import merges
 from realign_plugin.lab.study.planning.commands import Fuse, Merge, Transfer, Words
 from realign_plugin.lab.study.planning.datasets import Datasets
-from realign_plugin.lab.study.planning.measuring import WEIGHTS, Measuring
+from realign_plugin.lab.study.planning.measuring import Measuring, model_files
 from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.planning.steps import Kind, Step, distinct
 
@@ -39,6 +40,7 @@ class Builder:
         evaluation_threads: Processor threads of an evaluation.
         datasets: Adds data sets.
         measuring: Adds evaluations, choices and tables.
+        silent: What turns the thinking off, in trainings and measurements, where answers are made without it.
         before: Steps of the user's own that come before all others.
         aligned_path: The aligned adapter or model; None where ``model`` itself is aligned.
         aligned_step: Step that makes it; empty: it is given.
@@ -81,7 +83,9 @@ class Builder:
         self.aligned_step = ""
         self.tuned: dict[str, tuple[str, str]] = {}
         self.datasets = Datasets(self)
-        self.measuring = Measuring(self.plan, config, self.evaluation_threads)
+        made = any(dataset.kind == "on_policy" for dataset in config.data.values())
+        self.silent = {"enable_thinking": False} if made and folder_can_think(Path(cwd, config.model)) else {}
+        self.measuring = Measuring(self.plan, config, self.evaluation_threads, self.silent)
 
     def path(self, *parts: str) -> str:
         """A path below the study's folder, as commands name it."""
@@ -95,8 +99,7 @@ class Builder:
     def given(self, *paths: str | None) -> tuple[str, ...]:
         """Files by which a change of a given model is noticed; empty for models that the study makes."""
         folders = [Path(path) for path in paths if path and not Path(path).is_relative_to(self.config.root)]
-        files = [folder / name for folder in folders for name in WEIGHTS]
-        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
+        return tuple(str(file) for folder in folders for file in model_files(folder, Path(self.plan.cwd)))
 
     def merge_step(
         self, name: str, kind: Kind, title: str, documents: Mapping[str, merges.Document], needs: Sequence[str],

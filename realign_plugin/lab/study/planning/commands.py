@@ -67,6 +67,7 @@ class Transfer:
     subspace: str
     out: str
     adapter: str
+    task_weight: float | None = None
     does: Literal["transfer"] = "transfer"
 
 
@@ -128,8 +129,9 @@ def words(command: Command) -> Words:
             return ("mergekit-yaml", file, out, "--lora-merge-cache", cache, "--random-seed", "0", "--quiet")
         case Export(subspace, out, mask):
             return ("realign", "export", subspace, out, "--mask", mask)
-        case Transfer(subspace, out, adapter):
-            return ("realign", "transfer", subspace, out, "--task-adapter", adapter)
+        case Transfer(subspace, out, adapter, weight):
+            weighted = () if weight is None else ("--task-weight", f"{weight:g}")
+            return ("realign", "transfer", subspace, out, "--task-adapter", adapter, *weighted)
         case Fuse(out, adapters, method, aligned, options):
             found = ["realign", "fuse", out, *adapters, "--method", method, *_aligned(aligned)]
             for option, value in options.items():
@@ -157,13 +159,18 @@ def _on_policy(command: OnPolicy) -> Words:
 
 
 def _measure(command: Measure) -> Words:
-    model = ",".join(f"{key}={value}" for key, value in command.model_args.items() if value is not None)
+    given = {key: value for key, value in command.model_args.items() if value is not None}
+    nested = any(isinstance(value, dict | list) for value in given.values())
+    model = json.dumps(given) if nested else ",".join(f"{key}={value}" for key, value in given.items())
     found = ["lm_eval", "--model", "hf", "--model_args", model]
     found += ["--tasks", ",".join(command.tasks), "--output_path", command.out, "--log_samples"]
     found += ["--apply_chat_template"] if command.chat_template else []
     for key, value in command.options.items():
-        if value is not False and value is not None:
-            found += [f"--{key}"] if value is True else [f"--{key}", str(value)]
+        if isinstance(value, list):
+            found += [f"--{key}", *map(str, value)]
+        elif value is not False and value is not None:
+            text = json.dumps(value) if isinstance(value, dict) else str(value)
+            found += [f"--{key}"] if value is True else [f"--{key}", text]
     if command.metadata:
         found += ["--metadata", json.dumps(command.metadata, ensure_ascii=False)]
     return tuple(found)

@@ -63,7 +63,8 @@ class Datasets:
             )
         path, step = builder.tuned[self.task_of(name)]
         sources = {}
-        needs, inputs = [*builder.before, step, builder.aligned_step], builder.given(path, builder.aligned_path)
+        needs = [*builder.before, step, builder.aligned_step]
+        inputs = builder.given(config.model, path, builder.aligned_path)
         for option in SOURCES:
             given = getattr(dataset, option) or []
             needs += [f"data-{source}" for source in given if source in config.data]

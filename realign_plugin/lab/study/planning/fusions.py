@@ -68,9 +68,8 @@ def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], nee
     if builder.full:
         aligned = builder.local(builder.aligned_path or builder.config.model)
         document = merges.fused(kind, how.options, [builder.local(path) for path in tuned], aligned)
-        step = builder.merge_step(
-            name, "fuse", title, {out: document}, needs, builder.given(*tuned, builder.aligned_path)
-        )
+        inputs = builder.given(*tuned, builder.aligned_path or builder.config.model)
+        step = builder.merge_step(name, "fuse", title, {out: document}, needs, inputs)
     else:
         does = Fuse(out, tuple(tuned), kind, builder.aligned_path, how.options)
         step = builder.command(name, "fuse", title, does, needs, builder.given(*tuned, builder.aligned_path))

@@ -23,8 +23,9 @@ from realign_plugin.lab.study.planning.references import Reference
 from realign_plugin.lab.study.planning.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
-WEIGHTS: Final = (
+MODEL: Final = (
     *("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"),
+    *("model.safetensors.index.json", "model-*-of-*.safetensors"),
     *("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
 )
 """Files by which a change of a given model is noticed."""
@@ -32,6 +33,17 @@ RESULTS: Final = "results"
 """Folder of the main results."""
 CHOOSING: Final = "results-choose"
 """Folder of the results on validation prompts."""
+
+
+def model_files(folder: Path, cwd: Path) -> list[Path]:
+    """Files of a model that are there and by which a change of it is noticed.
+
+    Args:
+        folder: Of the model.
+        cwd: What it counts from.
+    """
+    found = [file for name in MODEL for file in sorted((cwd / folder).glob(name)) if file.is_file()]
+    return [folder / file.name for file in found]
 
 
 class Measuring:
@@ -42,11 +54,13 @@ class Measuring:
         config: The configuration.
         threads: Processor threads of an evaluation.
         main: Step that measures each model of the main tables, by the model's id.
+        silent: Further ``--model_args`` of all models, beneath the configuration's.
         tokenizer: Folder of the tokenizer that all models are measured with, and the step that makes it.
     """
 
-    def __init__(self, plan: Plan, config: StudyConfig, threads: int) -> None:
+    def __init__(self, plan: Plan, config: StudyConfig, threads: int, silent: Arguments | None = None) -> None:
         self.plan = plan
+        self.silent = silent or {}
         self.config = config
         self.threads = threads
         self.main: dict[str, str] = {}
@@ -73,7 +87,7 @@ class Measuring:
         given = {"pretrained": model.pretrained, "peft": model.peft, "tokenizer": self.tokenizer[0]}
         compared = references.metadata(reference) if reference is not None else {}
         return Measure(
-            model_args=given | evaluate.model_args,
+            model_args=given | self.silent | evaluate.model_args,
             tasks=tuple(tasks),
             out=self.path(results, model.id),
             chat_template=evaluate.chat_template,
@@ -161,7 +175,10 @@ class Measuring:
     def _given(self, models: Sequence[Model], metadata: Arguments) -> tuple[str, ...]:
         """The user's own files that models are loaded from, prompts, and lm-eval tasks."""
         folders = [path for model in models if not model.step for path in (model.pretrained, model.peft) if path]
-        files = [Path(path) / name for path in dict.fromkeys([*folders, self.config.model]) for name in WEIGHTS]
+        cwd = Path(self.plan.cwd)
+        files = [
+            file for path in dict.fromkeys([*folders, self.config.model]) for file in model_files(Path(path), cwd)
+        ]
         prompts = (self.config.evaluate.metadata | metadata).get("safety_data")
         if prompts and (Path(self.plan.cwd) / str(prompts)).is_dir():
             files += [Path(str(prompts)) / p.name for p in sorted((Path(self.plan.cwd) / str(prompts)).iterdir())]

@@ -38,8 +38,9 @@ def strength(builder: Builder, section: Pick) -> None:
             if how.kind[0] in MASKED:
                 check_realigned(builder, name, method, "strength")
                 needs.append(own)
+            inputs = builder.given(builder.config.model, builder.tuned[name][0], builder.aligned_path)
             step = builder.merge_step(
-                f"strength-{own}", "merge", f"{own}: {len(values)} strengths", documents, tuple(needs)
+                f"strength-{own}", "merge", f"{own}: {len(values)} strengths", documents, tuple(needs), inputs
             )
             role: Role = "realigned" if how.kind[0] in MASKED else "baseline"
             label = f"realigned ({how.label or how.masks[0]})" if role == "realigned" else how.label or method

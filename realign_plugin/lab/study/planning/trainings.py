@@ -60,9 +60,7 @@ def train(builder: Builder, run: Run) -> str:
     config, name = builder.config, run.id
     found = {"output_dir": builder.path("models", name), **run.arguments, "dataset": ",".join(run.datasets)}
     found |= {"dataset_dir": str(config.data_folder), "seed": run.seed or 0, "template": config.template}
-    found |= catalogue.recipe(run.recipe, config.train, config.adaptation)
-    for change in run.changes:
-        found |= change
+    found |= builder.silent | catalogue.recipe(run.recipe, config.train, config.adaptation, run.changes)
     evaluated = _names(found.get("eval_dataset"), f"{name}: eval_dataset")
     if "skill_dataset" in found:
         skill = _names(found["skill_dataset"], f"{name}: skill_dataset")
