@@ -133,9 +133,10 @@ def test_slices_that_move_layers(yard: Path, merge: Merge, tmp_path: Path, adapt
     sliced = merge(config, tmp_path / "sliced")
     assert all(torch.equal(sliced[name], plain[name]) for name in plain)
     config["slices"][1]["parameters"] = {"strength": 0.0}
-    half, base = merge(config, tmp_path / "half"), state_of(home / "base")
+    half, none = merge(config, tmp_path / "half"), merge(configuration(home, adapter, strength=0.0), tmp_path / "none")
+    assert any(not torch.equal(none[name], plain[name]) for name in plain if "layers.1." in name)
     for name in plain:
-        assert torch.equal(half[name], (base if "layers.1." in name else plain)[name])
+        assert torch.equal(half[name], (none if "layers.1." in name else plain)[name])
 
 
 @pytest.mark.parametrize(("name", "value"), [("strength", 0.0), ("threshold", 0.9), ("seed", 3), ("adapter", "x")])

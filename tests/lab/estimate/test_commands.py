@@ -107,6 +107,7 @@ def test_mistakes_get_one_line_and_exit_code_2(
         (options, ["task_adapterz=[x]"], "the key 'task_adapterz' is unknown, expected 'task_adapters'"),
         (options, ["mask_granularity=elements"], "did you mean 'element'"),
         (options, ["cutoff_len"], "cutoff_len: is not an override"),
+        (options, ["cutoff_len=foo"], "cutoff_len: 'foo', expected a number"),
         (options, ["--target", "main"], "--target: main for a training"),
         (options, ["stage=ppo"], "stage: 'ppo' is unknown"),
         ({"learning_rate": 1}, [], "expected a training's (model_name_or_path, stage: mask_dpo) or a study's"),

@@ -82,6 +82,7 @@ def test_an_optimiser(lab: Path, tmp_path: Path) -> None:
         ({"max_steps": 300, "save_steps": 100}, 3),
         ({"max_steps": 300, "save_steps": 100, "save_total_limit": 1}, 1),
         ({"max_steps": 10, "save_steps": 100}, 1),
+        ({"max_steps": 1000, "save_steps": 0.1}, 10),
         ({"save_strategy": "no"}, 0),
         ({"save_strategy": "epoch", "num_train_epochs": 2}, 2),
         ({"num_train_epochs": 2}, None),

@@ -29,6 +29,8 @@ def test_calls_and_tokens() -> None:
     assert not found.local
     short = judge_calls(command("safety", gen_kwargs="temperature=0,max_gen_toks=12"))
     assert found.prompt_tokens - short.prompt_tokens == 500 * found.calls
+    for same in ({"temperature": 0, "max_gen_toks": 12}, ["temperature=0", "max_gen_toks=12"]):
+        assert judge_calls(command("safety", gen_kwargs=same)).prompt_tokens == short.prompt_tokens
 
 
 def test_preferences_are_asked_in_both_orders() -> None:

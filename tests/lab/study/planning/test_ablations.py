@@ -110,3 +110,23 @@ def test_ablations_train_on_what_they_are_about(values: dict[str, Any], planned:
     assert yaml.safe_load(text)["parameters"] == {
         "adapter": "runs/it/models/maths-paper-0", "strength": 0.5, "mask": "soft",
     }  # fmt: skip
+
+
+def test_steps_of_given_models_watch_their_files(
+    values: dict[str, Any], planned: Callable[..., Plan], tmp_path: Path
+) -> None:
+    for name in ("one", "two", "base"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("config.json" if name == "base" else "adapter_config.json")).write_text("{}")
+    tasks = {name: {"adapter": name} for name in ("one", "two")}
+    data = {"pairs": values["data"]["pairs"], "own": {"kind": "on_policy", "task": "one", "prompts": ["safety_catqa"]}}
+    changes = {"model": "base", "tasks": tasks, "data": data, "align": None, "realign": {"pairs": "pairs"}}
+    changes |= {"methods": {"paper": {}, "interpolation": {}}, "train": {"mask_dpo": {"task_weight": 0.5}}}
+    plan = planned(
+        values, ablations={"transfer": None, "strength": {"methods": ["interpolation"], "values": [0.5]}}, **changes
+    )
+    watched = {name: set(plan.steps[name].inputs) for name in plan.steps}
+    assert "base/config.json" in watched["data-own"]
+    assert "two/adapter_config.json" in watched["two-paper-of-one-0"]
+    assert {"base/config.json", "one/adapter_config.json"} <= watched["strength-one-interpolation"]
+    assert plan.steps["two-paper-of-one-0"].commands[0][-2:] == ("--task-weight", "0.5")

@@ -58,3 +58,8 @@ def test_only_what_the_user_gives_is_watched(building: Building, tmp_path: Path)
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "config.json").touch()
     assert building().given("mine", "runs/it/models/x", "gone", None) == ("mine/config.json",)
+    for name in ("model.safetensors.index.json", "model-00001-of-00002.safetensors"):
+        (tmp_path / "mine" / name).touch()
+    assert set(building().given("mine")) == {
+        "mine/config.json", "mine/model.safetensors.index.json", "mine/model-00001-of-00002.safetensors",
+    }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import Any
 
 import pytest
 import yaml
@@ -68,3 +69,22 @@ def test_options_that_are_none_are_not_in_the_file() -> None:
 def test_metadata_are_json() -> None:
     line = words(Measure({}, ("a",), "out", False, {}, {"judge": "off", "safety_data": "文"}))
     assert json.loads(line[line.index("--metadata") + 1]) == {"judge": "off", "safety_data": "文"}
+
+
+@pytest.mark.parametrize(
+    ("model_args", "options"),
+    [
+        ({"pretrained": "m", "chat_template_args": {"enable_thinking": False}}, {"gen_kwargs": {"max_gen_toks": 24}}),
+        ({"pretrained": "m", "enable_thinking": False}, {"gen_kwargs": ["max_gen_toks=24", "temperature=0"]}),
+    ],
+)
+def test_lm_eval_reads_nested_options_as_they_are_meant(model_args: dict[str, Any], options: dict[str, Any]) -> None:
+    from lm_eval._cli.harness import HarnessCLI
+
+    line = words(Measure(model_args, ("a",), "out", False, options, {}))
+    parser = HarnessCLI()._parser
+    found = parser.parse_args(["run", *line[1:]])
+    given = options["gen_kwargs"]
+    wanted = given if isinstance(given, dict) else {"max_gen_toks": 24, "temperature": 0}
+    assert dict(found.gen_kwargs) == wanted
+    assert dict(found.model_args) == model_args

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,41 @@ def test_validation_rows_of_the_skill_go_with_the_skill(builder: Builder) -> Non
     (command,) = builder.plan.steps[train(builder, run)].does
     assert isinstance(command, Train)
     assert command.arguments["skill_dataset"] == "pairs,pairs_validation"
+
+
+@pytest.mark.parametrize(
+    ("own", "changes", "steps"),
+    [({}, [], 80), ({}, [{"num_train_epochs": 3}], None), ({"num_train_epochs": 2}, [], None),
+     ({"num_train_epochs": 2}, [{"max_steps": 9}], 9)],
+)  # fmt: skip
+def test_epochs_that_are_asked_for_win_over_a_recipes_steps(
+    values: dict[str, Any], tmp_path: Path, own: dict[str, Any], changes: list[dict[str, Any]], steps: int | None
+) -> None:
+    made = Builder(parse(values | {"train": {"safety_distill": own}}), tmp_path)
+    made.datasets.add("maths", made.config.data["maths"])
+    run = Run("m", "realign", "x", "safety_distill", ["maths"], {"stage": "safety_distill"}, changes, ())
+    (command,) = made.plan.steps[train(made, run)].does
+    assert isinstance(command, Train)
+    assert command.arguments.get("max_steps") == steps
+
+
+def test_a_model_that_can_think_is_trained_and_measured_without(
+    lab: Path, values: dict[str, Any], tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(lab / "base", base)
+    own = {"kind": "on_policy", "prompts": ["safety_catqa"], "task": "maths"}
+    for template, silent in (("{% if enable_thinking %}x{% endif %}", {"enable_thinking": False}), ("", {})):
+        file = base / "chat_template.jinja"
+        file.write_text((lab / "base" / "chat_template.jinja").read_text() + template)
+        made = Builder(parse(values | {"model": "base", "data": values["data"] | {"own": own}}), tmp_path)
+        assert made.silent == made.measuring.silent == silent
+        assert not Builder(parse(values | {"model": "base"}), tmp_path).silent  # no answers are made
+        made.datasets.add("maths", made.config.data["maths"])
+        run = Run("m", "realign", "x", "safety_distill", ["maths"], {}, [], ())
+        (command,) = made.plan.steps[train(made, run)].does
+        assert isinstance(command, Train)
+        assert command.arguments.get("enable_thinking", True) is not bool(silent)
 
 
 def test_the_users_own_steps_follow_each_other(builder: Builder) -> None:
