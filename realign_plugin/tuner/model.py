@@ -225,7 +225,7 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
             layer.compiled = True
 
     def set_mask(
-        self, mask: str, threshold: float | None = None, seed: int | None = None, adapter_name: str = "default"
+        self, mask: str, threshold: float | None = None, seed: int | None = None, adapter_name: str | None = None
     ) -> None:
         """Choose the mask that inference, merging and evaluation use; it is saved with the adapter.
 
@@ -233,11 +233,12 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
             mask: ``soft``, ``binary``, ``sampled`` or ``relaxed``.
             threshold: Threshold of ``binary``; None leaves it.
             seed: Seed of ``sampled`` and ``relaxed``; None leaves it.
-            adapter_name: The adapter.
+            adapter_name: The adapter; None: the active one.
 
         Raises:
             UserError: If the mask is unknown, or the threshold out of range.
         """
+        adapter_name = adapter_name or self.active_adapters[0]
         config: SafetySubspaceConfig = self.peft_config[adapter_name]
         check_mask(mask, config.mask_threshold if threshold is None else threshold)
         if any(adapter_name in layer.merged_adapters for layer in self.layers()):
