@@ -10,7 +10,8 @@ LLaMA-Factory's trainer:
 * ``compiled``: ``mask_dpo`` with ``mask_compile: true``;
 * ``remembered``: the same steps as ``mask_dpo`` once the reference's log probabilities are known (the second epoch);
 * ``distill``: ``stage: safety_distill`` by masks on the same rows, chosen answers as safety prompts', rejected ones as
-  the skill's; ``distill_lora``: of a LoRA adapter; ``distill_remembered``: once the teachers are known.
+  the skill's; ``distill_lora``: of a LoRA adapter; ``distill_remembered``: once the teachers are known;
+  ``distill_whole``: all rows of a step in one pass, as on a GPU, also where ``--shorter`` makes half of them shorter.
 
 In a bare loop (bare_loop.py): ``bare_lora``, ``bare_mask``, and ``published``, the way of the research code, written
 again.
@@ -36,7 +37,7 @@ from typing import Any
 
 from random_llama import write_adapters, write_pairs, write_tokenizer
 
-DISTILLED = ("distill", "distill_lora", "distill_remembered")
+DISTILLED = ("distill", "distill_lora", "distill_remembered", "distill_whole")
 THROUGH_LLAMAFACTORY = ("lora_dpo", "mask_dpo", "mask_dpo_4", "compiled", "remembered", *DISTILLED)
 BARE = ("bare_lora", "bare_mask", "published")
 SIDES = (*THROUGH_LLAMAFACTORY, *BARE)
@@ -50,6 +51,7 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Training steps of masked DPO and LoRA-DPO.")
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--shorter", type=int, default=0, help="by how many tokens the rejected answers are shorter")
     parser.add_argument("--rank", type=int, default=256)
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=2)
@@ -59,7 +61,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--target", default="q_proj,v_proj")
     parser.add_argument("--vocabulary", type=int, default=0, help="of the model; default: the tokenizer's")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--sides", default=",".join(side for side in SIDES if side != "distill_whole"))
     parser.add_argument("--side", choices=SIDES, help="internal: run this side and print its figures")
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
@@ -93,7 +95,7 @@ def make(chosen: argparse.Namespace, folder: Path) -> None:
         r=chosen.rank, lora_alpha=2 * chosen.rank, target_modules=chosen.target.split(","), task_type="CAUSAL_LM"
     )
     write_adapters(get_peft_model(model, lora), folder, ["aligned", "task1", "task2", "task3", "task4"])
-    write_pairs(folder, chosen.tokens, chosen.pairs * chosen.steps, words=WORDS)
+    write_pairs(folder, chosen.tokens, chosen.pairs * chosen.steps, words=WORDS, shorter=chosen.shorter)
     info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
     columns = info["pairs"]["columns"]
     for name, answer in (("safety", "chosen"), ("skill", "rejected")):
@@ -165,6 +167,10 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
         arguments |= {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
         arguments |= {"finetuning_type": "lora" if side == "distill_lora" else "safety_subspace"}
         arguments |= {"per_device_train_batch_size": 2 * chosen.pairs}
+    if side == "distill_whole":
+        from realign_plugin.training import distill_trainer
+
+        distill_trainer.PASS_TOKENS = 10**9  # no second pass is worth its cost
     run_exp(arguments, callbacks=[Clock()])
     return times[chosen.steps :] if epochs == 2 else times
 
@@ -225,7 +231,7 @@ def main() -> None:
         peaks = {side: measure(chosen, folder, side, memory=True)["peak"] for side in sides}
     result: dict[str, Any] = {
         name: getattr(chosen, name)
-        for name in ("tokens", "rank", "hidden", "layers", "pairs", "target", "vocabulary", "checkpointing")
+        for name in ("tokens", "shorter", "rank", "hidden", "layers", "pairs", "target", "vocabulary", "checkpointing")
     }
     result |= {"adapter_mib": round(adapter, 1), "runs": chosen.runs}
     for side in sides:

@@ -33,17 +33,23 @@ def can_think(tokenizer: Any) -> bool:
     return bool(with_it != without)
 
 
-def folder_can_think(folder: Path) -> bool:
-    """The same of a model's folder; False where it has no tokenizer with a template.
+def model_can_think(model: str, cwd: Path | None = None) -> bool:
+    """The same of a model; False where its tokenizer cannot be loaded or has no template.
 
     Args:
-        folder: Of the model.
+        model: A folder or a hub id.
+        cwd: What a relative path counts from.
     """
-    files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
-    if not any(name in text for name in NAMES for text in texts):
-        return False
+    folder = Path(cwd or ".", model)
+    if folder.is_dir():
+        files = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+        texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+        if not any(name in text for name in NAMES for text in texts):
+            return False
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return tokenizer.chat_template is not None and can_think(tokenizer)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else model)
+        return tokenizer.chat_template is not None and can_think(tokenizer)
+    except Exception:  # what is wrong with it is said where it is needed
+        return False

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Final
 
+from realign_plugin.chat_templates import model_can_think
 from realign_plugin.data.answering.journal import Journal
 from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer
 from realign_plugin.data.answering.server import OPTIONS
@@ -91,9 +92,10 @@ def on_policy(
         _check_halves(prompts, request)
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
     tokens = {"max_tokens": amounts.max_tokens, "skill_max_tokens": amounts.skill_max_tokens}
+    asked_how = {"thinking": 0} if models.model and not at_server and model_can_think(models.model) else {}
     size = amounts.batch_size or (SERVER_BATCH_SIZE if at_server else BATCH_SIZE)
     journal = Journal(
-        request.folder / f"{name}.answers.jsonl", models.notes(), tokens | {"batch_size": size},
+        request.folder / f"{name}.answers.jsonl", models.notes(), tokens | asked_how | {"batch_size": size},
         overwrite=request.overwrite,
     )  # fmt: skip
     safety = [*asked["harmful"], *asked["benign"]]

@@ -84,7 +84,9 @@ class AnswerHead:
 
 
 def answer_positions(labels: Tensor, ignored: int = -100) -> Tensor:
-    """The positions that predict an answer's token: those before each label.
+    """The positions that predict a token of a row's last answer: those before each label.
+
+    The host labels the token that ends an earlier answer as well, for templates whose requests begin with it.
 
     Args:
         labels: ``[rows, length]``: token ids of answers, ``ignored`` elsewhere.
@@ -93,6 +95,10 @@ def answer_positions(labels: Tensor, ignored: int = -100) -> Tensor:
     Returns:
         ``[rows, length]``, boolean.
     """
-    where = torch.zeros_like(labels, dtype=torch.bool)
-    where[:, :-1] = labels[:, 1:] != ignored
+    labelled = labels != ignored
+    place = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    end = place.where(labelled, -1).amax(1, keepdim=True)
+    gap = place.where(~labelled & (place < end), -1).amax(1, keepdim=True)
+    where = torch.zeros_like(labelled)
+    where[:, :-1] = (labelled & (place > gap))[:, 1:]
     return where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
@@ -107,6 +108,8 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     options = command_options(argv)
     if not _is_ours(options):
         return
+    if os.environ.get("USE_MCA", "").lower() in ("true", "1"):
+        raise UserError("USE_MCA: Megatron's trainer has none of our stages, expected 0; unset USE_MCA")
     if by_torchrun:
         check_words(argv)
     check_options(options)

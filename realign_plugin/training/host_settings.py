@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,7 +26,10 @@ MODEL: Final = {
     "use_unsloth": "it does not restore random numbers when a layer runs again, so masks would differ "
     "(use_unsloth_gc works)",
     "use_kt": "it does not restore random numbers when a layer runs again, so masks would differ",
-    "resize_vocab": "an adapter does not hold the new embeddings; resize and save the base model first",
+    **dict.fromkeys(
+        ("resize_vocab", "add_tokens", "add_special_tokens"),
+        "an adapter does not hold the new embeddings; resize and save the base model first",
+    ),
 }
 
 
@@ -80,8 +82,6 @@ def check_settings(model_args: Any, training_args: Any, finetuning_args: Any) ->
     if stage == DISTILL:
         _refuse(finetuning_args, LOSSES, stage)
         _refuse(training_args, GENERATION, stage)
-    if os.environ.get("USE_MCA", "").lower() in ("true", "1"):
-        raise UserError(f"USE_MCA: Megatron's trainer has no stage: {stage}, expected 0; unset USE_MCA")
     if kind == LORA and (finetuning_args.lora_rank != 8 or finetuning_args.lora_dropout > 0):
         yield "lora_rank, lora_alpha and lora_dropout are not used: the fine-tuned adapter itself is trained further"
 

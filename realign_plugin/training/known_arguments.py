@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.host_sources import check_known, host_files, nodes
 from realign_plugin.subspace import options
 
-_NUMBERS: Final = ("int", "float")
+_NUMBERS: Final = frozenset({"int", "float"})
 
 
 @lru_cache
@@ -45,7 +46,8 @@ def check_arguments(arguments: Mapping[str, Any], what: str) -> None:
     for name, value in arguments.items() if known else ():
         check_known(what, name, known, ["the arguments of llamafactory-cli train"])
         kind = known[name]
-        if isinstance(value, str) and any(number in kind for number in _NUMBERS) and "str" not in kind:
+        names = set(re.findall(r"\w+", kind))
+        if isinstance(value, str) and names & _NUMBERS and not names & {"str", "Literal"}:
             try:
                 float(value)
             except ValueError as error:

@@ -12,8 +12,9 @@ from realign_plugin.errors import UserError
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.subspace.options import FUSION_OPTIONS
+from realign_plugin.subspace.task_vectors import task_weights
 from realign_plugin.text_files import read_json
-from realign_plugin.training.preflight import STAGE_DEFAULTS
+from realign_plugin.training.preflight import STAGE_DEFAULTS, split_weights
 
 STATE: Final = "trainer_state.json"
 TRAINING_OPTIONS: Final = (
@@ -35,9 +36,14 @@ def go_on_from(path: str | Path, finetuning_args: Any) -> None:
         UserError: If an option would build another subspace.
     """
     spec, given = read_spec(Path(path))[0], finetuning_args.given
-    values = {name: getattr(finetuning_args, name) for name in (*BUILDING_OPTIONS, "task_weight") if name in given}
+    values = {name: getattr(finetuning_args, name) for name in BUILDING_OPTIONS if name in given}
+    built = {name: getattr(spec, name) for name in BUILDING_OPTIONS}
+    if finetuning_args.task_weight is not None:
+        weights, count = split_weights(finetuning_args.task_weight), len(spec.task_weights)
+        values["task_weight"] = task_weights(weights, count, spec.fusion_method, "adapters")
+        built["task_weight"] = spec.task_weights
     for name, value in values.items():
-        if value != getattr(spec, name, None):
+        if value is not None and value != built[name]:
             raise UserError(
                 f"{name}: {value!r} with adapter_name_or_path, expected none, since {path} was built with its own; "
                 "leave it out, or build another from task_adapters"
@@ -46,6 +52,8 @@ def go_on_from(path: str | Path, finetuning_args: Any) -> None:
     for name in TRAINING_OPTIONS:
         if name not in given:
             setattr(finetuning_args, name, own.get(name, getattr(spec, name)))
+    if "mask_estimator" in given and finetuning_args.mask is None:
+        finetuning_args.mask = "binary" if finetuning_args.mask_estimator == "straight_through" else "soft"
 
 
 def set_aside_incomplete(output_dir: str | Path) -> list[Path]:

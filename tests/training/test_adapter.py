@@ -122,7 +122,9 @@ def test_another_stage_draws_its_own_masks(
         options(world, tmp_path / "two", adapter_name_or_path=str(tmp_path / "one"), max_steps=1, **GOING_ON, **given)
     )
     assert drawn == {expected}
-    assert SafetySubspace.load(tmp_path / "two").spec.mask_temperature == expected[0]
+    spec = SafetySubspace.load(tmp_path / "two").spec
+    assert spec.mask_temperature == expected[0]
+    assert spec.mask == ("binary" if given else "soft")
 
 
 def test_a_second_training_without_a_word_goes_on_as_the_first(lab: Path, tmp_path: Path) -> None:
@@ -132,6 +134,9 @@ def test_a_second_training_without_a_word_goes_on_as_the_first(lab: Path, tmp_pa
     )
     spec = SafetySubspace.load(tmp_path / "two").spec
     assert (spec.mask_temperature, spec.mask_noise) == (0.3, 0.4)
+    same = {"task_weight": "1.0", "mask_granularity": "element", "fusion_method": "task_arithmetic"}
+    more = {"adapter_name_or_path": str(tmp_path / "two"), "max_steps": 1, **GOING_ON, **same}
+    run_exp(training_options(lab, tmp_path / "three", **more))
 
 
 @pytest.mark.parametrize("given", [{"mask_granularity": "row"}, {"fusion_method": "ties"}, {"task_weight": "0.5"}])

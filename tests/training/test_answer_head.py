@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from realign_plugin.training.answer_head import answer_positions
 from tests.training.test_safety_distill import one_step, world  # noqa: F401
 
 
@@ -34,3 +35,9 @@ def test_each_teacher_has_its_own_head(world: Path, tmp_path: Path, task: Path) 
     lora = one_step(world, tmp_path / "lora", finetuning_type="lora", **given)
     assert lora["kl/fine_tuned"] <= 1e-6
     assert lora["kl/aligned"] == pytest.approx(ones["kl/aligned"], rel=1e-4)
+
+
+def test_only_the_last_answer_counts() -> None:
+    labels = torch.tensor([[-100, -100, 5, 6, -100, 7, 8, 2], [-100, 4, -100, -100, -100, 9, 2, -100], [-100] * 8])
+    found = answer_positions(labels)
+    assert found.int().tolist() == [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0] * 8]

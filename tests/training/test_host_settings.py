@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
+from realign_plugin.training import command_line
 from realign_plugin.training.answer_head import answer_positions
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
 from tests.conftest import training_options
@@ -21,7 +23,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"use_dft_loss": True},
         "use_dft_loss: True with stage: safety_distill, expected none, since the loss is",
     ),
-    "vocabulary": ({"resize_vocab": True, "add_tokens": "x"}, "resize_vocab: True with stage: .*resize and save"),
+    "vocabulary": ({"resize_vocab": True}, "resize_vocab: True with stage: .*resize and save"),
+    "new tokens": ({"add_tokens": "x"}, r"add_tokens: \['x'\] with stage: .*resize and save"),
     "generation": ({"predict_with_generate": True}, "predict_with_generate: True with stage: safety_distill"),
     "other trainers": ({"use_hyper_parallel": True}, "use_hyper_parallel: True has no meaning here"),
 }
@@ -36,12 +39,11 @@ def test_settings_that_would_be_ignored(world: Path, tmp_path: Path, case: str) 
 
 
 def test_megatron(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    from realign_plugin.training import host_settings
-
+    file = tmp_path / "x.yaml"
+    file.write_text(yaml.safe_dump(options(world, tmp_path / "run")))
     monkeypatch.setenv("USE_MCA", "1")
-    stage = type("", (), {"real_names": {"stage": "mask_dpo", "finetuning_type": "safety_subspace"}})()
-    with pytest.raises(UserError, match="USE_MCA: Megatron's trainer has no stage: mask_dpo"):
-        list(host_settings.check_settings(None, None, stage))
+    with pytest.raises(UserError, match="USE_MCA: Megatron's trainer has none of our stages"):
+        command_line.check_command([str(file)])
 
 
 def test_only_the_last_answer_of_a_conversation_is_learnt_from(

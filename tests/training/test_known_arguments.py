@@ -35,3 +35,7 @@ def test_what_no_training_takes_is_one_line(arguments: dict[str, Any], says: str
 def test_what_trainings_take_passes() -> None:
     good = {"learning_rate": "1e-4", "max_steps": 3, "lora_target": "all", "bf16": True, "fusion_method": "ties"}
     check_arguments(good | {"task_weight": "0.3,0.4", "save_steps": 0.5}, "train.all")
+
+
+def test_words_that_hold_the_name_of_a_number_are_no_numbers() -> None:
+    check_arguments({"mix_strategy": "concat", "infer_dtype": "bfloat16"}, "x.yaml")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.chat_templates import folder_can_think
+from realign_plugin.chat_templates import model_can_think
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Model, Role
 from realign_plugin.lab.study.config import catalogue
@@ -84,7 +84,9 @@ class Builder:
         self.tuned: dict[str, tuple[str, str]] = {}
         self.datasets = Datasets(self)
         made = any(dataset.kind == "on_policy" for dataset in config.data.values())
-        self.silent = {"enable_thinking": False} if made and folder_can_think(Path(cwd, config.model)) else {}
+        # A model that a step before the study makes is not there yet when it is planned first.
+        thinks = made and not config.prepare and model_can_think(config.model, cwd)
+        self.silent = {"enable_thinking": False} if thinks else {}
         self.measuring = Measuring(self.plan, config, self.evaluation_threads, self.silent)
 
     def path(self, *parts: str) -> str:
