@@ -83,7 +83,9 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
 
     def _groups(self, model: Any, inputs: Mapping[str, Tensor], rows: Tensor) -> list[Tensor]:
         """Rows of a batch that are run together: all, but for rows of unlike lengths on a CPU."""
-        if rows.device.type != "cpu" or self.accelerator.unwrap_model(model) is not model or not is_plain_text(inputs):
+        # Processes have to make as many passes as each other.
+        alone = self.args.world_size == 1 and self.accelerator.unwrap_model(model) is model
+        if not alone or rows.device.type != "cpu" or not is_plain_text(inputs):
             return [rows]
         elements = sum(p.numel() for p in model.parameters() if p.requires_grad) if self.is_subspace else 0
         cost = PASS_TOKENS + MASK_TOKENS * elements / model.num_parameters()

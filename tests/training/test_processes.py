@@ -195,7 +195,7 @@ def test_a_run_is_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize(("others", "skipped"), [(1.0, True), (0.0, False)])
 def test_sharded_processes_skip_the_reference_together(others: float, skipped: bool) -> None:
     trainer = MaskDPOTrainer.__new__(MaskDPOTrainer)
-    trainer.args = SimpleNamespace(world_size=2)
+    trainer.args = SimpleNamespace(world_size=2, ddp_broadcast_buffers=False)
     votes: list[float] = []
 
     def reduce(vote: torch.Tensor) -> torch.Tensor:
@@ -212,6 +212,9 @@ def test_sharded_processes_skip_the_reference_together(others: float, skipped: b
     assert trainer._all(True) is True
     assert trainer._any(False) is False
     assert len(votes) == 2
+    trainer.args.ddp_broadcast_buffers = True  # then each forward pass is all processes'
+    assert trainer._all(True) is skipped
+    assert len(votes) == 3
 
 
 @pytest.mark.parametrize(("others", "some"), [(1.0, True), (0.0, False)])
