@@ -89,8 +89,7 @@ def test_the_four_cases_and_the_data_sets(lab: Path, tmp_path: Path, asked: Sour
     assert [row["output"] for row in safety[:10]] == [REFUSES] * 6 + [HELPS] * 4
     pairs = rows(folder, "on_policy_pairs")
     assert len(pairs) == 20 - 2 * 2  # where both refuse there is nothing to prefer
-    benign = {row["instruction"] for row in safety[10:]}
-    assert 0 < sum(row["prompt"] in benign for row in pairs[:8]) < 8  # a part of them holds both kinds
+    assert 0 < sum(row["prompt"] in {one["instruction"] for one in safety[10:]} for row in pairs[:8]) < 8  # both kinds
     assert {row["chosen"] == REFUSES for row in pairs if row["rejected"] == HELPS} == {True}
     assert {row["chosen"] for row in pairs if row["rejected"] != HELPS} == {HELPS}
     assert [row["output"] for row in rows(folder, "on_policy_skill")] == [REFUSES, REFUSES, HELPS, HELPS]
