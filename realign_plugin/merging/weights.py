@@ -93,7 +93,7 @@ def check_same_shapes(config: MergeConfiguration, model: Checkpoint, base: Check
 
 
 def check_disk(config: MergeConfiguration, models: Sequence[Checkpoint], out: Path) -> None:
-    """Refuse a merge for whose output there is no room; mergekit writes the largest of the models' dtypes.
+    """Refuse a merge whose output does not fit on the disk; mergekit writes the largest of the models' dtypes.
 
     Args:
         config: The configuration.
