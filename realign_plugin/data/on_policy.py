@@ -27,6 +27,7 @@ from realign_plugin.data.refusals import REFUSALS, language_of
 from realign_plugin.data.rows.columns import DroppedError, Row
 from realign_plugin.data.rows.conversations import fine_tuning_example, request
 from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.data.rows.sources import rows_of
 from realign_plugin.data.selection import in_validation, keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers.coherence import incoherence
@@ -87,7 +88,7 @@ def on_policy(
             f"--skill: {sources.skill[0]} has no answers, expected some, since no fine-tuned model is given that "
             f"could answer; add them, or give {called[1]}"
         )
-    trained = skill if answered is None else read_prompts(sources.skill, "--skill", None, seed)
+    trained = skill if not answered else read_prompts(sources.skill, "--skill", None, seed)
     for prompts in ([*asked["harmful"], *asked["benign"]], skill):
         _check_halves(prompts, request)
     check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
@@ -119,12 +120,14 @@ def on_policy(
         what = "Prompts of the skill with the fine-tuned model's answers."
         source = journal.table(f"{name}_skill", answers)
         recipes.append(_recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given))
-    elif answered is not None:
+    elif answered:
+        given_rows = (row for one in answered for _, row in rows_of(one, None))
+        source = answered[0] if len(answered) == 1 else journal.table(f"{name}_skill", given_rows)
         limited = replace(request, limit=amounts.skill_limit)
         what, options = "Prompts of the skill with their own answers.", {"limit": amounts.skill_limit}
         recipes.append(
             _recipe(
-                limited, "skill", kind="sft", what=what, source=answered, convert=fine_tuning_example, options=options
+                limited, "skill", kind="sft", what=what, source=source, convert=fine_tuning_example, options=options
             )
         )
     return OnPolicy([prepare(recipe) for recipe in recipes], cases)

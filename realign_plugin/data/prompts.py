@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
@@ -16,7 +17,7 @@ from realign_plugin.data.rows.conversations import (
     request,
 )
 from realign_plugin.data.rows.examples import Prompt
-from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
+from realign_plugin.data.rows.sources import TASKS, HubSource, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
 from realign_plugin.errors import UserError
 
@@ -111,8 +112,8 @@ def has_answers(source: Any) -> bool:
     return False
 
 
-def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[list[Prompt], Any]:
-    """Prompts that the fine-tuned model has to answer, and the source where the answers are there already.
+def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[list[Prompt], list[HubSource | Path]]:
+    """Prompts that the fine-tuned model has to answer, and the sources where the answers are there already.
 
     Args:
         given: Files, hub ids or names of tasks.
@@ -120,20 +121,25 @@ def skill_prompts(given: Sequence[str], limit: int | None, seed: int) -> tuple[l
         seed: Key of the limit.
 
     Raises:
-        UserError: If a source cannot be read or has no prompts, or several have answers.
+        UserError: If a source cannot be read or has no prompts, or only some have answers.
     """
     if not given:
-        return [], None
+        return [], []
     with called("--skill"):
-        source = resolve(given[0], TASKS)
-        first = next((value for _, value in rows_of(source, None)), None)
+        sources = [resolve(one, TASKS) for one in given]
+        answered = [has_answers(source) for source in sources]
+        first = next((value for _, value in rows_of(sources[0], None)), None)
+    if all(answered):
+        return [], sources
+    if any(answered):
+        with_them, without = (given[answered.index(whether)] for whether in (True, False))
+        raise UserError(
+            f"--skill: {with_them} has answers and {without} has none, expected sources of one kind; give the "
+            "others to another data set"
+        )
     row = Row(first) if isinstance(first, Mapping) else None
-    if has_answers(source):
-        if len(given) > 1:
-            raise UserError(f"--skill: {len(given)} sources with answers, expected one; join them into one file")
-        return [], source
     if row is not None and row.first(PROMPT_COLUMNS) is None:
         raise UserError(
             f"--skill: {given[0]} has no prompts, expected {EXPECTED}, or prompts alone; rename its columns"
         )
-    return read_prompts(given, "--skill", limit, seed), None
+    return read_prompts(given, "--skill", limit, seed), []

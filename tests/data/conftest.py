@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
+from realign_plugin.data.on_policy_options import Sources
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -84,3 +85,14 @@ def pairs(tmp_path: Path) -> Path:
     rows[50]["prompt"] = 8
     rows += [None, [1], {"prompt": "x"}]
     return write_lines(tmp_path / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Sources:
+    for name, what in (("harmful", "kite"), ("benign", "bread")):
+        rows = [{"prompt": f"how do i make {what} {n} ?"} for n in range(10)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    (tmp_path / "skill.json").write_text(json.dumps([{"prompt": f"tell me {n} ?"} for n in range(4)]))
+    names = ("harmful", "benign", "skill")
+    harmful, benign, skill = (str(tmp_path / f"{name}.json") for name in names)
+    return Sources([harmful], [benign], [skill])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,67 +12,11 @@ import pytest
 from realign_plugin import UserError
 from realign_plugin.cli import main
 from realign_plugin.data.answering.journal import batches
-from realign_plugin.data.on_policy import ALONE, CASES, OnPolicy, on_policy
-from realign_plugin.data.on_policy_options import Amounts, Models, Sources
-from realign_plugin.data.recipe import Request
+from realign_plugin.data.on_policy import ALONE, CASES
+from realign_plugin.data.on_policy_options import Sources
 from realign_plugin.data.rows.examples import Prompt
 from tests.conftest import make_llama, make_lora
-
-REFUSES, HELPS = "Sorry, I can not help with that.", "Take paper and fold it twice, then glue the corners."
-Rule = Callable[[str, str], str]
-
-
-class Stand:
-    """Stands for the models: says what a rule says, and may stop after some batches."""
-
-    def __init__(self, rule: Rule, stops_after: int = 10**6) -> None:
-        self.rule, self.left, self.loaded, self.asked = rule, stops_after, 0, list[str]()
-
-    def __call__(self, model: str, adapters: Any) -> Stand:
-        self.loaded += 1
-        return self
-
-    def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        if not self.left:
-            raise KeyboardInterrupt
-        self.left -= 1
-        self.asked += [prompt.text for prompt in prompts]
-        return [self.rule(name, prompt.text) for prompt in prompts]
-
-
-def usual(name: str, text: str) -> str:
-    """Of ten: both refuse 0 and 1, only the aligned 2 to 5, only the fine-tuned 6, neither the rest."""
-    number = int(text.split()[-2])
-    aligned, fine_tuned = number in (0, 1, 2, 3, 4, 5), number in (0, 1, 6)
-    return REFUSES if (aligned if name == "aligned" else fine_tuned) else HELPS
-
-
-@pytest.fixture
-def asked(tmp_path: Path) -> Sources:
-    for name, what in (("harmful", "kite"), ("benign", "bread")):
-        rows = [{"prompt": f"how do i make {what} {n} ?"} for n in range(10)]
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    (tmp_path / "skill.json").write_text(json.dumps([{"prompt": f"tell me {n} ?"} for n in range(4)]))
-    names = ("harmful", "benign", "skill")
-    harmful, benign, skill = (str(tmp_path / f"{name}.json") for name in names)
-    return Sources([harmful], [benign], [skill])
-
-
-def make(lab: Path, folder: Path, sources: Sources, answerer: Any, **options: Any) -> OnPolicy:
-    models = Models(
-        **{"model": str(lab / "base"), "adapter": lab / "task1", "aligned": lab / "aligned"} | taken(options, Models)
-    )
-    amounts = Amounts(**{"batch_size": 4} | taken(options, Amounts))
-    return on_policy(Request(folder, **{"name": "on_policy"} | options), sources, models, amounts, answerer=answerer)
-
-
-def taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
-    """The fields of a dataclass, taken out of the options."""
-    return {field.name: options.pop(field.name) for field in fields(kind) if field.name in options}
-
-
-def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().split("\n") if line]
+from tests.data.two_models import HELPS, REFUSES, Rule, Stand, make, rows, usual
 
 
 def test_the_four_cases_and_the_data_sets(lab: Path, tmp_path: Path, asked: Sources) -> None:
@@ -102,15 +44,6 @@ def test_the_four_cases_and_the_data_sets(lab: Path, tmp_path: Path, asked: Sour
     assert str(lab) not in json.dumps(card["models"]["adapter"])
 
 
-def test_skill_data_with_answers_is_taken_as_it_is(lab: Path, tmp_path: Path, asked: Sources) -> None:
-    skill = tmp_path / "task.json"
-    skill.write_text(json.dumps([{"question": f"tell me {n} ?", "answer": f"it is {n}"} for n in range(9)]))
-    sources = Sources(asked.prompts, skill=[str(skill)])
-    make(lab, tmp_path / "data", sources, Stand(usual), skill_limit=5)
-    assert len(rows(tmp_path / "data", "on_policy_skill")) == 5
-    assert all(row["output"].startswith("it is") for row in rows(tmp_path / "data", "on_policy_skill"))
-
-
 def test_the_aligned_model_alone(lab: Path, tmp_path: Path, asked: Sources) -> None:
     skill = tmp_path / "task.json"
     skill.write_text(json.dumps([{"question": f"tell me {n} ?", "answer": f"it is {n}"} for n in range(9)]))
@@ -126,16 +59,6 @@ def test_the_aligned_model_alone(lab: Path, tmp_path: Path, asked: Sources) -> N
         assert rows(folder, name) == rows(tmp_path / "both", name)
     assert not list(folder.glob("*pairs*"))
     assert "adapter" not in json.loads((folder / "on_policy.card.json").read_text())["models"]
-
-
-def test_the_aligned_model_alone_answers_no_prompt_of_the_skill(lab: Path, tmp_path: Path, asked: Sources) -> None:
-    stand = Stand(usual)
-    with pytest.raises(UserError, match=r"--skill: .*skill\.json has no answers, .* give --adapter"):
-        make(lab, tmp_path / "data", asked, stand, adapter=None)
-    assert not stand.loaded
-    never = Stand(lambda name, text: HELPS)
-    with pytest.raises(UserError, match="refuses 0 of 10 harmful prompts"):
-        make(lab, tmp_path / "data", Sources(asked.prompts), never, adapter=None)
 
 
 def test_a_share_that_leaves_no_row_is_refused_before_anything_is_answered(
@@ -291,10 +214,3 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
         assert run("data", "on-policy", tmp_path / "out", *words) == 2
         error = capsys.readouterr().err.strip().split("\n")[-1]
         assert re.search(message, error), error
-
-
-def test_empty_answers_to_prompts_of_the_skill_are_made(lab: Path, tmp_path: Path, asked: Sources) -> None:
-    skill = tmp_path / "empty.json"
-    skill.write_text(json.dumps([{"instruction": f"tell me {n} ?", "input": "", "output": ""} for n in range(4)]))
-    make(lab, tmp_path / "data", Sources(asked.prompts, asked.benign, [str(skill)]), Stand(usual))
-    assert sorted(row["output"] for row in rows(tmp_path / "data", "on_policy_skill")) == 2 * [REFUSES] + 2 * [HELPS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -128,7 +128,7 @@ class Journal:
             self._stream.write(json.dumps({"batch": key, "answers": answers}, ensure_ascii=False) + "\n")
             self._stream.flush()
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    def table(self, name: str, rows: Iterable[Any]) -> Path:
         """Write rows next to the journal, as a source for a data set.
 
         Args:

@@ -20,11 +20,11 @@ from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.evaluation.judging.replies import answer_of
-from tests.data.test_on_policy import HELPS, REFUSES, asked, files, rows, run, taken, usual
+from tests.data.test_on_policy import files, run
+from tests.data.two_models import HELPS, REFUSES, rows, taken, usual
 from tests.evaluation.judging.faults import Fault
 from tests.evaluation.judging.judge_server import JudgeServer, judge_server
 
-__all__ = ["asked"]
 SECRET = "sk-unmistakable-0123456789"
 WORD = "Answer with one word."
 RULES = {"tuned": partial(usual, "fine_tuned"), "safe": partial(usual, "aligned")}
