@@ -122,12 +122,12 @@ def on_policy(
         recipes.append(_recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given))
     elif answered:
         given_rows = (row for one in answered for _, row in rows_of(one, None))
-        source = answered[0] if len(answered) == 1 else journal.table(f"{name}_skill", given_rows)
+        joined = answered[0] if len(answered) == 1 else journal.table(f"{name}_skill", given_rows)
         limited = replace(request, limit=amounts.skill_limit)
         what, options = "Prompts of the skill with their own answers.", {"limit": amounts.skill_limit}
         recipes.append(
             _recipe(
-                limited, "skill", kind="sft", what=what, source=source, convert=fine_tuning_example, options=options
+                limited, "skill", kind="sft", what=what, source=joined, convert=fine_tuning_example, options=options
             )
         )
     return OnPolicy([prepare(recipe) for recipe in recipes], cases)
