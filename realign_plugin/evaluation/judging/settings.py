@@ -20,6 +20,11 @@ KEY: Final = "OPENAI_API_KEY"
 URL: Final = "OPENAI_BASE_URL"
 ENVIRONMENT: Final = {"reference": "REALIGN_REFERENCE", "safety_data": "REALIGN_DATA"}
 """Settings whose environment variable is not ``REALIGN_`` and their name in capitals."""
+DECIDING: Final = (
+    *("judge", "judge_model", "judge_url", "judge_guard", "judge_policy", "judge_mode", "judge_order"),
+    *("judge_max_tokens", "safety_data"),
+)
+"""Settings that decide what is measured, and by whom, rather than how fast."""
 
 
 def cache_folder() -> Path:
@@ -38,6 +43,29 @@ def server_address(environ: Mapping[str, str] | None = None) -> str:
     address = (os.environ if environ is None else environ).get(URL) or "https://api.openai.com/v1"
     scheme, slashes, rest = address.partition("?")[0].partition("#")[0].rpartition("://")
     return f"{scheme}{slashes}{rest.rpartition('@')[2]}".rstrip("/")
+
+
+def _variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENVIRONMENT.get(name, f"REALIGN_{name.upper()}")
+
+
+def named_by_environment(metadata: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The settings that decide what is measured and that only the environment names, the judge among them.
+
+    Args:
+        metadata: lm-eval's metadata, which go before the environment.
+        environ: The environment; None takes the process's.
+    """
+    environ = os.environ if environ is None else environ
+    found: dict[str, Any] = {"judge": "openai"} if environ.get(KEY) else {}
+    found |= {name: environ[_variable(name)] for name in DECIDING if environ.get(_variable(name))}
+    off = (metadata.get("judge") or found.get("judge") or "off") == "off" or metadata.get("judge") is False
+    return {
+        name: value
+        for name, value in found.items()
+        if metadata.get(name) is None and not (off and name.startswith("judge"))
+    }
 
 
 class EvaluationSettings(BaseModel):
@@ -115,9 +143,8 @@ class EvaluationSettings(BaseModel):
         _check_names(given)
         values: dict[str, Any] = {"judge": "openai" if environ.get(KEY) else "off"}
         for name in cls.model_fields:
-            variable = ENVIRONMENT.get(name, f"REALIGN_{name.upper()}")
-            if environ.get(variable):
-                values[name] = environ[variable]
+            if environ.get(_variable(name)):
+                values[name] = environ[_variable(name)]
             if given.get(name) is not None:
                 values[name] = given[name]
         if isinstance(values["judge"], bool):  # YAML and lm-eval read off as false
@@ -208,6 +235,5 @@ def _one_line(error: ValidationError) -> UserError:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"]) or "settings"
     message = first["msg"][:1].lower() + first["msg"][1:]
-    variable = ENVIRONMENT.get(name, f"REALIGN_{name.upper()}")
     given = repr(first["input"])[:100]
-    return UserError(f"{name}: {given} is wrong: {message}; correct the metadata, or {variable}")
+    return UserError(f"{name}: {given} is wrong: {message}; correct the metadata, or {_variable(name)}")

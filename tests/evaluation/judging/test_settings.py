@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.evaluation.judging.settings import EvaluationSettings, cache_folder
+from realign_plugin.evaluation.judging.settings import EvaluationSettings, cache_folder, named_by_environment
 from tests.mutations import ODD, refusal
 
 KEY = {"OPENAI_API_KEY": "sk-unmistakable"}
@@ -21,6 +21,19 @@ def test_defaults() -> None:
     assert settings.judge_cache == cache_folder()
     assert settings.reference is None
     assert "sk-" not in repr(settings) + settings.model_dump_json()
+
+
+def test_what_only_the_environment_names() -> None:
+    environ = KEY | {"REALIGN_JUDGE_MODEL": "small", "REALIGN_JUDGE_RETRIES": "2", "REALIGN_DATA": "/data"}
+    both = {"judge": "openai", "judge_model": "small", "safety_data": "/data"}
+    assert named_by_environment({}, environ) == both
+    assert EvaluationSettings.load(both, KEY).chosen == EvaluationSettings.load({}, environ).chosen
+    assert named_by_environment({"judge": "local", "judge_model": "x"}, environ) == {"safety_data": "/data"}
+    for off in ({"judge": "off"}, {"judge": False}):
+        assert named_by_environment(off, environ) == {"safety_data": "/data"}
+    assert named_by_environment({}, environ | {"REALIGN_JUDGE": "off"}) == {"safety_data": "/data"}
+    assert named_by_environment({}, {"REALIGN_JUDGE_MODEL": "small"}) == {}
+    assert named_by_environment({}, {"REALIGN_JUDGE": "local"}) == {"judge": "local"}
 
 
 def test_metadata_before_environment_before_defaults() -> None:

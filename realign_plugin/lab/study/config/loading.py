@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.judging.settings import named_by_environment
 from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.yaml_files import one_line, read_yaml, with_overrides
 
@@ -39,7 +40,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(f"{path}: {one_line(error)}; expected ${{…}} to name a value that is there") from error
     check_secrets(values)
-    return parse(values, str(path))
+    config = parse(values, str(path))
+    # So that the plan holds who judges, and a change of it is noticed.
+    config.evaluate.metadata |= named_by_environment(config.evaluate.metadata)
+    return config
 
 
 def check_secrets(values: Any, place: str = "") -> None:

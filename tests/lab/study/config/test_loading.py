@@ -122,6 +122,25 @@ def test_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert config.train == {"baseline_sft": {"seed": 1, "max_steps": 5}}
 
 
+def test_a_judge_that_the_environment_names_is_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it.yaml").write_text("root: a\nmodel: m\ntasks: {t: {adapter: x}}\nevaluate: {tasks: [safety]}\n")
+
+    def measuring() -> dict[str, str]:
+        plan = build(load(tmp_path / "it.yaml"), tmp_path)
+        return {name: step.fingerprint for name, step in plan.steps.items() if step.kind == "evaluate"}
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    unjudged = measuring()
+    monkeypatch.setenv("OPENAI_API_KEY", "made-up-secret-123")
+    judged = measuring()
+    monkeypatch.setenv("REALIGN_JUDGE_MODEL", "another")
+    for one, other in ((unjudged, judged), (judged, measuring())):
+        assert one
+        assert one.keys() == other.keys()
+        assert all(one[name] != other[name] for name in one)
+    assert "made-up-secret-123" not in repr(build(load(tmp_path / "it.yaml"), tmp_path))
+
+
 def test_a_secret_of_the_environment_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "made-up-secret-123")
     text = "root: a\nmodel: m\ntasks: {t: {adapter: x}}\nevaluate: {metadata: {note: 'k ${oc.env:OPENAI_API_KEY}'}}\n"
