@@ -3,7 +3,8 @@
 #     tests/ends.sh [peft-0.18.1] [peft-0.21.2] [train] [newest]
 # peft-…  the PEFT type at both ends of the range of peft that pyproject.toml allows.
 # train   LLaMA-Factory with the newest peft that it runs with, 0.20.0. Its metadata ask for 0.18.1 at most: hence --no-deps.
-#         LLAMAFACTORY=FOLDER takes a checkout, of its main say, and TRANSFORMERS=VERSION another transformers.
+#         LLAMAFACTORY=FOLDER takes a checkout, of its main say (which excludes transformers 5.6.0), and
+#         TRANSFORMERS=VERSION another transformers.
 # newest  mergekit and lm-eval with the newest transformers.
 set -euo pipefail
 cd "$(dirname "$0")/.."

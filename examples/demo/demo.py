@@ -39,8 +39,9 @@ OWN_TOKENS: Final = 48
 ORDER_TOKENS: Final = 44
 BUDGET: Final = "quick"
 SHOWN: Final = ("refusal_rate", "over_refusal", "agreement_harmful", "agreement_benign")
+SHAPE: Final[Mapping[str, Any]] = {"lora_rank": 16, "lora_target": "all"}
 TRAINING: Final[Mapping[str, Any]] = {
-    "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 16, "lora_target": "all",
+    "stage": "sft", "do_train": True, "finetuning_type": "lora",
     "cutoff_len": 256, "per_device_train_batch_size": 8, "learning_rate": 5e-4, "num_train_epochs": 1.0,
     "lr_scheduler_type": "cosine", "warmup_ratio": 0.05, "logging_steps": 10, "save_strategy": "no",
     "report_to": "none", "bf16": True, "preprocessing_num_workers": 1, "overwrite_output_dir": True,
@@ -49,12 +50,12 @@ TRAINING: Final[Mapping[str, Any]] = {
 
 
 class Demo:
-    """Files and steps of one demo."""
+    """Files and steps of one demo; ``shape`` holds LLaMA-Factory's options for the adapters' rank and modules."""
 
-    def __init__(self, model: Path, out: Path, seed: int) -> None:
+    def __init__(self, model: Path, out: Path, seed: int, shape: Mapping[str, Any] = SHAPE) -> None:
         from realign_plugin.training.template_choice import template_of
 
-        self.model, self.out, self.seed = model, out, seed
+        self.model, self.out, self.seed, self.shape = model, out, seed, shape
         self.template = template_of(str(model))
         self.data = out / "data"
         self.data.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ class Demo:
                 **options,
             }  # fmt: skip
             file = self.out / f"{name}.yaml"
-            OmegaConf.save(OmegaConf.create({key: value for key, value in given.items() if value is not None}), file)
+            OmegaConf.save(OmegaConf.create(given), file)
             self.run(name, ["llamafactory.cli", "train", str(file)])
         return folder
 
@@ -134,12 +135,11 @@ class Demo:
         columns = {"prompt": "instruction", "response": "output"}
         info = {name: {"file_name": f"{name}.json", "columns": columns} for name in ("align", "orders")}
         (self.data / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
-        return self.train("aligned", "align", learning_rate=ALIGN_RATE)
+        return self.train("aligned", "align", learning_rate=ALIGN_RATE, **self.shape)
 
     def fine_tune(self, aligned: Path) -> Path:
         """Teach the skill, from the aligned adapter."""
-        start = {"adapter_name_or_path": str(aligned), "lora_rank": None, "lora_target": None}
-        return self.train("fine-tuned", "orders", **start)
+        return self.train("fine-tuned", "orders", adapter_name_or_path=str(aligned))
 
     def repair(self, aligned: Path, fine_tuned: Path) -> Path:
         """``realign repair``."""
@@ -215,9 +215,11 @@ def main(
     model: Annotated[Path, typer.Argument(help="SmolLM2-135M-Instruct's folder.")],
     out: Annotated[Path, typer.Argument(help="Where to write.")],
     seed: Annotated[int, typer.Option(help="Of the data, the trainings and the repair.")] = 0,
+    rank: Annotated[int, typer.Option(help="Of the adapters.")] = SHAPE["lora_rank"],
+    modules: Annotated[str, typer.Option(help="That the adapters change, with commas.")] = SHAPE["lora_target"],
 ) -> None:
     """Run the demo and print its table."""
-    demo = Demo(model, out, seed)
+    demo = Demo(model, out, seed, {"lora_rank": rank, "lora_target": modules})
     aligned = demo.align()
     fine_tuned = demo.fine_tune(aligned)
     repaired = demo.repair(aligned, fine_tuned)

@@ -108,8 +108,9 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     options = command_options(argv)
     if not _is_ours(options):
         return
-    if os.environ.get("USE_MCA", "").lower() in ("true", "1"):
-        raise UserError("USE_MCA: Megatron's trainer has none of our stages, expected 0; unset USE_MCA")
+    for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
+        if os.environ.get(name, "").lower() in ("true", "y", "1"):
+            raise UserError(f"{name}: Megatron's trainers have none of our stages, expected 0; unset {name}")
     if by_torchrun:
         check_words(argv)
     check_options(options)

@@ -76,9 +76,9 @@ def attach_parser(parser: ModuleType) -> None:
 
     from realign_plugin.training.arguments import RealignFinetuningArguments
 
-    for name in ("_TRAIN_ARGS", "_INFER_ARGS", "_EVAL_ARGS", "_TRAIN_MCA_ARGS"):
-        classes = getattr(parser, name)
-        classes[:] = [RealignFinetuningArguments if cls is FinetuningArguments else cls for cls in classes]
+    for classes in vars(parser).values():
+        if isinstance(classes, list) and FinetuningArguments in classes:  # for training, inference, Megatron …
+            classes[:] = [RealignFinetuningArguments if cls is FinetuningArguments else cls for cls in classes]
 
     verify = parser._verify_model_args
 
@@ -90,6 +90,7 @@ def attach_parser(parser: ModuleType) -> None:
             export_dir=model_args.export_dir,
             quantised=bool(model_args.quantization_bit) or inference.is_quantised_model(model_args.model_name_or_path),
             options=finetuning_args.options(),
+            loader=next((name for name in inference.LOADERS if getattr(model_args, name, False)), None),
         )
         verify(model_args, data_args, finetuning_args)
 
@@ -269,6 +270,7 @@ def attach_tuner(tuner: ModuleType) -> None:
         groups = host_get_train_args(args)
         real = getattr(groups[3], "real_names", {}).get("stage")
         if real in HOST_STAGES:
+            host_settings.check_trainer(groups[3], real)
             groups[3].stage = HOST_STAGES[real]  # the host's dispatch knows this name; what it runs puts ours back
         return groups
 

@@ -32,6 +32,24 @@ MODEL: Final = {
     ),
 }
 
+TRAINERS: Final = ("use_mca", "use_megatron_bridge", "use_hyper_parallel")
+"""Options of the host for trainers of its own stages, in this version or its next."""
+
+
+def check_trainer(finetuning_args: Any, stage: str) -> None:
+    """Refuse a trainer that would run the host's stage in place of ours.
+
+    Args:
+        finetuning_args: The host's, of this version or another.
+        stage: Ours.
+
+    Raises:
+        UserError: With the option that chooses the trainer.
+    """
+    for name in TRAINERS:
+        if getattr(finetuning_args, name, False):
+            raise UserError(f"{name}: its trainers know no stage: {stage}, expected False; leave it out")
+
 
 def check_data(data_args: Any, finetuning_args: Any) -> None:
     """Check which data sets have which teacher, and what would mix their rows, or rows of pairs.

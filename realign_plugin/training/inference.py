@@ -15,6 +15,8 @@ from realign_plugin.text_files import read_json
 
 CHOICE: Final = ("mask", "mask_threshold", "mask_seed")
 """The options that choose the mask of a trained subspace."""
+LOADERS: Final = ("use_unsloth", "use_kt")
+"""The host's options for loaders that read LoRA adapters themselves."""
 
 
 def is_subspace(path: str | Path) -> bool:
@@ -33,6 +35,7 @@ def check_inference(
     export_dir: str | None = None,
     quantised: bool = False,
     options: Mapping[str, Any] | None = None,
+    loader: str | None = None,
 ) -> None:
     """Check an export, chat or API run that uses a safety subspace.
 
@@ -42,6 +45,7 @@ def check_inference(
         export_dir: Where a merged model goes, if it does.
         quantised: Whether the base model is loaded quantised.
         options: Our options by name.
+        loader: The one of ``LOADERS`` that is on.
 
     Raises:
         UserError: If the adapter must be exported first, or cannot be merged.
@@ -51,10 +55,11 @@ def check_inference(
         return
     if export_dir:
         refuse_inputs(export_dir, adapters)
-    if backend not in ("huggingface", "hf"):
+    if loader is not None or backend not in ("huggingface", "hf"):
+        given = f"{loader}: True" if loader is not None else f"infer_backend: {backend!r}"
         raise UserError(
-            f"infer_backend: {backend!r} takes plain LoRA adapters only, {ours[0]} is a safety subspace; "
-            f"export first: `realign export {ours[0]} OUT`, then give OUT"
+            f"{given} takes plain LoRA adapters only, {ours[0]} is a safety subspace; export first: `realign export "
+            f"{ours[0]} OUT`, then give OUT"
         )
     if export_dir and quantised:
         raise UserError(
@@ -62,10 +67,10 @@ def check_inference(
             "fp32, fp16 or "
             f"bf16 weights; leave quantization out, or `realign export {ours[0]} OUT` and serve the LoRA adapter"
         )
-    given = [(options or {}).get(name) for name in CHOICE]
-    if any(value is not None for value in given):
+    chosen = [(options or {}).get(name) for name in CHOICE]
+    if any(value is not None for value in chosen):
         for path in ours:
-            check_chosen_mask(given[0] or read_spec(Path(path))[0].mask, *given[1:])
+            check_chosen_mask(chosen[0] or read_spec(Path(path))[0].mask, *chosen[1:])
 
 
 def asks_for_subspace(adapters: Sequence[str], options: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ _NUMBERS: Final = frozenset({"int", "float"})
 @lru_cache
 def known_arguments() -> Mapping[str, str]:
     """Name and annotation of each argument: LLaMA-Factory's, transformers' and ours; empty without LLaMA-Factory."""
-    files = host_files("llamafactory", "hparams/*_args.py")
+    files = [file for file in host_files("llamafactory", "hparams/*_args.py") if "megatron" not in file.name]
     theirs = host_files("transformers", "training_args.py", "training_args_seq2seq.py")
     if not files or not theirs:
         return {}

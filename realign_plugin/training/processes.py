@@ -103,7 +103,7 @@ def launched_by() -> Literal["torchrun", "ray"] | None:
     """What the host starts a training's processes by; None where it trains in this one."""
     from llamafactory.extras.misc import get_device_count, is_env_enabled, use_ray
 
-    if is_env_enabled("FORCE_TORCHRUN") or is_env_enabled("USE_MCA"):
+    if any(map(is_env_enabled, ("FORCE_TORCHRUN", "USE_MCA", "USE_MEGATRON_BRIDGE"))):
         return "torchrun"
     if use_ray():
         return "ray"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from llamafactory.hparams.finetuning_args import FinetuningArguments
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
-from realign_plugin.training import command_line
+from realign_plugin.training import command_line, hook
 from realign_plugin.training.answer_head import answer_positions
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
 from tests.conftest import training_options
@@ -38,12 +40,38 @@ def test_settings_that_would_be_ignored(world: Path, tmp_path: Path, case: str) 
     assert not (tmp_path / "run").exists()
 
 
-def test_megatron(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+@pytest.mark.parametrize(("name", "value"), [("USE_MCA", "1"), ("USE_MCA", "y"), ("USE_MEGATRON_BRIDGE", "true")])
+def test_megatron(
+    world: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump(options(world, tmp_path / "run")))
-    monkeypatch.setenv("USE_MCA", "1")
-    with pytest.raises(UserError, match="USE_MCA: Megatron's trainer has none of our stages"):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name}: Megatron's trainers have none of our stages"):
         command_line.check_command([str(file)])
+
+
+@pytest.mark.parametrize("name", ["use_mca", "use_megatron_bridge"])
+def test_another_trainer_does_not_run_its_stage_for_ours(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    groups = [None, None, None, SimpleNamespace(real_names={"stage": "safety_distill"}, **{name: True})]
+    tuner = SimpleNamespace(get_train_args=lambda args: groups, run_exp=None, run_sft=print, run_dpo=print)
+    hook.attach_tuner(tuner)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"{name}: its trainers know no stage: safety_distill"):
+        tuner.get_train_args({})
+
+
+def test_every_list_of_arguments_has_ours() -> None:
+    functions = ("_verify_model_args", "_parse_train_args", "get_train_args", "get_infer_args", "get_eval_args")
+    parser = SimpleNamespace(
+        _TRAIN_MBRIDGE_ARGS=[int, FinetuningArguments], others=[int], **dict.fromkeys(functions, print)
+    )
+    hook.attach_parser(parser)  # type: ignore[arg-type]
+    assert [cls.__name__ for cls in parser._TRAIN_MBRIDGE_ARGS] == ["int", "RealignFinetuningArguments"]
+    assert parser.others == [int]
 
 
 def test_only_the_last_answer_of_a_conversation_is_learnt_from(

@@ -113,6 +113,8 @@ def test_serving_backends_need_an_export(subspace: Any, tmp_path: Path) -> None:
         ):
             inference.check_inference([folder], backend=backend)
     inference.check_inference([folder], backend="huggingface")
+    with pytest.raises(UserError, match=f"use_unsloth: True takes .*export first: `realign export {folder} OUT`"):
+        inference.check_inference([folder], loader="use_unsloth")
 
 
 def test_plain_adapters_are_the_hosts_business(lab: Path) -> None:

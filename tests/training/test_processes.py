@@ -163,7 +163,7 @@ def test_flags_and_files_are_checked_alike(lab: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"FORCE_TORCHRUN": "1"}, {"USE_RAY": "1"}])
 def test_what_starts_processes(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORCE_TORCHRUN", "USE_MCA", "USE_RAY"):
+    for name in ("FORCE_TORCHRUN", "USE_MCA", "USE_MEGATRON_BRIDGE", "USE_RAY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
