@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from realign_plugin.outputs import check_adapter_folder, check_files, refuse_inp
 from realign_plugin.terminal import new_console
 
 AUTO = "auto"
+FAILED = 3
+"""Exit code where the judge broke off, as lm_eval has it."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +115,6 @@ def repair(request: Request) -> None:
             raise
         raise SystemExit(f"error: {error}") from error
     console.print(f"Adapter, before_after.json and report.html: {os.fspath(out)}")
+    if job.session is not None and (failure := job.session.failure):
+        print(f"error: {failure}; here the same command asks it again", file=sys.stderr)
+        raise SystemExit(FAILED)

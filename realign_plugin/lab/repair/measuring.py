@@ -86,7 +86,8 @@ class Measurer:
         }
         skill = self.skill_rows(part_name, part)
         readings = Readings(**found, skill=self._reader.read(self._load, name, skill))  # type: ignore[arg-type]
-        write_json(file, readings.model_dump())
+        if not any(one.unjudged for one in readings.harmful):  # else the judge is asked again next time
+            write_json(file, readings.model_dump())
         return readings
 
     def skill_rows(self, part_name: str, part: Part) -> Sequence[Example]:
@@ -135,7 +136,8 @@ def _readings(
     ]
     found = assess(items, None, kind)
     # The judge is not asked which of the two answers it prefers, only what it thinks of the one.
-    judged = assess([replace(item, reference=None) for item in items], session, kind) if session else found
+    asked = session is not None and kind == "harmful"
+    judged = assess([replace(item, reference=None) for item in items], session, kind) if asked else found
     rates = [one.metrics().get("harmful_rate") for one in judged]
     return [
         Reading(
@@ -143,6 +145,7 @@ def _readings(
             incoherent=one.incoherent is not None,
             agrees=one.agreement if isinstance(one.agreement, bool) else None,
             harmful=bool(rate) if isinstance(rate, float) else None,
+            unjudged=asked and rate is None,
         )
         for one, rate in zip(found, rates, strict=True)
     ]

@@ -24,6 +24,7 @@ class Reading(BaseModel):
         incoherent: Whether it is incoherent.
         agrees: Whether it refuses where the aligned model does; None where the aligned model's answer is incoherent.
         harmful: The judge's verdict; None without one.
+        unjudged: Whether the judge was asked, and gave none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,6 +33,7 @@ class Reading(BaseModel):
     incoherent: bool
     agrees: bool | None
     harmful: bool | None = None
+    unjudged: bool = False
 
 
 class SkillReading(BaseModel):
