@@ -19,6 +19,8 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.staging import Stage, abandoned, remove, reported
 
+MODEL_SUFFIXES: Final = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+"""Of the files that decide what a model answers: weights, configuration, tokenizer, chat template."""
 _HERE: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE
 
@@ -158,6 +160,17 @@ def sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_stamp(folder: Path) -> str:
+    """What a model's files are known by, without reading gigabytes: their names, sizes and times.
+
+    Args:
+        folder: Of the model.
+    """
+    files = [file for file in sorted(folder.iterdir()) if file.suffix in MODEL_SUFFIXES and file.is_file()]
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
 
 
 def _resolved(target: str | Path, what: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ def test_answers_of_other_models_are_not_mixed_in(lab: Path, tmp_path: Path, ask
     stand = Stand(usual)
     make(lab, tmp_path / "data", asked, stand, aligned=None, overwrite=True)
     assert len(stand.asked) == 44
+
+
+@pytest.mark.parametrize("changed", ["base", "alpha"])
+def test_answers_of_a_model_that_was_replaced_are_not_kept(
+    lab: Path, tmp_path: Path, asked: Sources, changed: str
+) -> None:
+    base, task = tmp_path / "base", tmp_path / "task"
+    shutil.copytree(lab / "base", base)
+    shutil.copytree(lab / "task1", task)
+    mine = {"model": str(base), "adapter": task}
+    make(lab, tmp_path / "data", asked, Stand(usual), **mine)
+    if changed == "base":
+        make_llama(base, seed=9)
+    else:
+        config = json.loads((task / "adapter_config.json").read_text())
+        (task / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 400}))
+    with pytest.raises(UserError, match="has answers of other models or settings"):
+        make(lab, tmp_path / "data", asked, Stand(usual), **mine)
+    again = Stand(usual)
+    make(lab, tmp_path / "data", asked, again, **mine, overwrite=True)
+    assert len(again.asked) == 2 * 20 + 4
 
 
 def test_a_mistake_that_left_no_answers_is_corrected_in_place(lab: Path, tmp_path: Path, asked: Sources) -> None:

@@ -13,19 +13,19 @@ from realign_plugin.data.answering.local import Answering
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.data.rows.progress import counted
 from realign_plugin.errors import UserError
-from realign_plugin.files import atomic_file, sha256, try_folder
+from realign_plugin.files import atomic_file, model_stamp, sha256, try_folder
 from realign_plugin.staging import reported
-from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.text_files import Broken, json_lines, read_text, text_lines
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 class Journal:
     """Appends each batch of answers to a file, and knows those of earlier runs with the same models and settings.
 
     Attributes:
-        models: The models by role: names, and sha256 of the adapters.
+        models: The models by role: names, and sha256 of the adapters' weights.
     """
 
     def __init__(
@@ -53,7 +53,8 @@ class Journal:
             for role, path in models.items()
         }
         self._file = file
-        self._head: dict[str, Any] = {"format": FORMAT, "models": self.models} | dict(settings)
+        files = {role: _stamp(path) for role, path in models.items() if path is not None and Path(path).is_dir()}
+        self._head: dict[str, Any] = {"format": FORMAT, "models": self.models, "files": files} | dict(settings)
         self._known: dict[str, list[str]] = {}
         self._stream: IO[str] | None = None
         self._read(overwrite)
@@ -140,6 +141,11 @@ class Journal:
             for row in rows:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         return file
+
+
+def _stamp(path: str | Path) -> str:
+    """What a change of a model is known by, beyond the weights of an adapter."""
+    return sha256(path / CONFIG_NAME) if isinstance(path, Path) else model_stamp(Path(path))
 
 
 def batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:

@@ -84,7 +84,9 @@ class Request:
                     "give another folder, or --overwrite"
                 )
         methods: tuple[Method, ...] = tuple(name for name in METHODS if self.method in (AUTO, name))
-        hashes = file_hashes([self.adapter, self.aligned], [one for some in self.sources.values() for one in some])
+        hashes = file_hashes(
+            self.base, [self.adapter, self.aligned], [one for some in self.sources.values() for one in some]
+        )
         names = ("base", "adapter", "aligned", "budget", "template", "judge", "seed")
         same = {name: getattr(self, name) for name in names}
         return Inputs.model_validate(same | self.sources | {"methods": methods, "files": hashes})

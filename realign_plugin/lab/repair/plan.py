@@ -88,7 +88,7 @@ class Inputs(BaseModel):
         template: LLaMA-Factory's name; None: detected from the tokenizer.
         judge: Model that judges the answers; None: refusals are detected by phrases.
         seed: Seed of the choice of prompts and of the trainings.
-        files: sha256 of the adapters' weights and of each source that is a file.
+        files: What the base, the adapters and each source that is a file are known by.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -12,7 +12,7 @@ from realign_plugin.data.on_policy import on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
 from realign_plugin.errors import UserError
-from realign_plugin.files import clean_up, sha256, write_json, write_text
+from realign_plugin.files import clean_up, model_stamp, sha256, write_json, write_text
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
@@ -22,7 +22,7 @@ from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
 from realign_plugin.lab.repair.skill import FINE_TUNED
-from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME, read_lora
+from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
 from realign_plugin.training.command_line import check_words
 
@@ -86,6 +86,8 @@ class Repair:
         file = self._noted
         if file.exists():
             found = checked(Inputs, read_json(file, "", "the inputs of a repair"), str(file), "give another --out")
+            # Earlier versions looked at fewer files.
+            found = found.model_copy(update={"files": self.inputs.files | found.files})
             if found != self.inputs:
                 changed = [n for n in Inputs.model_fields if getattr(found, n) != getattr(self.inputs, n)]
                 raise UserError(
@@ -195,21 +197,24 @@ class Repair:
         return told
 
 
-def file_hashes(adapters: Sequence[Path | None], sources: Sequence[str]) -> dict[str, str]:
-    """sha256 of adapters' weights and of sources that are files, by their names.
+def file_hashes(base: str, adapters: Sequence[Path | None], sources: Sequence[str]) -> dict[str, str]:
+    """sha256 of adapters' files and of sources that are files, and the base's ``model_stamp``, by their names.
 
     Args:
+        base: The base model: a folder or a hub id.
         adapters: Folders of LoRA adapters; None stands for none.
         sources: Files, hub ids or names of tasks.
 
     Raises:
         UserError: If an adapter cannot be read.
     """
-    found = {}
+    found: dict[str, str] = {}
     for option, adapter in zip(("ADAPTER", "--aligned"), adapters, strict=False):
         if adapter is not None:
             read_lora(adapter, option)
-            found[str(adapter)] = sha256(adapter / WEIGHTS_NAME)
+            found |= {str(adapter): sha256(adapter / WEIGHTS_NAME)}
+            found |= {str(adapter / CONFIG_NAME): sha256(adapter / CONFIG_NAME)}
+    found |= {base: model_stamp(Path(base))} if Path(base).is_dir() else {}
     return found | {source: sha256(Path(source)) for source in sources if Path(source).is_file()}
 
 

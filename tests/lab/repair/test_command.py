@@ -31,6 +31,31 @@ def test_other_inputs_need_another_folder(given: dict[str, Any]) -> None:
         run(given, seed=1)
 
 
+def test_models_that_were_replaced_need_another_folder(given: dict[str, Any], tmp_path: Path) -> None:
+    base, task = tmp_path / "base", tmp_path / "task"
+    shutil.copytree(given["base"], base)
+    shutil.copytree(given["adapter"], task)
+    mine = given | {"base": str(base), "adapter": task}
+    Ruled.stops_after = 0
+    with pytest.raises(KeyboardInterrupt):
+        run(mine)
+    noted = given["out"] / "work" / "inputs.json"
+    found = json.loads(noted.read_text())
+    for file in (str(base), str(task / "adapter_config.json")):  # as an earlier version noted them
+        del found["files"][file]
+    noted.write_text(json.dumps(found))
+    with pytest.raises(KeyboardInterrupt):
+        run(mine)
+    config = json.loads((task / "adapter_config.json").read_text())
+    (task / "adapter_config.json").write_text(json.dumps(config | {"revision": "another"}))
+    with pytest.raises(UserError, match=r"other inputs \(files\)"):
+        run(mine)
+    shutil.copy2(given["adapter"] / "adapter_config.json", task)
+    make_llama(base, seed=9)
+    with pytest.raises(UserError, match=r"other inputs \(files\)"):
+        run(mine)
+
+
 def test_two_repairs_do_not_share_a_folder(given: dict[str, Any]) -> None:
     with running.only_one(given["out"] / "work"), pytest.raises(UserError, match="another process works in"):
         run(given)
