@@ -33,6 +33,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers.coherence import incoherence
 from realign_plugin.evaluation.answers.refusals import refuses
 from realign_plugin.evaluation.answers.thinking import final_answer
+from realign_plugin.outputs import refuse_inputs
 
 CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
 ALONE: Final = ("by the aligned model", "not")
@@ -75,8 +76,11 @@ def on_policy(
             model refuses nothing, or the models do not differ.
     """
     name, seed, at_server = request.name, request.seed, models.server is not None
+    read = [*sources.prompts, *sources.benign, *sources.skill, *sources.evaluation]
     for number, one in enumerate((name, f"{name}_skill", f"{name}_pairs")):
         check_name("--name" if not number else f"--name: {one!r} of", one)
+        for end in (".jsonl", "_validation.jsonl", ".rows.jsonl", ".answers.jsonl", ".card.json"):
+            refuse_inputs(request.folder / f"{one}{end}", read)
     models.check()
     asked = {
         "harmful": read_prompts(sources.prompts, "--prompts", amounts.limit, seed),

@@ -182,6 +182,17 @@ def test_a_mistake_that_left_no_answers_is_corrected_in_place(lab: Path, tmp_pat
         make(lab, tmp_path / "other", asked, Stand(usual))
 
 
+@pytest.mark.parametrize("file", ["harmful.jsonl", "harmful_pairs.jsonl", "harmful.answers.jsonl"])
+def test_no_data_set_is_written_over_its_own_prompts(lab: Path, tmp_path: Path, file: str) -> None:
+    text = "".join(json.dumps({"prompt": f"how do i make kite {n} ?"}) + "\n" for n in range(10))
+    (tmp_path / file).write_text(text)
+    stand = Stand(usual)
+    with pytest.raises(UserError, match=f"{file}: is an input of this command"):
+        make(lab, tmp_path, Sources([str(tmp_path / file)]), stand, name="harmful", overwrite=True)
+    assert (tmp_path / file).read_text() == text
+    assert not stand.loaded
+
+
 def test_incoherent_answers_are_left_out(lab: Path, tmp_path: Path, asked: Sources) -> None:
     def rule(name: str, text: str) -> str:
         return "" if "kite 3" in text else usual(name, text)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from realign_plugin import UserError
@@ -29,6 +32,15 @@ def test_skill_data_of_several_sources(lab: Path, tmp_path: Path, asked: Sources
     assert sorted(row["output"] for row in rows(tmp_path / "data", "on_policy_skill")) == [
         *(f"it is {n}" for n in range(4)), "it is a", "it is b",
     ]  # fmt: skip
+    table = pyarrow.table({"instruction": ["name c"], "output": ["it is c"], "made": [datetime(2026, 1, 1)]})
+    pyarrow.parquet.write_table(table, tmp_path / "dated.parquet")
+    make(
+        lab,
+        tmp_path / "dated",
+        Sources(asked.prompts, skill=[str(sums), str(tmp_path / "dated.parquet")]),
+        Stand(usual),
+    )
+    assert "it is c" in [row["output"] for row in rows(tmp_path / "dated", "on_policy_skill")]
     with pytest.raises(UserError, match=r"sums\.json has answers and .*skill\.json has none, expected .* one kind"):
         make(lab, tmp_path / "other", Sources(asked.prompts, skill=[asked.skill[0], str(sums)]), Stand(usual))
 

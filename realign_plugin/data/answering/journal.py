@@ -139,7 +139,7 @@ class Journal:
         file = self._file.with_name(f"{name}.rows.jsonl")
         with atomic_file(file) as work, open(work, "w", encoding="utf-8", newline="\n") as stream:
             for row in rows:
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                stream.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")  # a user's row may hold dates
         return file
 
 
