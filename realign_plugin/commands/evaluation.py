@@ -47,7 +47,7 @@ def judge(
     check_files(out, inputs=files)
     if calibrate is None:
         check_files(*filter(Path.is_file, files))
-    session = Session(EvaluationSettings.load({"judge": "openai"} | given))
+    session = Session(EvaluationSettings.load(given, judge="openai"))
     if calibrate is not None:
         _calibrate(calibrate, session, out)
     else:

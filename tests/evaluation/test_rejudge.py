@@ -77,6 +77,34 @@ def test_samples_without_notes_are_judged_by_their_task(samples: Path, monkeypat
     assert [note["prefix"] for note in kept] == ["", "", "Sure,", *[""] * (len(rows) - 3)]
 
 
+def test_the_environment_names_the_judge_as_it_does_for_lm_eval(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = samples.with_name("out.json")
+    monkeypatch.setenv("REALIGN_JUDGE_MODEL", "guard-of-ours")
+    with judge_server(rule=lambda _: "safe", models=("guard-of-ours",)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        for named, metadata, guard in (
+            ("llama_guard", "{}", "llama_guard"),
+            ("off", '{"judge": "qwen3guard"}', "qwen3guard"),
+        ):
+            monkeypatch.setenv("REALIGN_JUDGE", named)
+            with pytest.raises(SystemExit):
+                main(["judge", str(samples), "--out", str(out), "--metadata", metadata])
+            assert json.loads(out.read_text())["realign"]["judge"]["guard"] == guard
+        calls = server.calls
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), "--out", str(out)])
+        assert (caught.value.code, server.calls) == (0, calls)
+    assert json.loads(out.read_text())["realign"]["judge"] == {"judge": "off"}
+    monkeypatch.delenv("REALIGN_JUDGE")
+    with pytest.raises(SystemExit) as caught:
+        main(["judge", str(samples)])
+    assert caught.value.code == 2
+    assert "judge: 'openai' needs OPENAI_API_KEY" in capsys.readouterr().err
+
+
 def test_two_files_of_one_task_are_refused(
     samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

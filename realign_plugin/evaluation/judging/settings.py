@@ -123,16 +123,21 @@ class EvaluationSettings(BaseModel):
 
     @classmethod
     def load(
-        cls, metadata: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+        cls,
+        metadata: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        *,
+        judge: str | None = None,
     ) -> EvaluationSettings:
         """Read the settings.
 
         Args:
             metadata: lm-eval's metadata. What is not ours is left alone; model arguments come along with it.
             environ: The environment; None takes the process's.
+            judge: The judge where neither of them names one; None takes ``openai`` where a key is set, else ``off``.
 
         Returns:
-            Settings; ``judge`` is ``openai`` where a key is set and nothing else was said.
+            Settings.
 
         Raises:
             UserError: If a value means nothing, a key that begins with ``judge`` is unknown, a judge at a server is
@@ -141,7 +146,7 @@ class EvaluationSettings(BaseModel):
         environ = os.environ if environ is None else environ
         given = dict(metadata or {})
         _check_names(given)
-        values: dict[str, Any] = {"judge": "openai" if environ.get(KEY) else "off"}
+        values: dict[str, Any] = {"judge": judge or ("openai" if environ.get(KEY) else "off")}
         for name in cls.model_fields:
             if environ.get(_variable(name)):
                 values[name] = environ[_variable(name)]
