@@ -101,7 +101,10 @@ def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     groups = whole_groups(names)
     for group in groups:
         values[group] = {}
-        pool(values[group], {task: values[task] for task in leaves(group, groups)}, better)
+        members = leaves(group, groups)
+        pool(values[group], {task: values[task] for task in members}, better)
+        pooled = {key.partition(",")[0] for key in values[group]}
+        better[group] = {name: more for name, more in better[members[0]].items() if name in pooled}
     rows: dict[str, dict[str, Any]] = {name: {"alias": name} for name in values}
     intervals: dict[str, dict[str, Any]] = {}
     for task, found in values.items():

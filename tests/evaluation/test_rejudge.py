@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
+from realign_plugin.evaluation.compare import compare
 from realign_plugin.evaluation.samples import reference_answers
 from tests.evaluation.judging.judge_server import Rule, judge_server
 
@@ -127,3 +128,18 @@ def test_a_reference_has_the_words_that_the_task_begins_with(tmp_path: Path) -> 
     noted = row | {"doc": {"id": "a", "prompt": "how ?", "realign": {"kind": "harmful", "prefix": ""}}}
     file.write_text(json.dumps(noted) + "\n")
     assert reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}]) == {"a": "cannot comply."}
+
+
+def test_groups_have_the_direction_of_their_tasks(samples: Path) -> None:
+    files = [
+        samples.with_name(f"samples_{task}_2026-01-02T03-04-05.678901.jsonl")
+        for task in ("over_refusal_xstest", "over_refusal_orbench")
+    ]
+    for file in files:
+        file.write_bytes(samples.read_bytes())
+    out = samples.with_name("out.json")
+    with pytest.raises(SystemExit):
+        main(["judge", *map(str, files), "--out", str(out), "--metadata", '{"judge": "off"}'])
+    found = json.loads(out.read_text())
+    assert found["higher_is_better"]["over_refusal"] == {"refusal_rate": False, "incoherent_rate": False}
+    assert {row["higher_is_better"] for row in compare([f"a={out}"])["rows"]} == {False}
