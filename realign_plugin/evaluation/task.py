@@ -85,8 +85,13 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         return "bypass" in self._metric_fn_list
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """Build lm-eval's requests, and see before anything is generated that judge and reference are there."""
-        super().build_all_requests(**kwargs)
+        """Build lm-eval's requests, and see before anything is generated that judge and reference are there.
+
+        Args:
+            **kwargs: lm-eval's own. ``cache_requests`` is left out: its cache goes by the task's name, so it would ask
+                another ``safety_data``'s prompts.
+        """
+        super().build_all_requests(**kwargs | {"cache_requests": False})
         if self.predicting:
             return
         session = self._session()
