@@ -134,6 +134,8 @@ def conditions_of(results: Results) -> dict[str, str]:
             found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
     for task, value in data.get("task_hashes", {}).items():
         found[f"{TEXTS} {task}"] = str(value)[:8]
+    for task, value in data.get("realign", {}).get("references", {}).items():
+        found[f"reference (sha256) of {task}"] = value[:8]
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
         found |= {f"judge's {key}": str(judge[key]) for key in JUDGE if key in judge}

@@ -73,6 +73,7 @@ class Ours(TypedDict, total=False):
 
     intervals: dict[str, dict[str, Annotated[Interval, AfterValidator(_interval)] | None]]
     judge: Names
+    references: Annotated[dict[str, str], BeforeValidator(_or_empty)]
 
 
 class Config(TypedDict, total=False):

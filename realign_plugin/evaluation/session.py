@@ -23,11 +23,13 @@ class Session:
         settings: What the run was asked for.
         checked: Whether the judge was found to answer.
         told: What was said already.
+        references: sha256 of the reference's prompts and answers, by task.
     """
 
     settings: EvaluationSettings
     checked: bool = False
     told: set[str] = field(default_factory=set, repr=False)
+    references: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def judging(self) -> bool:

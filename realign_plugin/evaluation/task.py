@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import datasets
@@ -60,7 +61,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             for name, rule in aggregations(self.settings.judge_max_unjudged).items()
         ]
         self.assessed: dict[str, Assessment] = {}
-        self.references: dict[str, str] = {}
+        self.references: Mapping[str, str] = {}
         self.opened: dict[str, str] = {}
         super().__init__(config=chosen)
 
@@ -101,7 +102,9 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             session.say(f"{self.config.task}: its authors judge with {usual!r}, this run with {' and '.join(used)}")
         if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
-            self.references = reference_answers(self.settings.reference, str(self.config.task), list(docs.values()))
+            task = str(self.config.task)
+            known = reference_answers(self.settings.reference, task, list(docs.values()))
+            self.references, session.references[task] = known.by_id, known.sha256
 
     def _session(self) -> Session:
         found = session(self.settings)

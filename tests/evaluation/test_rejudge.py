@@ -124,10 +124,11 @@ def test_a_reference_has_the_words_that_the_task_begins_with(tmp_path: Path) -> 
     for task, told in (("safety_sure_catqa", "Sure, cannot comply."), ("safety_catqa", "cannot comply.")):
         file = tmp_path / f"samples_{task}_2026-01-02T03-04-05.678901.jsonl"
         file.write_text(json.dumps(row) + "\n")
-        assert reference_answers(file, task, [{"id": "a", "prompt": "how ?"}]) == {"a": told}
+        assert reference_answers(file, task, [{"id": "a", "prompt": "how ?"}]).by_id == {"a": told}
     noted = row | {"doc": {"id": "a", "prompt": "how ?", "realign": {"kind": "harmful", "prefix": ""}}}
     file.write_text(json.dumps(noted) + "\n")
-    assert reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}]) == {"a": "cannot comply."}
+    noted_answers = reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}])
+    assert noted_answers.by_id == {"a": "cannot comply."}
 
 
 def test_groups_have_the_direction_of_their_tasks(samples: Path) -> None:
@@ -143,3 +144,30 @@ def test_groups_have_the_direction_of_their_tasks(samples: Path) -> None:
     found = json.loads(out.read_text())
     assert found["higher_is_better"]["over_refusal"] == {"refusal_rate": False, "incoherent_rate": False}
     assert {row["higher_is_better"] for row in compare([f"a={out}"])["rows"]} == {False}
+
+
+def test_another_reference_is_not_like_for_like(samples: Path) -> None:
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    entries = []
+    for name, said in (("one", "Fold it."), ("same", "Fold it."), ("other", "Cut it.")):
+        reference = samples.parent / name / samples.name
+        reference.parent.mkdir()
+        reference.write_text("".join(json.dumps(row | {"resps": [[said]]}) + "\n" for row in rows))
+        given = json.dumps({"judge": "off", "reference": str(reference)})
+        out = samples.with_name(f"{name}.json")
+        with pytest.raises(SystemExit):
+            main(["judge", str(samples), "--out", str(out), "--metadata", given])
+        entries.append(f"{name}={out}")
+    assert compare(entries[:2])["warnings"] == []
+    (warning,) = compare(entries)["warnings"]
+    assert warning.startswith("Not like for like: reference (sha256) of safety_catqa: ")
+
+
+def test_metadata_that_are_none_of_ours_are_refused(samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, hint in (("refrence", "did you mean 'reference'?"), ("enable_thinking", "see docs/evaluate.md")):
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), "--metadata", json.dumps({"judge": "off", name: "x"})])
+        assert caught.value.code == 2
+        assert (
+            f"error: --metadata: '{name}' is unknown, expected one of our settings; {hint}" in capsys.readouterr().err
+        )
