@@ -33,11 +33,12 @@ def judge(
     ] = None,
 ) -> None:
     """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
-    from realign_plugin.evaluation.judging.settings import EvaluationSettings
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings, check_settings
     from realign_plugin.evaluation.session import Session
     from realign_plugin.text_files import json_option
 
     given = json_option(metadata, "--metadata")
+    check_settings(given, "--metadata", all_ours=True)
     files = [calibrate] if calibrate is not None else samples or []
     if not files or (calibrate is not None and samples):
         raise UserError(
