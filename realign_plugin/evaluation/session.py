@@ -102,7 +102,7 @@ class Session:
         judge = self.judges[place]
         chosen = judge.chosen
         name = "openai" if chosen.guard is None else chosen.name
-        record = {"judge": name, "model": chosen.model} | ({"local": True} if chosen.local else {})
+        record = {"judge": name, "model": judge.model} | ({"local": True} if chosen.local else {})
         return record | judge.format.record() | {"report": judge.report.to_dict()}
 
 

@@ -83,6 +83,12 @@ class Judge:
         """The cache of verdicts."""
         return VerdictCache(self.settings.judge_cache)
 
+    @property
+    def model(self) -> str:
+        """The model that is asked; two names where moderations and questions of ours go to different ones."""
+        modes: list[Mode] = [*self.report.asked] or [self.settings.judge_mode]
+        return " and ".join(dict.fromkeys(self.format.model(mode) for mode in modes))
+
     def check(self) -> None:
         """See that the server answers, takes the key, knows the model, and takes a guard's form.
 
