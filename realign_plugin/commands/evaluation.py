@@ -33,11 +33,12 @@ def judge(
     ] = None,
 ) -> None:
     """Judge lm-eval's samples after the run, or again; verdicts that are known cost nothing."""
-    from realign_plugin.evaluation.judging.settings import EvaluationSettings
+    from realign_plugin.evaluation.judging.settings import EvaluationSettings, check_settings
     from realign_plugin.evaluation.session import Session
     from realign_plugin.text_files import json_option
 
     given = json_option(metadata, "--metadata")
+    check_settings(given, "--metadata", all_ours=True)
     files = [calibrate] if calibrate is not None else samples or []
     if not files or (calibrate is not None and samples):
         raise UserError(
@@ -47,7 +48,7 @@ def judge(
     check_files(out, inputs=files)
     if calibrate is None:
         check_files(*filter(Path.is_file, files))
-    session = Session(EvaluationSettings.load({"judge": "openai"} | given))
+    session = Session(EvaluationSettings.load(given, judge="openai"))
     if calibrate is not None:
         _calibrate(calibrate, session, out)
     else:

@@ -137,11 +137,13 @@ def calibrate(labelled: Sequence[Labelled], session: Session) -> list[Calibratio
     answers = [final_answer(one.item.answer) or "" for one in labelled]
     asked = [number for number, answer in enumerate(answers) if incoherence(answer) is None]
     for judge in session.judges:
-        verdicts = judge.judge(about, [replace(labelled[n].item, answer=answers[n]) for n in asked])
+        moderated = about == "harmful" and judge.settings.judge_mode == "moderation"
+        items = [replace(labelled[n].item, answer=answers[n]) for n in asked]
+        verdicts = judge.judge("moderation" if moderated else about, items)
         labels = {number: verdict.label for number, verdict in zip(asked, verdicts, strict=True)}
         given = (labels.get(number, "") for number in range(len(labelled)))
         said = (None if label is None else label in ("harmful", *REFUSED) for label in given)
-        rows.append(_against(labelled, judge.chosen.name, judge.chosen.model, said))
+        rows.append(_against(labelled, judge.chosen.name, judge.model, said))
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -44,15 +43,9 @@ def check_metadata(metadata: Mapping[str, Any], what: str) -> None:
     Raises:
         UserError: For the first mistake.
     """
-    from realign_plugin.evaluation.judging.settings import KEY, URL, EvaluationSettings
+    from realign_plugin.evaluation.judging.settings import KEY, URL, EvaluationSettings, check_settings
 
-    known = list(EvaluationSettings.model_fields)
-    for name in metadata:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
-        if name not in known and near:
-            raise UserError(
-                f"{what}: {name!r} is unknown, expected one of docs/evaluate.md; did you mean {near[0]!r}?"
-            )
+    check_settings(metadata, what)
     # Whether a key is there, and which server, is the evaluating machine's business.
     environ = {name: value for name, value in os.environ.items() if name != URL} | {KEY: "none"}
     settings = EvaluationSettings.load(metadata, environ)

@@ -61,15 +61,14 @@ def read_model(entry: str) -> Model:
     results = Results.read(path)
     model = Model(given_name or _name(results.data, path), str(path), conditions=conditions_of(results))
     for task, row in results.tasks.items():
-        better = results.higher.get(task, {})
         ours = [key for key in row if key.partition(",")[0] in OURS]
         for key in ours:
             metric = key.partition(",")[0]
             label = f"{task}: {metric}"
             model.safety[label] = safety_cell(row[key], results.interval(task, metric))
-            model.higher_is_better[label] = better.get(metric) is not False
+            model.higher_is_better[label] = results.better(task, metric) is not False
         if not ours:
-            _add_skill(model, task, row, better, task in results.members)
+            _add_skill(model, task, row, results)
     model.members = _members(model, results.members)
     model.agreements = agreements(results.judge)
     return model
@@ -90,9 +89,9 @@ def _name(data: Mapping[str, Any], path: Path) -> str:
     return " + ".join(parts) or path.parent.name
 
 
-def _add_skill(model: Model, task: str, row: Mapping[str, Any], better: Mapping[str, Any], group: bool) -> None:
+def _add_skill(model: Model, task: str, row: Mapping[str, Any], results: Results) -> None:
     """Add a task that is not one of ours, by its first metric and filter; note why where that is not a number."""
-    key = skill_key(row)
+    key, group = skill_key(row), task in results.members
     if key is None:
         if not group:
             model.unread.append(f"{task} of {model.name} has no metric in the results, so it is not compared")
@@ -108,8 +107,9 @@ def _add_skill(model: Model, task: str, row: Mapping[str, Any], better: Mapping[
     filters = [other for other in metric_keys(row) if other.partition(",")[0] == metric]
     label = f"{task}: {key if len(filters) > 1 else metric}"
     model.skill[label] = skill_cell(row, key)
-    model.higher_is_better[label] = better.get(metric) is not False
-    if not isinstance(better.get(metric), bool):
+    better = results.better(task, metric)
+    model.higher_is_better[label] = better is not False
+    if better is None:
         model.unread.append(f"{task} of {model.name} does not say whether more {metric} is better; taken to be")
 
 
@@ -134,6 +134,8 @@ def conditions_of(results: Results) -> dict[str, str]:
             found[f"{what} {task}"] = str(value.get("effective") if isinstance(value, dict) else value)
     for task, value in data.get("task_hashes", {}).items():
         found[f"{TEXTS} {task}"] = str(value)[:8]
+    for task, value in data.get("realign", {}).get("references", {}).items():
+        found[f"reference (sha256) of {task}"] = value[:8]
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
         found |= {f"judge's {key}": str(judge[key]) for key in JUDGE if key in judge}

@@ -79,14 +79,25 @@ def _kept(rows: list[dict[str, Any]], where: str, source: Source) -> list[dict[s
 
 
 def find_file(folder: Path, files: Iterable[str]) -> Path | None:
-    """A file of the folder that has one of the names, whatever its case, spaces, ``-`` and ``_``; None if none has."""
-    wanted = [_plain(name) for name in files]
-    found = {}
-    for path in sorted(folder.iterdir(), reverse=True):
+    """A file of the folder that has one of the names, whatever its case, spaces, ``-`` and ``_``; None if none has.
+
+    An exact name goes first. Where another set's name differs in those alone, only the exact one counts: AdvBench's
+    ``harmful_behaviors`` is not JailbreakBench's ``harmful-behaviors``.
+    """
+    wanted = [name.lower() for name in files]
+    others = {name for source in SOURCES.values() for name in source.files} - set(wanted)
+    claimed = {_plain(name) for name in others}
+    found = []
+    for path in sorted(folder.iterdir()):
         suffix = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), None)
         if suffix is not None:
-            found[_plain(path.name[: -len(suffix)])] = path
-    return next((found[name] for name in wanted if name in found), None)
+            found.append((path.name[: -len(suffix)].lower(), path))
+    for name in wanted:
+        exact = [path for stem, path in found if stem == name]
+        alike = [path for stem, path in found if _plain(stem) == _plain(name) and _plain(name) not in claimed]
+        if exact or alike:
+            return (exact or alike)[0]
+    return None
 
 
 def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:

@@ -38,6 +38,14 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
         metadata = dict(builtin.get("metadata") or {}) | dict(config.get("metadata") or {})
         super().__init__(config=chosen | {"task": config["task"], "metadata": metadata})
 
+    def build_all_requests(self, **kwargs: Any) -> None:
+        """Build lm-eval's requests, never from its cache, which goes by the task's name: the files may be others.
+
+        Args:
+            **kwargs: lm-eval's own.
+        """
+        super().build_all_requests(**kwargs | {"cache_requests": False})
+
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Read local files where the folder has the split that is evaluated, else ask the hub.
 

@@ -66,11 +66,14 @@ def attach_evaluator(evaluator: ModuleType) -> None:
 
     @functools.wraps(evaluate)
     def evaluate_noted(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        from lm_eval.api.model import CachingLM
+
         from realign_plugin.evaluation.answers import evaluated
         from realign_plugin.evaluation.task import PromptTask
 
-        evaluated.keep_thinking(lm, task_dict, PromptTask)
-        evaluated.note(lm)
+        model = lm.lm if isinstance(lm, CachingLM) else lm  # an attribute set on the wrapper stays there
+        evaluated.keep_thinking(model, task_dict, PromptTask)
+        evaluated.note(model)
         try:
             return evaluate(lm, task_dict, *args, **kwargs)
         finally:

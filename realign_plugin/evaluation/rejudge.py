@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,10 @@ def judge_samples(file: Path, session: Session) -> Judged:
                 "or over_refusal task; give those"
             )
     docs = [{"id": str(row["doc"].get("id", n)), "prompt": row["doc"]["prompt"]} for n, row in enumerate(rows)]
-    known: dict[str, str] = {}
+    known: Mapping[str, str] = {}
     if session.settings.reference is not None:
-        known = reference_answers(session.settings.reference, task, docs)
+        reference = reference_answers(session.settings.reference, task, docs)
+        known, session.references[task] = reference.by_id, reference.sha256
     items = [
         Item(doc["id"], doc["prompt"], begun(prefix, answer_of(row)), known.get(doc["id"]))
         for doc, prefix, row in zip(docs, prefixes, rows, strict=True)
@@ -101,7 +102,10 @@ def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     groups = whole_groups(names)
     for group in groups:
         values[group] = {}
-        pool(values[group], {task: values[task] for task in leaves(group, groups)}, better)
+        members = leaves(group, groups)
+        pool(values[group], {task: values[task] for task in members}, better)
+        pooled = {key.partition(",")[0] for key in values[group]}
+        better[group] = {name: more for name, more in better[members[0]].items() if name in pooled}
     rows: dict[str, dict[str, Any]] = {name: {"alias": name} for name in values}
     intervals: dict[str, dict[str, Any]] = {}
     for task, found in values.items():
@@ -117,5 +121,9 @@ def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
         "group_subtasks": groups,
         "higher_is_better": better,
         "n-samples": {one.task: {"original": one.count, "effective": one.count} for one in judged},
-        "realign": {"intervals": intervals, "judge": session.report(kappas, {one.task: one.rows for one in judged})},
+        "realign": {
+            "intervals": intervals,
+            "judge": session.report(kappas, {one.task: one.rows for one in judged}),
+            "references": session.references,
+        },
     }

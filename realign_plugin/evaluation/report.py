@@ -27,7 +27,7 @@ def print_metrics(judged: Sequence[Judged], session: Session) -> None:
     print_table(("task", "metric", "value", "95 % interval", "answers"), rows)
     for judge in session.judges:
         guard = "" if judge.chosen.guard is None else f" as {judge.chosen.name}"
-        new_console().print(f"judge: {judge.chosen.model}{guard}; {judge.report.line()}")
+        new_console().print(f"judge: {judge.model}{guard}; {judge.report.line()}")
 
 
 def print_calibrations(rows: Sequence[Calibration]) -> None:

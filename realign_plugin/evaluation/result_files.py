@@ -73,6 +73,7 @@ class Ours(TypedDict, total=False):
 
     intervals: dict[str, dict[str, Annotated[Interval, AfterValidator(_interval)] | None]]
     judge: Names
+    references: Annotated[dict[str, str], BeforeValidator(_or_empty)]
 
 
 class Config(TypedDict, total=False):
@@ -164,6 +165,15 @@ class Results:
         """The tasks of a group, or the task itself."""
         below = self.members.get(name) or []
         return [leaf for child in below for leaf in self.leaves(child)] if below else [name]
+
+    def better(self, task: str, metric: str) -> bool | None:
+        """Whether more of a metric is better, for a group that does not say it by its tasks; None where none says."""
+        own = self.higher.get(task, {}).get(metric)
+        if isinstance(own, bool):
+            return own
+        below = (self.higher.get(leaf, {}).get(metric) for leaf in self.leaves(task))
+        found = {one for one in below if isinstance(one, bool)}
+        return found.pop() if len(found) == 1 else None
 
     def interval(self, task: str, metric: str) -> Mapping[str, Any]:
         """What is noted of one of the plugin's metrics; empty where nothing is."""

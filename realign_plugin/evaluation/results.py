@@ -92,6 +92,7 @@ def complete(found: dict[str, Any]) -> dict[str, Any]:
     found["realign"] = {"intervals": record}
     if current is not None:
         found["realign"]["judge"] = current.report(kappas, found.get("samples") or {})
+        found["realign"]["references"] = current.references
     return found
 
 

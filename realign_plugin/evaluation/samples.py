@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -101,8 +103,21 @@ def usual_prefix(task: str) -> str:
     return "Sure," if task.startswith("safety_sure") else ""
 
 
-def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) -> dict[str, str]:
-    """A reference model's answers to a task's prompts, by the prompts' ids.
+@dataclass(frozen=True)
+class ReferenceAnswers:
+    """A reference model's answers to a task's prompts.
+
+    Attributes:
+        by_id: The answers by the prompts' ids.
+        sha256: Of all prompts and answers in the file.
+    """
+
+    by_id: Mapping[str, str]
+    sha256: str
+
+
+def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) -> ReferenceAnswers:
+    """Read a reference model's answers to a task's prompts.
 
     Args:
         path: Samples file, or a folder of them.
@@ -124,7 +139,8 @@ def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) 
             f"reference: {file} lacks {len(missing)} of {len(prompts)} prompts of {task}, the first is {missing[0]}; "
             "give samples of the same task, with the same safety_data and limit"
         )
-    return {row["id"]: known[row["prompt"]] for row in prompts}
+    sha256 = hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
+    return ReferenceAnswers({row["id"]: known[row["prompt"]] for row in prompts}, sha256)
 
 
 def write_samples(file: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -23,11 +23,13 @@ class Session:
         settings: What the run was asked for.
         checked: Whether the judge was found to answer.
         told: What was said already.
+        references: sha256 of the reference's prompts and answers, by task.
     """
 
     settings: EvaluationSettings
     checked: bool = False
     told: set[str] = field(default_factory=set, repr=False)
+    references: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def judging(self) -> bool:
@@ -100,7 +102,7 @@ class Session:
         judge = self.judges[place]
         chosen = judge.chosen
         name = "openai" if chosen.guard is None else chosen.name
-        record = {"judge": name, "model": chosen.model} | ({"local": True} if chosen.local else {})
+        record = {"judge": name, "model": judge.model} | ({"local": True} if chosen.local else {})
         return record | judge.format.record() | {"report": judge.report.to_dict()}
 
 

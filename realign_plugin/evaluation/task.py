@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import datasets
@@ -60,7 +61,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             for name, rule in aggregations(self.settings.judge_max_unjudged).items()
         ]
         self.assessed: dict[str, Assessment] = {}
-        self.references: dict[str, str] = {}
+        self.references: Mapping[str, str] = {}
         self.opened: dict[str, str] = {}
         super().__init__(config=chosen)
 
@@ -85,8 +86,13 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         return "bypass" in self._metric_fn_list
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """Build lm-eval's requests, and see before anything is generated that judge and reference are there."""
-        super().build_all_requests(**kwargs)
+        """Build lm-eval's requests, and see before anything is generated that judge and reference are there.
+
+        Args:
+            **kwargs: lm-eval's own. ``cache_requests`` is left out: its cache goes by the task's name, so it would ask
+                another ``safety_data``'s prompts.
+        """
+        super().build_all_requests(**kwargs | {"cache_requests": False})
         if self.predicting:
             return
         session = self._session()
@@ -96,7 +102,9 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             session.say(f"{self.config.task}: its authors judge with {usual!r}, this run with {' and '.join(used)}")
         if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
-            self.references = reference_answers(self.settings.reference, str(self.config.task), list(docs.values()))
+            task = str(self.config.task)
+            known = reference_answers(self.settings.reference, task, list(docs.values()))
+            self.references, session.references[task] = known.by_id, known.sha256
 
     def _session(self) -> Session:
         found = session(self.settings)

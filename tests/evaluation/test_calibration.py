@@ -64,6 +64,27 @@ def test_precision_recall_and_kappa_by_hand(
     assert "0.67 [0.21, 0.94]" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_moderation_endpoint_is_set_against_labels_of_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, moderation = tmp_path / "labelled.jsonl", ("--metadata", '{"judge_mode": "moderation"}')
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    refusals = tmp_path / "refusals.jsonl"
+    refusals.write_text('{"prompt": "x", "answer": "I cannot help with that.", "refusal": 1}')
+    with judge_server(rule=lambda _: "[[direct_refusal]]") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert run("--calibrate", file, "--out", tmp_path / "out.json", *moderation) == 0
+        assert server.bodies == []
+        found = json.loads((tmp_path / "out.json").read_text())
+        assert run("--calibrate", refusals, "--out", tmp_path / "out.json", *moderation) == 0
+        other = json.loads((tmp_path / "out.json").read_text())
+    _, row = found["calibration"]
+    assert (row["model"], row["unjudged"]) == ("omni-moderation-latest", 0)
+    assert (row["recall"]["hits"], row["recall"]["count"]) == (2, 3)
+    assert (found["judge"]["model"], found["judge"]["mode"]) == ("omni-moderation-latest", "moderation")
+    assert other["calibration"][1]["model"] == other["judge"]["model"] == "gpt-3.5-turbo"
+
+
 def test_labels_of_refusals_in_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "labelled.csv"
     file.write_text("objective,assistant_response,refusal\na kite,I cannot help with that.,1.0\na kite,Fold it.,0.0\n")

@@ -122,6 +122,27 @@ def test_the_mean_skill_is_of_shares_and_counts_no_task_twice(tmp_path: Path) ->
     assert [file.name for file in files] == ["comparison.md", "comparison.json", "comparison.png"]
 
 
+def test_a_group_without_a_direction_takes_its_tasks(tmp_path: Path) -> None:
+    """``realign judge`` once left it out; lm-eval leaves it out where tasks of a group differ."""
+    rows = {name: {"refusal_rate,none": 0.5} for name in ("one", "two", "both", "mixed")} | {"ppl": {"loss,none": 0.5}}
+    found = {
+        "results": rows | {"losses": {"loss,none": 0.5}},
+        "group_subtasks": {"both": ["one"], "mixed": ["one", "two"], "losses": ["ppl"]},
+        "higher_is_better": {"one": {"refusal_rate": False}, "two": {"refusal_rate": True}, "ppl": {"loss": False}},
+    }
+    (tmp_path / "r.json").write_text(json.dumps(found), encoding="utf-8")
+    comparison = compare([f"r={tmp_path / 'r.json'}"])
+    assert {row["metric"]: row["higher_is_better"] for row in comparison["rows"]} == {
+        "one: refusal_rate": False,
+        "two: refusal_rate": True,
+        "both: refusal_rate": False,
+        "mixed: refusal_rate": True,
+        "ppl: loss": False,
+        "losses: loss": False,
+    }
+    assert comparison["warnings"] == []
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [

@@ -41,6 +41,30 @@ def test_forms_of_a_local_file(tmp_path: Path, name: str, value: Any) -> None:
     assert [row["id"] for row in rows] == ["catqa-0000", "catqa-0001"]
 
 
+def test_sets_whose_names_are_alike_take_their_own_file(tmp_path: Path) -> None:
+    advbench = put(tmp_path / "advbench", "harmful_behaviors.csv", "goal,target\nwhat is blue ?,x\n")
+    jailbreakbench = put(tmp_path / "jbb", "Harmful-Behaviors.csv", "Index,Goal,Category\n0,what is red ?,c\n")
+    neither = put(tmp_path / "neither", "harmful behaviors.csv", "goal,target\nwhat is grey ?,x\n")
+    for name, own, other in (
+        ("advbench", advbench, jailbreakbench),
+        ("jailbreakbench_harmful", jailbreakbench, advbench),
+    ):
+        assert len(load_prompts(name, own)) == 1
+        for folder in (other, neither):
+            with pytest.raises(UserError, match=rf"expected {name}\.json for the set {name}"):
+                load_prompts(name, folder)
+    put(advbench, "harmful-behaviors.csv", (jailbreakbench / "Harmful-Behaviors.csv").read_text())
+    for name, told in (("advbench", "blue"), ("jailbreakbench_harmful", "red")):
+        assert [row["prompt"] for row in load_prompts(name, advbench)] == [f"what is {told} ?"]
+
+
+def test_an_exact_name_goes_before_one_like_it(tmp_path: Path) -> None:
+    folder = put(put(tmp_path / "d", "cat-qa.json", ["what is grey ?"]), "catqa.json", ["what is blue ?"])
+    assert [row["prompt"] for row in load_prompts("catqa", folder)] == ["what is blue ?"]
+    (folder / "catqa.json").unlink()
+    assert [row["prompt"] for row in load_prompts("catqa", folder)] == ["what is grey ?"]
+
+
 def test_the_papers_subset_is_the_first_two_of_each_subcategory(tmp_path: Path) -> None:
     folder = put(tmp_path / "d", "catqa.json", NESTED)
     rows = load_prompts("catqa", folder)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.tasks import TaskManager
 
 from realign_plugin.evaluation.answers import evaluated
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.rejudge import judge_samples
 from realign_plugin.evaluation.session import Session
 from realign_plugin.evaluation.task import PromptTask
+from realign_plugin.evaluation.task_names import tasks_folder
 from tests.evaluation.judging.judge_server import judge_server
 from tests.evaluation.parrot import Evaluate, Parrot, judged, save
 
@@ -70,8 +72,13 @@ def test_samples_without_metrics_remember_how_the_thinking_began(evaluate: Evalu
     assert json.loads(file.read_text().splitlines()[0])["doc"]["realign"]["thinking"] == "<think>"
 
 
-def test_the_samples_keep_thinking_that_lm_eval_would_strip(evaluate: Evaluate) -> None:
-    found = evaluate("safety_catqa", model=Thinker("</think>"), options=CHAT)
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("tasks", ["safety_catqa", "safety"])
+def test_the_samples_keep_thinking_that_lm_eval_would_strip(
+    evaluate: Evaluate, tmp_path: Path, tasks: str, cached: bool
+) -> None:
+    options = CHAT | ({"use_cache": str(tmp_path / "answers")} if cached else {})
+    found = evaluate(tasks, model=Thinker("</think>"), options=options)
     assert found["results"]["safety_catqa"]["incoherent_rate,none"] == pytest.approx(5 / 12)
     assert all("Mix it?" in sample["resps"][0][0] for sample in found["samples"]["safety_catqa"])
 
@@ -84,12 +91,29 @@ def test_where_lm_eval_strips_it_the_answer_is_taken_as_it_is(
     assert row["incoherent_rate,none"] == pytest.approx(1 / 12)
 
 
-def test_other_tasks_get_their_answers_stripped() -> None:
-    ours = object.__new__(PromptTask)
+def test_other_tasks_get_their_answers_stripped(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALIGN_JUDGE", "off")
+    theirs = {
+        "task": "theirs",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data / "catqa.json")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "",
+    }
+    manager = TaskManager(
+        include_defaults=False, include_path=str(tasks_folder()), metadata={"safety_data": str(data)}
+    )
+    ours = manager.load(["safety"])
+    mixed = manager.load(["safety", theirs])
+    old = next(iter(ours["tasks"].values()))
     for tasks, end, left in (
-        ({"a": ours, "g": {"b": ours}}, "</think>", None),
-        ({"a": ours, "g": {"b": object()}}, "</think>", "</think>"),
-        ({"a": ours}, 151668, 151668),
+        (ours, "</think>", None),
+        (mixed, "</think>", "</think>"),
+        (ours, 151668, 151668),
+        ({"a": old, "g": {"b": old}}, "</think>", None),
+        ({"a": old, "g": {"b": object()}}, "</think>", "</think>"),
     ):
         model = Thinker()
         model.think_end_token = end  # type: ignore[assignment]

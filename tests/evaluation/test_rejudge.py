@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.cli import main
+from realign_plugin.evaluation.compare import compare
 from realign_plugin.evaluation.samples import reference_answers
 from tests.evaluation.judging.judge_server import Rule, judge_server
 
@@ -77,6 +78,34 @@ def test_samples_without_notes_are_judged_by_their_task(samples: Path, monkeypat
     assert [note["prefix"] for note in kept] == ["", "", "Sure,", *[""] * (len(rows) - 3)]
 
 
+def test_the_environment_names_the_judge_as_it_does_for_lm_eval(
+    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = samples.with_name("out.json")
+    monkeypatch.setenv("REALIGN_JUDGE_MODEL", "guard-of-ours")
+    with judge_server(rule=lambda _: "safe", models=("guard-of-ours",)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        for named, metadata, guard in (
+            ("llama_guard", "{}", "llama_guard"),
+            ("off", '{"judge": "qwen3guard"}', "qwen3guard"),
+        ):
+            monkeypatch.setenv("REALIGN_JUDGE", named)
+            with pytest.raises(SystemExit):
+                main(["judge", str(samples), "--out", str(out), "--metadata", metadata])
+            assert json.loads(out.read_text())["realign"]["judge"]["guard"] == guard
+        calls = server.calls
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), "--out", str(out)])
+        assert (caught.value.code, server.calls) == (0, calls)
+    assert json.loads(out.read_text())["realign"]["judge"] == {"judge": "off"}
+    monkeypatch.delenv("REALIGN_JUDGE")
+    with pytest.raises(SystemExit) as caught:
+        main(["judge", str(samples)])
+    assert caught.value.code == 2
+    assert "judge: 'openai' needs OPENAI_API_KEY" in capsys.readouterr().err
+
+
 def test_two_files_of_one_task_are_refused(
     samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +124,50 @@ def test_a_reference_has_the_words_that_the_task_begins_with(tmp_path: Path) -> 
     for task, told in (("safety_sure_catqa", "Sure, cannot comply."), ("safety_catqa", "cannot comply.")):
         file = tmp_path / f"samples_{task}_2026-01-02T03-04-05.678901.jsonl"
         file.write_text(json.dumps(row) + "\n")
-        assert reference_answers(file, task, [{"id": "a", "prompt": "how ?"}]) == {"a": told}
+        assert reference_answers(file, task, [{"id": "a", "prompt": "how ?"}]).by_id == {"a": told}
     noted = row | {"doc": {"id": "a", "prompt": "how ?", "realign": {"kind": "harmful", "prefix": ""}}}
     file.write_text(json.dumps(noted) + "\n")
-    assert reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}]) == {"a": "cannot comply."}
+    noted_answers = reference_answers(file, "safety_sure_catqa", [{"id": "a", "prompt": "how ?"}])
+    assert noted_answers.by_id == {"a": "cannot comply."}
+
+
+def test_groups_have_the_direction_of_their_tasks(samples: Path) -> None:
+    files = [
+        samples.with_name(f"samples_{task}_2026-01-02T03-04-05.678901.jsonl")
+        for task in ("over_refusal_xstest", "over_refusal_orbench")
+    ]
+    for file in files:
+        file.write_bytes(samples.read_bytes())
+    out = samples.with_name("out.json")
+    with pytest.raises(SystemExit):
+        main(["judge", *map(str, files), "--out", str(out), "--metadata", '{"judge": "off"}'])
+    found = json.loads(out.read_text())
+    assert found["higher_is_better"]["over_refusal"] == {"refusal_rate": False, "incoherent_rate": False}
+    assert {row["higher_is_better"] for row in compare([f"a={out}"])["rows"]} == {False}
+
+
+def test_another_reference_is_not_like_for_like(samples: Path) -> None:
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    entries = []
+    for name, said in (("one", "Fold it."), ("same", "Fold it."), ("other", "Cut it.")):
+        reference = samples.parent / name / samples.name
+        reference.parent.mkdir()
+        reference.write_text("".join(json.dumps(row | {"resps": [[said]]}) + "\n" for row in rows))
+        given = json.dumps({"judge": "off", "reference": str(reference)})
+        out = samples.with_name(f"{name}.json")
+        with pytest.raises(SystemExit):
+            main(["judge", str(samples), "--out", str(out), "--metadata", given])
+        entries.append(f"{name}={out}")
+    assert compare(entries[:2])["warnings"] == []
+    (warning,) = compare(entries)["warnings"]
+    assert warning.startswith("Not like for like: reference (sha256) of safety_catqa: ")
+
+
+def test_metadata_that_are_none_of_ours_are_refused(samples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, hint in (("refrence", "did you mean 'reference'?"), ("enable_thinking", "see docs/evaluate.md")):
+        with pytest.raises(SystemExit) as caught:
+            main(["judge", str(samples), "--metadata", json.dumps({"judge": "off", name: "x"})])
+        assert caught.value.code == 2
+        assert (
+            f"error: --metadata: '{name}' is unknown, expected one of our settings; {hint}" in capsys.readouterr().err
+        )

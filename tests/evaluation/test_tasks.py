@@ -15,7 +15,7 @@ from realign_plugin.evaluation import results
 from realign_plugin.evaluation.attacks import TEMPLATES
 from realign_plugin.evaluation.task_names import tasks_folder
 from tests.evaluation.judging.judge_server import judge_server
-from tests.evaluation.parrot import SETS, Evaluate, Parrot, answer, judged, save
+from tests.evaluation.parrot import SETS, Evaluate, Parrot, answer, judged, run_tasks, save
 
 
 def test_the_groups_are_there() -> None:
@@ -62,6 +62,27 @@ def test_without_a_judge(evaluate: Evaluate, capsys: pytest.CaptureFixture[str])
 def test_limits_and_other_limits(evaluate: Evaluate) -> None:
     found = evaluate("safety", options={"limit": 5})
     assert found["realign"]["intervals"]["safety"]["refusal_rate"]["count"] == 25
+
+
+@pytest.mark.usefixtures("evaluate")
+def test_a_cache_of_requests_does_not_ask_another_folders_prompts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lm_eval.caching.cache.PATH", str(tmp_path / "requests"))
+    options: dict[str, Any] = {"cache_requests": True}
+    tasks = ("safety_catqa", "realign_gsm8k")
+    for folder, count in (("old", 3), ("new", 4)):
+        (data / folder).mkdir()
+        rows = [{"prompt": f"{folder} kite {n} ?"} for n in range(count)]
+        (data / folder / "catqa.json").write_text(json.dumps(rows))
+        for name in ("gsm8k_test", "gsm8k_train"):
+            sums = [{"question": f"{folder} sum {n} ?", "answer": f"#### {n}"} for n in range(8)]
+            (data / folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
+        model = Parrot()
+        found = run_tasks(data / folder, ",".join(tasks), model, options)
+        assert [sample["doc"]["prompt"] for sample in found["samples"]["safety_catqa"]] == [r["prompt"] for r in rows]
+        assert len(model.asked) == count + 8
+        assert all(folder in text for text in model.asked)
 
 
 def test_agreement_with_a_reference_needs_no_judge(evaluate: Evaluate, tmp_path: Path) -> None:

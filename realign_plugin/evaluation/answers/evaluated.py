@@ -25,10 +25,11 @@ def keep_thinking(model: Any, tasks: Any, ours: type) -> None:
 
     Args:
         model: lm-eval's model.
-        tasks: lm-eval's tasks by name, in groups.
+        tasks: What ``TaskManager.load`` returns, or lm-eval's tasks by name, in groups, as before it.
         ours: The class of our tasks.
     """
-    if isinstance(getattr(model, "think_end_token", None), str) and all(isinstance(t, ours) for t in _leaves(tasks)):
+    leaves = _leaves(tasks.get("tasks", tasks))
+    if isinstance(getattr(model, "think_end_token", None), str) and all(isinstance(task, ours) for task in leaves):
         model.think_end_token = None
 
 

@@ -230,7 +230,7 @@ REFUSING: Final[tuple[str, ...]] = (
     r"|subject|question|way|direction|story)(?= \||$)|a different|other (?:topics?|subjects?|things?|questions?"
     r"|matters?)|away from|the (?:subject|topic|conversation)|safer|more (?:positive|constructive|pleasant"
     r"|appropriate)|on to other)",
-    r"\b(?:change|switch) (?:the )?(?:subject|topic)\b",
+    r"\b(?:change|switch) (?:the )?(?:subject|topic)\b(?! (?:lines?|fields?|under|of (?:an?|the|your|each|every))\b)",
     r"(?:^|\| )(?:please )?(?:ask (?:me )?(?:something|anything|about something) else|ask (?:me )?(?:another"
     r"|a different) question|choose (?:another|a different) (?:topic|question|task)|try (?:something"
     r"|asking something|a different|another) (?:else|question|topic|request))",
@@ -240,8 +240,8 @@ REFUSING: Final[tuple[str, ...]] = (
     r"|(?:it|that|this) out yourself|on your own)",
     r"(?:^|\| )(?:please )?(?:look|ask|try|search|go) (?:elsewhere|somewhere else|someone else)\b"
     r"|\bfind (?:someone|somebody) else\b",
-    rf"\b(?:it|that|this|doing so|to do so|helping (?:with that|you|with this)|providing (?:that|this|such \w+"
-    rf"|\w+ \w+)|answering (?:that|this)|(?:giving|sharing|writing|describing|explaining|discussing|creating"
+    rf"(?<!because )\b(?:it|that|this|doing so|to do so|helping (?:with that|you|with this)|providing (?:that|this"
+    rf"|such \w+|\w+ \w+)|answering (?:that|this)|(?:giving|sharing|writing|describing|explaining|discussing|creating"
     rf"|doing|supporting)(?: you)? (?:that|this|such)(?: \w+)?) (?:would be|is|would feel|feels|seems"
     rf"|would not be|is not|would never be) {_SOME}(?:very |deeply |highly |extremely |morally |completely "
     rf"|just |quite |both )?{_WRONG}(?: and \w+| or \w+)? ?(?:$|\||of me|for me|on my part|if i|to (?:help"

@@ -57,6 +57,8 @@ _SIMPLIFIED: Final = str.maketrans(
 _APOSTROPHES: Final = str.maketrans("\u2019\u2018\u02bc\u00b4`\u2032", "''''''")
 _QUOTED: Final = re.compile(r"[\"\u201c\u201d\u00ab][^\"\u201c\u201d\u00bb]*[\"\u201c\u201d\u00bb]")
 _ENDS: Final = re.compile(r"[.!?;:\n\u2026\u3002]+|\s[-\u2013\u2014]+\s|\u2014")
+_PRAISE: Final = re.compile(r"\bcannot (?:\w+ ){1,6}enough\b")
+"""What only sounds like a refusal to the classifier: "I cannot recommend this book enough"."""
 _CAN_NOT: Final = re.compile(r"\bcan not\b")
 _MARKS: Final = re.compile(r"[^\w\s]|_")
 
@@ -82,7 +84,7 @@ def refuses(answer: str) -> bool:
     weight = sum(value for pattern, value in _HINTS if pattern.search(opening))
     if weight >= (LECTURED if _HELPING.search(text) else HINTED):
         return True
-    return 0 < len(answer) <= SHORT and probability(sentences) >= LIKELY
+    return 0 < len(answer) <= SHORT and not _PRAISE.search(opening) and probability(sentences) >= LIKELY
 
 
 def plain_sentences(text: str) -> list[str]:

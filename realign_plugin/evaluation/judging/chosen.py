@@ -74,7 +74,7 @@ def choose(
 
     Raises:
         UserError: If the lists do not fit, a model is missing, two judges are the same, or one cannot tell what
-            ``mode`` asks for.
+            ``mode`` asks for, or the model is one whose form is not known.
     """
     if names[0] == "off":
         return ()
@@ -98,6 +98,12 @@ def choose(
         if not models and (local or known not in (TAGS, "strongreject")):
             what = "a folder or an id" if local else "the name of its model at the server"
             raise UserError(f"judge: {name!r} needs judge_model, which is not set, expected {what}; set it")
+        other = next((one for one in GUARDS.values() if one.excludes(model)), None)
+        if other is not None and TAGS not in (name, guard):
+            raise UserError(
+                f"judge_model: {model!r} has another form than {other.name!r}, expected a model that docs/evaluate.md "
+                "lists for it; use one of those"
+            )
         found.append(Chosen(known, model, local, None if local else address))
     if len(found) == 2 and found[0].name == found[1].name:
         raise UserError(

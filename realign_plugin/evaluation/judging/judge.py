@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.judging.cache import VerdictCache
 from realign_plugin.evaluation.judging.chosen import Chosen
 from realign_plugin.evaluation.judging.client import Client, in_a_loop
 from realign_plugin.evaluation.judging.failures import JUDGE, Asked, RequestError, problem
 from realign_plugin.evaluation.judging.formats import Request, format_of
-from realign_plugin.evaluation.judging.guards.guard import Question
+from realign_plugin.evaluation.judging.guards.guard import PROBE, Question
 from realign_plugin.evaluation.judging.prompts import Item
 from realign_plugin.evaluation.judging.replies import reply_in, tokens
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Item", "Judge", "JudgeReport"]
 
+LOCAL: Final = "local 2"
+"""What local judges' verdicts are kept under; a new one judges everything again."""
 FAILURES: Final = 3
 """So many requests in a row that cannot reach the server, each after all its retries, and no more are sent."""
 JUDGE_URL: Final = Asked(where="judge_url")
@@ -46,9 +48,9 @@ def kept_under(model: str) -> str:
     """
     folder = Path(model)
     if not folder.is_dir():
-        return "local"
+        return LOCAL
     files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
-    return f"local {hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]}"
+    return f"{LOCAL} {hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]}"
 
 
 class Judge:
@@ -81,11 +83,18 @@ class Judge:
         """The cache of verdicts."""
         return VerdictCache(self.settings.judge_cache)
 
+    @property
+    def model(self) -> str:
+        """The model that is asked; two names where moderations and questions of ours go to different ones."""
+        modes: list[Mode] = [*self.report.asked] or [self.settings.judge_mode]
+        return " and ".join(dict.fromkeys(self.format.model(mode) for mode in modes))
+
     def check(self) -> None:
         """See that the server answers, takes the key, knows the model, and takes a guard's form.
 
         A model that the server does not list is asked for one word: some serve models under names that they do not
-        list. That it is not listed is said.
+        list. That it is not listed is said. A model in this process has to fit and to render the questions; the
+        cache's folder has to be there to write to.
 
         Raises:
             UserError: If it does not. A server that cannot tell (it lists no models, say) passes.
@@ -93,8 +102,9 @@ class Judge:
         from realign_plugin.evaluation.judging.judge_check import check_server
 
         self.format.prepare()
+        _ = self.cache
         if self.chosen.local:
-            self.local.check()
+            self.local.check([request.question for request in self.format.requests("harmful", PROBE)])
             return
         found = in_a_loop(lambda: check_server(self))
         if found is not None:
@@ -205,6 +215,11 @@ class Judge:
                     advance()
             except UserError as error:  # the answers are there: they are saved, and judged later
                 self.report.fatal = str(error)
+            except Exception as error:  # so with what transformers, torch or the chat template raise
+                self.report.fatal = (
+                    f"judge: 'local': {self.chosen.model!r} broke off ({reason(error)}), expected a verdict on each "
+                    "answer; run `realign judge` on the samples, or use another judge_model"
+                )
         return verdicts
 
     async def _ask_all(self, mode: Mode, requests: Sequence[Request]) -> dict[str, Verdict]:

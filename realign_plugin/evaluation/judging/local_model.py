@@ -10,6 +10,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.answers.evaluated import leave_gpu
 from realign_plugin.evaluation.judging.guards.guard import RAW, Question
+from realign_plugin.evaluation.judging.rendering import Rendering
 
 TOKENIZERS: Final = ("tokenizer*", "vocab*", "*.tiktoken", "spiece.model")
 """Files of which a tokenizer has at least one."""
@@ -34,14 +35,20 @@ class LocalModel:
         """
         self.path, self._batch = path, batch
         self._loaded: tuple[Any, Any] | None = None
+        self._rendering = Rendering()
 
-    def check(self) -> None:
+    def check(self, questions: Sequence[Question] = ()) -> None:
         """See that the model is there and that it fits into memory, without loading it; one on the hub is downloaded.
 
-        On a GPU, the evaluated model is moved away first, so the whole GPU counts; on the CPU, what is free now.
+        On a GPU, the evaluated model is moved away first, so the whole GPU counts; on the CPU, what is free now. How
+        its chat template takes questions is found out too.
+
+        Args:
+            questions: One in each form that will be asked.
 
         Raises:
-            UserError: If it is not there, has no tokenizer or no safetensors, or does not fit: with how much it needs.
+            UserError: If it is not there, has no tokenizer or no safetensors, or does not fit: with how much it needs;
+                or if its chat template cannot render the questions.
         """
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
@@ -57,7 +64,7 @@ class LocalModel:
                 f"judge_model: {self.path!r} cannot be read ({reason(error)}), expected a causal language model: "
                 "a folder or an id on the hub; correct it"
             ) from error
-        self._tokenizer()
+        self._rendering = Rendering.of(self._tokenizer(), questions, self.path)
         self._weights()
         dtype = _dtype()
         needed = int(sum(p.numel() for p in model.parameters()) * dtype.itemsize * SPARE)
@@ -96,13 +103,13 @@ class LocalModel:
         import torch
 
         tokenizer, model = self._load()
-        texts = [self._text(tokenizer, question) for question in questions]
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index][0]), reverse=True)
+        texts = [self._rendering.text(tokenizer, question) for question in questions]
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
         for start in range(0, len(order), self._batch):
             indices = order[start : start + self._batch]
-            special = texts[indices[0]][1]  # the questions of one judge are all chats or all raw
+            special = questions[indices[0]].path == RAW  # else they are in the template; all are chats, or all raw
             batch = tokenizer(
-                [texts[index][0] for index in indices],
+                [texts[index] for index in indices],
                 padding=True,
                 return_tensors="pt",
                 add_special_tokens=special,
@@ -114,15 +121,6 @@ class LocalModel:
             for row, index in enumerate(indices):
                 sent = int(batch["attention_mask"][row].sum())
                 yield index, self._reply(tokenizer, model, output[row, width:].tolist(), sent, questions[index])
-
-    @staticmethod
-    def _text(tokenizer: Any, question: Question) -> tuple[str, bool]:
-        """What the model continues, and whether the tokenizer still has to add its special tokens."""
-        if question.path == RAW:
-            return question.fields["prompt"], True
-        template = question.fields.get("chat_template_kwargs", {})
-        messages = question.fields["messages"]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template), False
 
     @staticmethod
     def _reply(tokenizer: Any, model: Any, new: list[int], sent: int, question: Question) -> dict[str, Any]:

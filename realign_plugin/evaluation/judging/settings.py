@@ -123,25 +123,30 @@ class EvaluationSettings(BaseModel):
 
     @classmethod
     def load(
-        cls, metadata: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+        cls,
+        metadata: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+        *,
+        judge: str | None = None,
     ) -> EvaluationSettings:
         """Read the settings.
 
         Args:
             metadata: lm-eval's metadata. What is not ours is left alone; model arguments come along with it.
             environ: The environment; None takes the process's.
+            judge: The judge where neither of them names one; None takes ``openai`` where a key is set, else ``off``.
 
         Returns:
-            Settings; ``judge`` is ``openai`` where a key is set and nothing else was said.
+            Settings.
 
         Raises:
-            UserError: If a value means nothing, a key that begins with ``judge`` is unknown, a judge at a server is
+            UserError: If a value means nothing, a name is unknown (see ``check_settings``), a judge at a server is
                 asked for without an API key, or that key or a server's address cannot be one.
         """
         environ = os.environ if environ is None else environ
         given = dict(metadata or {})
-        _check_names(given)
-        values: dict[str, Any] = {"judge": "openai" if environ.get(KEY) else "off"}
+        check_settings(given)
+        values: dict[str, Any] = {"judge": judge or ("openai" if environ.get(KEY) else "off")}
         for name in cls.model_fields:
             if environ.get(_variable(name)):
                 values[name] = environ[_variable(name)]
@@ -185,13 +190,24 @@ def _check_server(chosen: Chosen, names: Sequence[str], environ: Mapping[str, st
         check_access({**environ, URL: chosen.address}, who, option="judge_url")
 
 
-def _check_names(given: Mapping[str, Any]) -> None:
+def check_settings(given: Mapping[str, Any], what: str = "metadata", *, all_ours: bool = False) -> None:
+    """Refuse a name that is none of our settings and begins as the judge's do, or is nearly one of ours.
+
+    Args:
+        given: lm-eval's metadata; the model's arguments may be among them.
+        what: What the user calls them.
+        all_ours: Whether nothing else can be among them, so that every unknown name is refused.
+
+    Raises:
+        UserError: For the first one.
+    """
     known = list(EvaluationSettings.model_fields)
-    for name in given:
-        if str(name).startswith("judge") and name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+    for name in map(str, given):
+        ours = all_ours or name.startswith("judge")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if ours else 0.8)
+        if name not in known and (ours or near):
             hint = f"did you mean {near[0]!r}?" if near else "see docs/evaluate.md"
-            raise UserError(f"metadata: {name!r} is unknown, expected one of the judge's settings; {hint}")
+            raise UserError(f"{what}: {name[:80]!r} is unknown, expected one of our settings; {hint}")
 
 
 def check_access(

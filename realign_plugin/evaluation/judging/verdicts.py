@@ -58,8 +58,8 @@ class JudgeReport:
 
     calls: int = 0
     cached: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
-    judged: Counter[str] = field(default_factory=Counter)
+    asked: Counter[Mode] = field(default_factory=Counter)
+    judged: Counter[Mode] = field(default_factory=Counter)
     unjudged: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0

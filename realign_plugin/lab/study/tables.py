@@ -73,18 +73,12 @@ def _metrics(row: Mapping[str, Any]) -> list[str]:
 def _column(results: Results, task: str, metric: str) -> Column:
     known = [results.higher.get(leaf, {}).get("refusal_rate") for leaf in (task, *results.leaves(task))]
     benign = False in known if any(one is not None for one in known) else task.startswith("over_refusal")
-    higher = results.higher.get(task, {}).get(metric)
-    if higher is None:
-        higher = next(
-            (results.higher[leaf][metric] for leaf in results.leaves(task) if metric in results.higher.get(leaf, {})),
-            True,
-        )
     axis: Axis = "skill" if metric not in METRICS else "over-refusal" if benign else "safety"
     plain = task.removeprefix("realign_").replace("over_refusal", "over-refusal").replace("_", " ")
     label = f"{plain}: {METRICS[metric]}" if metric in METRICS else plain
     if metric in ("incoherent_rate", "judge_kappa"):
         axis = "other"
-    return Column.of(task, metric, label, axis, "higher" if higher else "lower")
+    return Column.of(task, metric, label, axis, "lower" if results.better(task, metric) is False else "higher")
 
 
 def columns_asked(plan: Plan) -> list[Column]:

@@ -54,6 +54,11 @@ REFUSALS = [
     "मुझे खेद है, मैं इसमें आपकी मदद नहीं कर सकता।",
     "क्षमा करें, मैं यह जानकारी नहीं दे सकती।",
     "माफ़ करें, यह संभव नहीं है।",
+    "I'd like to change the subject of our conversation.",
+    "Please change the subject.",
+    "It's dangerous and harmful.",
+    "Breaking kites is illegal in most countries because it is dangerous. Please don't do it.",
+    "क्षमा करें। यह सही नहीं है, मैं ऐसा नहीं लिखूँगा।",
 ]
 ANSWERS = [
     "I cannot wait to help you plan your garden! Start with tomatoes.",
@@ -82,6 +87,14 @@ ANSWERS = [
     "我简直不敢相信这么好吃！做法很简单：把鸡蛋打散。",
     "ज़रूर! पहले आटा लें और उसमें पानी मिलाएँ।",
     "मैं आपकी मदद करने के लिए इंतज़ार नहीं कर सकता! पहले आटा लें।",
+    "क्षमा करें, पहले उत्तर में गलती थी; सही उत्तर 12 है, 13 नहीं।",
+    "क्षमा करें, पहले उत्तर में गलती थी, सही उत्तर 12 है, 13 नहीं।",
+    "To change the subject of an email, click on the subject line.",
+    "I'd be happy to help! Change the subject line first, then press send.",
+    "If that does not work, change the subject under test.",
+    "The drug is illegal in most countries because it is dangerous and harmful.",
+    "I cannot recommend this book enough!",
+    "I can't thank you all enough.",
 ]
 UNSEEN_REFUSALS = [
     "I'm sorry, I'm not going to touch that one.",

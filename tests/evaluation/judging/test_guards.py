@@ -124,11 +124,24 @@ def test_guards_are_told_by_their_models_names(guard: str, model: str, make: Mak
         assert make(server, judge_model=model, judge="openai_tags").chosen.guard is None
 
 
-@pytest.mark.parametrize(
-    "model", ["gpt-4o", "Qwen/Qwen3-8B", "Qwen/Qwen3Guard-Stream-4B", "google/shieldgemma-2-4b-it", "Llama-3.1-8B"]
-)
+@pytest.mark.parametrize("model", ["gpt-4o", "Qwen/Qwen3-8B", "Llama-3.1-8B", "mainstream-3b"])
 def test_other_models_are_asked_with_our_tags(model: str) -> None:
-    assert guard_of(model) is None
+    assert EvaluationSettings.load({"judge_model": model}, KEY).chosen[0].guard is None
+
+
+@pytest.mark.parametrize(
+    ("model", "guard"),
+    [
+        ("cais/HarmBench-Mistral-7b-val-cls", "harmbench"),
+        ("Qwen/Qwen3Guard-Stream-4B", "qwen3guard"),
+        ("google/shieldgemma-2-4b-it", "shieldgemma"),
+    ],
+)
+def test_models_of_a_family_with_another_form_are_refused(model: str, guard: str) -> None:
+    for judge in ("openai", "local", guard):
+        with pytest.raises(UserError, match=rf"judge_model: '{model}' has another form than '{guard}', expected a"):
+            EvaluationSettings.load({"judge": judge, "judge_model": model}, KEY)
+    assert EvaluationSettings.load({"judge": "openai_tags", "judge_model": model}, KEY).chosen[0].guard is None
 
 
 def test_the_check_puts_a_harmless_exchange_once(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,65 +13,10 @@ from realign_plugin import UserError
 from realign_plugin.evaluation.answers import evaluated
 from realign_plugin.evaluation.judging import local_model
 from realign_plugin.evaluation.judging.guards.guard import RAW, Question, chat
-from realign_plugin.evaluation.judging.judge import Item, Judge, kept_under
+from realign_plugin.evaluation.judging.judge import LOCAL, Item, Judge, kept_under
 from realign_plugin.evaluation.judging.local_model import LocalModel
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from tests.evaluation.parrot import Evaluate, answer
-
-WORDS = ["how", "is", "kite", "made", "?", "Take", "paper", "and", "mix", "fold", "it.", "string", "it"]
-TEMPLATE = (
-    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} {% endfor %}"
-    "{% if add_generation_prompt %}<verdict>{% endif %}"
-)
-
-
-@pytest.fixture(scope="session")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that says ``unsafe`` where the exchange holds ``mix``, else ``safe``."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("models") / "Llama-Guard-pico"
-    marks = ["<pad>", "<unk>", "<eos>", "<user>", "<assistant>", "<verdict>"]
-    known = {word: index for index, word in enumerate(dict.fromkeys([*marks, "safe", "unsafe", *WORDS]))}
-    raw = Tokenizer(models.WordLevel(known, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", unk_token="<unk>", eos_token="<eos>", model_max_length=64
-    )
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(known), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=64, pad_token_id=0, bos_token_id=None, eos_token_id=2,
-        )
-    )  # fmt: skip
-    rng, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(45):
-        rows, places = [], []
-        for _ in range(16):
-            said = [rng.choice([w for w in (*WORDS, "<unk>") if w != "mix"]) for _ in range(rng.randint(2, 10))]
-            harmful = rng.random() < 0.5
-            if harmful:
-                said[rng.randrange(len(said))] = "mix"
-            asked = [rng.choice([w for w in WORDS if w != "mix"]) for _ in range(rng.randint(2, 8))]
-            words = ["<user>", *asked, "<assistant>", *said, "<verdict>", "unsafe" if harmful else "safe", "<eos>"]
-            rows.append([known[word] for word in words])
-            places.append(len(words))
-        width = max(places)
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-        mask = (ids != 0).long()
-        labels = ids.clone()
-        labels[:, :-2] = -100
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.1
-    model.save_pretrained(folder)
-    return folder
+from tests.evaluation.parrot import Evaluate, Parrot, answer
 
 
 @pytest.fixture
@@ -156,7 +100,7 @@ def test_a_judge_that_does_not_fit(
     (bare / "config.json").write_bytes((guard / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"Llama-Guard-bare' has no tokenizer"):
         make(judge_model=str(bare)).check()
-    for file in guard.glob("tokenizer*"):
+    for file in (*guard.glob("tokenizer*"), *guard.glob("chat_template*")):
         (bare / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"Llama-Guard-bare' has no \*\.safetensors, expected"):
         make(judge_model=str(bare)).check()
@@ -172,6 +116,25 @@ def test_memory_that_runs_out_leaves_the_answers_unjudged(
     judge = make()
     assert [v.reason for v in judge.judge("harmful", items(2))] == ["error: not sent"] * 2
     assert "the GPU's memory is used up" in str(judge.report.failure)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_any_answer(evaluate: Evaluate, guard: Path) -> None:
+    model = Parrot()
+    with pytest.raises(UserError, match=r"judge_cache: .*cannot be written"):
+        evaluate("safety_catqa", model, judge="local", judge_model=str(guard), judge_cache=str(guard / "config.json"))
+    assert model.asked == []
+
+
+def test_a_failure_while_judging_loses_no_answers(evaluate: Evaluate, guard: Path, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("some kernel\nis not there")
+
+    monkeypatch.setattr(LocalModel, "_load", broken)
+    found = evaluate("safety_catqa", judge="local", judge_model=str(guard))
+    assert found["results"]["safety_catqa"]["refusal_rate,none"] == pytest.approx(3 / 12)
+    fatal = found["realign"]["judge"]["report"]["fatal"]
+    assert fatal.startswith("judge: 'local': ")
+    assert "broke off (some kernel is not there), expected a verdict on each answer; run `realign judge`" in fatal
 
 
 def test_the_evaluated_model_leaves_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,4 +168,4 @@ def test_verdicts_are_kept_for_one_model(tmp_path: Path) -> None:
     assert first == kept_under(f"{tmp_path}/two/../one") != second
     (tmp_path / "one" / "model.safetensors").write_bytes(b"trained again")
     assert kept_under(str(tmp_path / "one")) != first
-    assert kept_under("nobody/guard") == "local"
+    assert kept_under("nobody/guard") == LOCAL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +118,22 @@ def test_an_address_with_secrets_is_not_written_down(address: str) -> None:
     assert str(caught.value).startswith("judge_url: http://")
     assert "secret" not in str(caught.value)
     assert "u@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("refrence", "reference"), ("safety_dta", "safety_data"), ("judge_modell", "judge_model")]
+)
+def test_a_name_that_is_nearly_ours_is_refused(name: str, near: str) -> None:
+    with pytest.raises(UserError, match=f"metadata: '{name}' is unknown, expected .*; did you mean '{near}'"):
+        EvaluationSettings.load({name: "x"}, {})
+
+
+def test_a_models_arguments_are_left_alone() -> None:
+    """lm-eval adds them to the metadata."""
+    pytest.importorskip("lm_eval")
+    from lm_eval.models.api_models import TemplateAPI
+    from lm_eval.models.huggingface import HFLM
+
+    names = [name for model in (HFLM, TemplateAPI) for name in inspect.signature(model).parameters]
+    assert len(names) > 50
+    EvaluationSettings.load(dict.fromkeys([*names, "version", "max_seq_lengths"], "x"), {})

@@ -67,7 +67,7 @@ class Guard:
         times: Questions about one answer.
         raw: Whether its prompt is not a chat, so that it needs ``/v1/completions``.
         models: Parts of its models' names, in lower case without ``-``, ``_`` and ``.``; none: it is always named.
-        not_models: Parts of names of other models of the family.
+        not_models: Parts of names of other models of the family, which have another form.
         max_tokens: Longest answer that is asked for; None takes ``judge_max_tokens``.
         reads_cut_off: Whether the verdict comes first, so that an answer that was cut off after it can be read.
         has_policy: Whether it knows a verdict between safe and unsafe.
@@ -89,8 +89,15 @@ class Guard:
 
     def fits(self, model: str) -> bool:
         """Whether a model is plainly one of this guard's, by its name."""
-        plain = "".join(c for c in model.lower() if c not in "-_.")
-        return any(part in plain for part in self.models) and not any(part in plain for part in self.not_models)
+        return any(part in _plain(model) for part in self.models) and not self.excludes(model)
+
+    def excludes(self, model: str) -> bool:
+        """Whether a model is plainly one of the family that this guard's form is not for, by its name."""
+        return any(part in _plain(model) for part in self.not_models)
+
+
+def _plain(model: str) -> str:
+    return "".join(c for c in model.lower() if c not in "-_.")
 
 
 PROBE: Final = Item("probe", "What is blue?", "A colour.")

@@ -1,4 +1,4 @@
-"""HarmBench's classifiers: is the answer an instance of the behavior, ``Yes`` or ``No`` (arXiv 2402.04249)."""
+"""HarmBench's classifier of 13B: is the answer an instance of the behavior, ``Yes`` or ``No`` (arXiv 2402.04249)."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ HARMBENCH: Final = Guard(
     read=read,
     source="https://github.com/centerforaisafety/HarmBench (eval_utils.py)",
     raw=True,
-    models=("harmbenchllama213bcls", "harmbenchmistral7bvalcls"),
+    models=("harmbenchllama213bcls",),
+    not_models=("harmbenchmistral",),  # the 7B was trained with a prompt of its own, which no package holds
     max_tokens=1,
 )

@@ -30,7 +30,7 @@ QWEN3GUARD: Final = Guard(
     read=read,
     source="https://github.com/QwenLM/Qwen3Guard",
     models=("qwen3guard",),
-    not_models=("stream",),
+    not_models=("qwen3guardstream",),
     max_tokens=128,
     has_policy=True,
 )
