@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,10 +85,17 @@ class Builder:
         self.tuned: dict[str, tuple[str, str]] = {}
         self.datasets = Datasets(self)
         made = any(dataset.kind == "on_policy" for dataset in config.data.values())
-        # A model that a step before the study makes is not there yet when it is planned first.
-        thinks = made and not config.prepare and model_can_think(config.model, cwd)
+        thinks = made and not self._is_made_first(config.model) and model_can_think(config.model, cwd)
         self.silent = {"enable_thinking": False} if thinks else {}
         self.measuring = Measuring(self.plan, config, self.evaluation_threads, self.silent)
+
+    def _is_made_first(self, model: str) -> bool:
+        """Whether a step before the study makes a model, which is then not there yet when it is planned first."""
+        first = self.config.prepare
+        made = [name for one in first for name in (*one.creates, (one.train or {}).get("output_dir")) if name]
+        folder, *others = (Path(os.path.abspath(Path(self.plan.cwd) / path)) for path in (model, *made))
+        inside = bool(first) and self.plan.holds(folder)
+        return inside or any(folder in (one, *one.parents) or one in folder.parents for one in others)
 
     def path(self, *parts: str) -> str:
         """A path below the study's folder, as commands name it."""

@@ -80,6 +80,15 @@ def test_a_model_that_can_think_is_trained_and_measured_without(
         made = Builder(parse(values | {"model": "base", "data": values["data"] | {"own": own}}), tmp_path)
         assert made.silent == made.measuring.silent == silent
         assert not Builder(parse(values | {"model": "base"}), tmp_path).silent  # no answers are made
+        other = values | {"model": "base", "data": values["data"] | {"own": own}}
+        first = {"name": "first", "command": "true"}
+        assert Builder(parse(other | {"prepare": [first]}), tmp_path).silent == silent
+        # One that a step makes is not there yet when it is planned first.
+        for makes in ({"creates": ["base/config.json"]}, {"creates": ["base"]}):
+            assert not Builder(parse(other | {"prepare": [first | makes]}), tmp_path).silent
+        trained = {"name": "first", "train": {"output_dir": "base"}}
+        assert not Builder(parse(other | {"prepare": [trained]}), tmp_path).silent
+        assert not Builder(parse(other | {"root": "base", "prepare": [first]}), tmp_path).silent
         made.datasets.add("maths", made.config.data["maths"])
         run = Run("m", "realign", "x", "safety_distill", ["maths"], {}, [], ())
         (command,) = made.plan.steps[train(made, run)].does
