@@ -63,7 +63,11 @@ class Run:
 
 
 def train(builder: Builder, run: Run) -> str:
-    """Add a step for a training by the stock command; its name."""
+    """Add a step for a training by the stock command; its name.
+
+    Raises:
+        UserError: If its data are unknown, or its seed is that of another one that differs in nothing else.
+    """
     config, name = builder.config, run.id
     found = {"output_dir": builder.path("models", name), **run.arguments, "dataset": ",".join(run.datasets)}
     found |= {"dataset_dir": str(config.data_folder), "seed": run.seed or 0, "template": config.template}
@@ -78,10 +82,28 @@ def train(builder: Builder, run: Run) -> str:
     training = described(name, f"{name}: {run.title}", found)
     if run.seed is not None:
         training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.title}", "seed": run.seed})
+        _check_seed(builder, training, found["seed"])
     models = [path for key in MODELS for path in _paths(found.get(key))]
     read = datasets.given([*run.datasets, *evaluated])
     inputs = (*builder.given(*distinct(models)), *read.files)
     return add(builder, training, run.kind, found, needs, inputs, threads=run.threads, entries=read.entries)
+
+
+def _check_seed(builder: Builder, training: Training, seed: Any) -> None:
+    """Refuse a training that is the same as that of another seed: the arguments name one for both.
+
+    Raises:
+        UserError: With the seed.
+    """
+    for step in builder.plan.steps.values():
+        known, (first, *_) = step.training, step.does
+        if known is None or (known.name, known.seed == training.seed) != (training.name, False):
+            continue
+        if isinstance(first, Train) and first.arguments["seed"] == seed:
+            raise UserError(
+                f"{training.id}: its arguments name seed {seed}, as those of {known.id} do, expected one for each of "
+                "`seeds`; leave `seed` out of train, and use `seeds`"
+            )
 
 
 def described(name: str, title: str, arguments: Arguments) -> Training:

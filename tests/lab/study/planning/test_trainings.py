@@ -99,6 +99,21 @@ def test_a_model_that_can_think_is_trained_and_measured_without(
         assert command.arguments.get("enable_thinking", True) is not bool(silent)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"all": {"seed": 2}}},
+        {"train": {"dpo": {"seed": 2}}, "methods": {"dpo": {}}},
+        {"methods": {"paper": {"train": {"seed": 1}}}},
+    ],
+)
+def test_several_seeds_are_not_one_and_the_same(values: dict[str, Any], tmp_path: Path, changes: Any) -> None:
+    with pytest.raises(UserError, match=r"its arguments name seed \d, as those of .* do, .* use `seeds`"):
+        build(parse(values | {"seeds": [1, 2]} | changes), tmp_path)
+    build(parse(values | {"seeds": [1]} | changes), tmp_path)
+    build(parse(values | {"seeds": [1, 2], "train": {"sft": {"seed": 2}}, "methods": {"paper": {}}}), tmp_path)
+
+
 @pytest.fixture
 def reading(tmp_path: Path) -> dict[str, Any]:
     """A study that reads the user's files: data sets in a file and in a folder, and one that an option names."""
