@@ -124,6 +124,18 @@ class Training(Record):
         return self.name or self.label
 
 
+class Judging(Record):
+    """How a repair's answers were judged: refusals by their phrases, harm by a model, if there was one.
+
+    Attributes:
+        model: The judge's model; None: there was none.
+        unjudged: Answers to which it gave no verdict.
+    """
+
+    model: Text | None = None
+    unjudged: int = 0
+
+
 class Study(Record):
     """``study.json``.
 
@@ -138,6 +150,7 @@ class Study(Record):
         tables: Names of the tables, in order; the first holds the headline.
         groups: What the page calls groups, where it is not their name.
         summary: The headline's sentence, where the writer knows more than the tables.
+        judging: How answers were judged, where no results file of lm-eval says so.
     """
 
     title: Text
@@ -150,6 +163,7 @@ class Study(Record):
     tables: list[str] = Field(default_factory=list)
     groups: dict[str, Text] = Field(default_factory=dict)
     summary: Text | None = None
+    judging: Judging | None = None
 
     def group_label(self, group: str) -> str:
         """What the page calls a group."""
@@ -166,6 +180,7 @@ class Column(Record):
         better: Which direction is good.
         task: lm-eval's task or group.
         metric: Its metric.
+        share: Whether numbers between 0 and 1 are shares.
     """
 
     key: str
@@ -174,6 +189,7 @@ class Column(Record):
     better: Better | None = None
     task: str = ""
     metric: str = ""
+    share: bool = True
 
     @classmethod
     def of(cls, task: str, metric: str, label: str, axis: Axis, better: Better | None) -> Column:
