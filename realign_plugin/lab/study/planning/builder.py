@@ -102,8 +102,14 @@ class Builder:
         return str(Path(self.config.root, *parts))
 
     def local(self, path: str) -> str:
-        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one."""
+        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one.
+
+        Raises:
+            UserError: If mergekit would split it.
+        """
         inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
+        if "+" in path or ("@" in path and inside):
+            raise UserError(f"{path}: has a + or @, at which mergekit splits, expected a path without; rename it")
         return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
 
     def given(self, *paths: str | None) -> tuple[str, ...]:
@@ -193,10 +199,12 @@ class Builder:
         return "" if seed == self.config.seeds[0] else f", seed {seed}"
 
     def check_folder(self, path: Path, what: str) -> None:
-        """Refuse a given folder that is missing, unless a step before the study makes it.
+        """Refuse a given folder that is missing, unless a step before the study makes it, or that has a comma.
 
         Raises:
-            UserError: If it is missing.
+            UserError: If it is missing, or LLaMA-Factory would split it.
         """
+        if "," in str(path):
+            raise UserError(f"{what}: {path} has a comma, at which LLaMA-Factory splits, expected none; rename it")
         if not self.before and not (Path(self.plan.cwd) / path).is_dir():
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")
