@@ -16,14 +16,12 @@ from realign_plugin.evaluation.metrics.cells import Finite
 Role = Literal["base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused realigned"]
 Axis = Literal["safety", "over-refusal", "skill", "other"]
 Better = Literal["lower", "higher"]
-
 BEFORE_ROLES = ("fine-tuned", "fused")
 """Roles of the models that repair starts from."""
 OUR_ROLES = ("realigned", "fused realigned")
 """Roles of the models that a safety subspace repaired."""
 REPAIRED_ROLES = (*OUR_ROLES, "baseline")
 """Roles of all models that were repaired, by whatever method."""
-
 
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that neither HTML, SVG nor UTF-8 can hold, and JSON can."""
@@ -125,12 +123,7 @@ class Training(Record):
 
 
 class Judging(Record):
-    """How a repair's answers were judged: refusals by their phrases, harm by a model, if there was one.
-
-    Attributes:
-        model: The judge's model; None: there was none.
-        unjudged: Answers to which it gave no verdict.
-    """
+    """How a repair was judged: refusals by phrases, harm by a model, if any, which left some answers unjudged."""
 
     model: Text | None = None
     unjudged: int = 0
