@@ -16,14 +16,12 @@ from realign_plugin.evaluation.metrics.cells import Finite
 Role = Literal["base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused realigned"]
 Axis = Literal["safety", "over-refusal", "skill", "other"]
 Better = Literal["lower", "higher"]
-
 BEFORE_ROLES = ("fine-tuned", "fused")
 """Roles of the models that repair starts from."""
 OUR_ROLES = ("realigned", "fused realigned")
 """Roles of the models that a safety subspace repaired."""
 REPAIRED_ROLES = (*OUR_ROLES, "baseline")
 """Roles of all models that were repaired, by whatever method."""
-
 
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that neither HTML, SVG nor UTF-8 can hold, and JSON can."""
@@ -124,6 +122,13 @@ class Training(Record):
         return self.name or self.label
 
 
+class Judging(Record):
+    """How a repair was judged: refusals by phrases, harm by a model, if any, which left some answers unjudged."""
+
+    model: Text | None = None
+    unjudged: int = 0
+
+
 class Study(Record):
     """``study.json``.
 
@@ -138,6 +143,7 @@ class Study(Record):
         tables: Names of the tables, in order; the first holds the headline.
         groups: What the page calls groups, where it is not their name.
         summary: The headline's sentence, where the writer knows more than the tables.
+        judging: How answers were judged, where no results file of lm-eval says so.
     """
 
     title: Text
@@ -150,6 +156,7 @@ class Study(Record):
     tables: list[str] = Field(default_factory=list)
     groups: dict[str, Text] = Field(default_factory=dict)
     summary: Text | None = None
+    judging: Judging | None = None
 
     def group_label(self, group: str) -> str:
         """What the page calls a group."""
@@ -166,6 +173,7 @@ class Column(Record):
         better: Which direction is good.
         task: lm-eval's task or group.
         metric: Its metric.
+        share: Whether numbers between 0 and 1 are shares.
     """
 
     key: str
@@ -174,6 +182,7 @@ class Column(Record):
     better: Better | None = None
     task: str = ""
     metric: str = ""
+    share: bool = True
 
     @classmethod
     def of(cls, task: str, metric: str, label: str, axis: Axis, better: Better | None) -> Column:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 from realign_plugin.errors import UserError
-from realign_plugin.host_sources import check_known, host_files, texts_of_calls
+from realign_plugin.host_sources import check_known, host_files, nodes, texts_of_calls
 
 
 def known_templates() -> list[str]:
     """Names that LLaMA-Factory registers; empty where it is not installed or keeps them elsewhere."""
     return texts_of_calls(host_files("llamafactory", "data/template.py"), "register_template", "name")
+
+
+def replacing_templates() -> list[str]:
+    """Those that a training saves in place of the tokenizer's own."""
+    calls = (node for node in nodes(host_files("llamafactory", "data/template.py")) if isinstance(node, ast.Call))
+    given = [{word.arg: getattr(word.value, "value", None) for word in call.keywords} for call in calls]
+    return [str(one["name"]) for one in given if one.get("replace_jinja_template") is True]
 
 
 def check_template(template: str | None, model: Path) -> None:

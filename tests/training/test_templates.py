@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.templates import check_template, has_chat_template, known_templates
+from realign_plugin.training.templates import check_template, has_chat_template, known_templates, replacing_templates
 
 
 def test_the_templates_are_those_that_llamafactory_registers() -> None:
     from llamafactory.data.template import TEMPLATES
 
     assert set(known_templates()) == set(TEMPLATES)
+    assert set(replacing_templates()) == {name for name, one in TEMPLATES.items() if one.replace_jinja_template}
 
 
 def test_a_template_that_is_misspelt_names_near_ones() -> None:

@@ -211,9 +211,9 @@ def _reference(options: Options, stage: str, kind: Kind) -> str | None:
 def _model(options: Options, planned: Planned) -> ModelShapes:
     """The base model; one that a training is yet to make has the shapes of what that training starts from."""
     name = options.get("model_name_or_path")
-    if name not in planned or (Path(str(name)) / "config.json").is_file():
+    made = planned.get(str(name))
+    if made is None or made.get("model_name_or_path") == name:
         return model_shapes(name)
-    made = planned[str(name)]
     start = _model(made, planned)
     # LLaMA-Factory trains whole models in fp32 unless told otherwise, and saves them so.
     return replace(start, dtype=start.dtype if made.get("pure_bf16") else torch.float32)
@@ -256,19 +256,22 @@ def _same(model: ModelShapes, other: ModelShapes, what: str) -> None:
 
 
 def _adapter(path: str, sources: _Sources, what: str) -> AdapterShapes:
-    """An adapter that is there, that a training will make, or that ``lora_rank`` and ``lora_target`` describe."""
+    """An adapter that a training will make, that is there, or that ``lora_rank`` and ``lora_target`` describe.
+
+    One that a training will make may be there of an earlier run, or in part.
+    """
     options, model = sources.options, sources.model
-    if Path(path).exists():
-        found = adapter_shapes(path, model, what)
-        if not found.known:
-            sources.assumed.append(f"{path} holds no weights yet: fp32, as LLaMA-Factory saves adapters")
-        return found
     made = sources.planned.get(path)
     if made is not None:
         start = split_paths(made.get("adapter_name_or_path"))
         if start and start[-1] != path:
             return _adapter(start[-1], replace(sources, options=made), what)
         return planned_adapter(made, model, "lora_target")
+    if Path(path).exists():
+        found = adapter_shapes(path, model, what)
+        if not found.known:
+            sources.assumed.append(f"{path} holds no weights yet: fp32, as LLaMA-Factory saves adapters")
+        return found
     if options.get("lora_rank") and options.get("lora_target"):
         sources.assumed.append(f"{path} is not there: lora_rank and lora_target of the configuration")
         return planned_adapter(options, model, "lora_target")

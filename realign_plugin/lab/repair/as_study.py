@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from realign_plugin.lab.repair.plan import CUTOFF, ROWS, SKILL_TOKENS, Inputs, Method
+from realign_plugin.lab.repair.plan import CUTOFF, SKILL_TOKENS, Folders, Inputs, Method
+from realign_plugin.lab.repair.training import on_this_machine
+from realign_plugin.lab.study.planning.builder import RESERVED
+from realign_plugin.text_files import read_json
 
 HEAD: Final = """# A repair as a study: `realign study {name} -n` names its steps, `realign study {name}` runs them.
 # It measures with lm-eval (safety, over_refusal); add the tasks of your own skill, baselines and seeds. docs/study.md
@@ -27,14 +31,14 @@ def as_study(inputs: Inputs, out: Path, name: str, can_think: bool) -> str:
         name: The study's file.
         can_think: Whether the model can think; the study trains and measures without, as the repair does.
     """
+    unskilled = {} if inputs.skill else {"distill_skill_weight": 0.0}
     silent = {"enable_thinking": False} if can_think else {}
-    task = re.sub(r"\W+", "_", inputs.adapter.name).strip("_").lower() or "repair"
-    spent = inputs.spent
+    task, spent = _task(inputs.adapter.name), inputs.spent
     values: dict[str, Any] = {
         "title": f"Repair of {inputs.adapter.name}",
         "root": str(out.absolute() / "study"),
         "model": _path(inputs.base),
-        "template": inputs.template,
+        "template": inputs.template or _template(inputs.base, out),
         "seeds": [inputs.seed],
         "align": {"adapter": _path(str(inputs.aligned))} if inputs.aligned else None,
         "tasks": {task: {"adapter": _path(str(inputs.adapter))}},
@@ -50,14 +54,31 @@ def as_study(inputs: Inputs, out: Path, name: str, can_think: bool) -> str:
         "methods": {METHODS[method]: {} for method in inputs.methods},
         "train": {
             "all": {
-                "cutoff_len": CUTOFF, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 1, **silent,
+                "cutoff_len": CUTOFF, "gradient_accumulation_steps": 1, "warmup_ratio": 0.0,
+                **on_this_machine(inputs.base), **silent,
             },
-            "safety_distill": {"max_steps": spent.steps, **spent.options["masks"]},
-            "safety_distill_lora": {"max_steps": spent.steps, **spent.options["lora"]},
+            "safety_distill": {"max_steps": spent.steps, **spent.options["masks"], **unskilled},
+            "safety_distill_lora": {"max_steps": spent.steps, **spent.options["lora"], **unskilled},
         },
         "evaluate": {"tasks": ["safety", "over_refusal"], "model_args": silent or None},
     }  # fmt: skip
     return HEAD.format(name=name) + str(OmegaConf.to_yaml(OmegaConf.create(_given(values))))
+
+
+def _task(folder: str) -> str:
+    """The name of the task whose adapter a folder holds: letters, digits and _ only."""
+    plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode()
+    name = re.sub(r"\W+", "_", plain).strip("_").lower() or "repair"
+    return f"{name}_task" if name in RESERVED else name
+
+
+def _template(base: str, out: Path) -> str | None:
+    """The template that the repair found, or would find."""
+    from realign_plugin.training.template_choice import template_of
+
+    file = Folders(out).work / "template.json"
+    found = read_json(file, "", "a template's name")["template"] if file.exists() else template_of(base)
+    return None if found is None else str(found)
 
 
 def _path(name: str) -> str:

@@ -32,7 +32,6 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
     import torch
 
     steps, cuda = inputs.spent.steps, torch.cuda.is_available()
-    rows = max(1, ROWS // max(1, torch.cuda.device_count()))
     given: dict[str, Any] = {
         "model_name_or_path": inputs.base,
         "stage": "safety_distill",
@@ -47,18 +46,13 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
         "cutoff_len": CUTOFF,
         "preprocessing_num_workers": 1,
         "output_dir": str(folders.models / method),
-        "per_device_train_batch_size": rows,
         "max_steps": steps,
         **inputs.spent.options[method],
         "lr_scheduler_type": "cosine",
         "logging_steps": max(1, steps // 20),
         "save_steps": max(1, steps // CHECKPOINTS),
         "save_total_limit": 1,
-        "bf16": half_precision(inputs.base),
-        "use_cpu": None if cuda else True,
-        # Plain attention is faster on a CPU, since rows are short here. On an H200, gradients of padded rows were NaN
-        # with torch 2.11's cuDNN attention.
-        "flash_attn": "disabled",
+        **on_this_machine(inputs.base),
         "report_to": "none",
         "seed": inputs.seed,
         "data_seed": inputs.seed,
@@ -67,6 +61,24 @@ def options(inputs: Inputs, folders: Folders, method: Method, template: str | No
     if not cuda and _fits(given | {"disable_gradient_checkpointing": True}):
         given["disable_gradient_checkpointing"] = True  # on a CPU time is scarcer than memory
     return given
+
+
+def on_this_machine(base: str) -> dict[str, Any]:
+    """Arguments of a training that depend on the machine and on the model's own weights.
+
+    Args:
+        base: The base model: a folder or a hub id.
+    """
+    import torch
+
+    return {
+        "per_device_train_batch_size": max(1, ROWS // max(1, torch.cuda.device_count())),
+        "bf16": half_precision(base),
+        "use_cpu": None if torch.cuda.is_available() else True,
+        # Plain attention is faster on a CPU, since rows are short here. On an H200, gradients of padded rows were NaN
+        # with torch 2.11's cuDNN attention.
+        "flash_attn": "disabled",
+    }
 
 
 def _fits(options: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.files import write_json, write_text
-from realign_plugin.lab.records import Cell, Column, Command, Described, Model, Row, Study, Table, Training
+from realign_plugin.lab.records import Cell, Column, Command, Described, Judging, Model, Row, Study, Table, Training
 from realign_plugin.lab.repair.dial import Candidate, Cost
 from realign_plugin.lab.repair.outcome import Verdict, flat, measured
 from realign_plugin.lab.repair.plan import Folders, Inputs, Method
@@ -26,8 +26,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
         Column(key="agreement_harmful", label="agreement, harmful", better="higher"),
         Column(key="agreement_benign", label="agreement, harmless", better="higher"),
         Column(key="skill", label="skill: tokens right", axis="skill", better="higher"),
-        Column(key="skill_loss", label="skill: loss", better="lower"),
-        Column(key="skill_divergence", label="skill: KL", better="lower"),
+        Column(key="skill_loss", label="skill: loss", better="lower", share=False),
+        Column(key="skill_divergence", label="skill: KL", better="lower", share=False),
         Column(key="incoherent_rate", label="incoherent", better="lower"),
     )
 }
@@ -111,7 +111,14 @@ def study_of(inputs: Inputs, rows: Sequence[Row], kept: Candidate, verdict: Verd
         tables=["main", "choice"],
         groups={GROUP: inputs.adapter.name},
         summary=verdict.sentence,
+        judging=_judging(inputs.judge, rows),
     )
+
+
+def _judging(judge: str | None, rows: Sequence[Row]) -> Judging:
+    """How answers were judged; the rest of those to harmful prompts the judge could not."""
+    asked, judged = (sum(row.cell(key).count or 0 for row in rows) for key in ("refusal_rate", "harmful_rate"))
+    return Judging(model=judge, unjudged=int(asked - judged) if judge else 0)
 
 
 def main_table(rows: Sequence[Row], models: Sequence[Model]) -> Table:
@@ -130,7 +137,7 @@ def main_table(rows: Sequence[Row], models: Sequence[Model]) -> Table:
 
 def choice_table(kept: Candidate, tried: Mapping[str, Cost]) -> Table:
     """What each candidate got wrong on the validation prompts."""
-    costs = {"harmful": "disagreement, harmful", "benign": "disagreement, harmless", "skill": "skill lost"}
+    costs = {"harmful": "harmful", "benign": "harmless", "skill": "skill lost", "total": "sum"}
     rows = [
         Row(
             model=name,
@@ -143,7 +150,9 @@ def choice_table(kept: Candidate, tried: Mapping[str, Cost]) -> Table:
     return Table(
         name="choice",
         title="The choice of method and strength",
-        description="Shares on the validation prompts, the smaller the better; what has the smallest sum is kept.",
-        columns=[Column(key=key, label=label, better="lower") for key, label in costs.items()],
+        description="On the validation prompts; what has the smallest sum is kept. Harmful: the share of prompts on "
+        "which it disagrees with the aligned model, plus how much less it refuses of them. Harmless: the same, plus "
+        "how much more it refuses of them. Skill lost: the share of what fine-tuning gained.",
+        columns=[Column(key=key, label=label, better="lower", share=False) for key, label in costs.items()],
         rows=rows,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from realign_plugin.evaluation.metrics.agreement import agreements
+from realign_plugin.lab.records import Judging
 
 
 @dataclass
@@ -24,7 +25,7 @@ class JudgeCard:
         prompts: Versions of its prompts.
         policy: What a guard's verdict between safe and unsafe counts as.
         agreements: Where it and a second judge agree and differ, in a line a task.
-        results: How many results files it judged.
+        results: How many results files it judged; 0 of a repair, which has none, and whose calls are not on record.
         calls: Requests that were answered.
         cached: Verdicts that came from the cache.
         unjudged: Answers without a verdict.
@@ -75,12 +76,16 @@ class JudgeCard:
             self.failures.append(str(report["fatal"]))
 
 
-def judge_cards(judges: Mapping[str, Mapping[str, Any]]) -> list[JudgeCard]:
+def judge_cards(judges: Mapping[str, Mapping[str, Any]], judging: Judging | None = None) -> list[JudgeCard]:
     """A card for each way of judging; a second judge has its own.
 
     Args:
         judges: lm-eval's ``realign.judge`` records, by the results file's path.
+        judging: How a repair's answers were judged.
     """
+    if judging is not None:
+        judge = [JudgeCard("openai", judging.model, unjudged=judging.unjudged)] if judging.model else []
+        return [*judge, JudgeCard("off")]
     cards: dict[str, JudgeCard] = {}
     for path, record in judges.items():
         card = _card(cards, record)

@@ -43,12 +43,10 @@ def limits(run: Run, judges: Sequence[JudgeCard], found: Sequence[Comparison]) -
             "comparisons of a table."
         )
         listed.append(("Few prompts, wide intervals", text))
-    if found:
-        most = max(one.candidates for one in found)
+    if (most := max((one.candidates for one in found), default=0)) > 1:
         text = (
-            "The headline picks the best realigned row by the same prompts on which it is reported"
-            + (f", of up to {most} rows" if most > 1 else "")
-            + ". The tables show all of them."
+            "The headline picks the best realigned row by the same prompts on which it is reported, of up to "
+            f"{most} rows. The tables show all of them."
         )
         listed.append(("The best row is chosen optimistically", text))
     if seeds := len(run.study.seeds):

@@ -9,12 +9,14 @@ from realign_plugin.lab.records import Cell, Column, Row
 
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
+NO_SHARES: Final = ("score", "perplexity", "bits_per_byte")
+"""Parts of the names of columns whose numbers may lie between 0 and 1 and are no shares."""
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 
 
 def is_share(column: Column, rows: Iterable[Row]) -> bool:
-    """Whether a column holds shares, to be written in per cent: all in [0, 1], and not called a score."""
-    if "score" in column.key.lower():
+    """Whether a column holds shares, to be written in per cent: all in [0, 1], and not called something else."""
+    if not column.share or any(name in column.key.lower() for name in NO_SHARES):
         return False
     values = [row.cell(column.key).value for row in rows]
     known = [value for value in values if value is not None]

@@ -99,7 +99,7 @@ def contents(run: Run) -> Mapping[str, Any]:
     from realign_plugin.lab.report.scatter import Scatter, draw_scatter
 
     found = comparisons(run.main) if run.main else []
-    judges = judge_cards(run.judges)
+    judges = judge_cards(run.judges, run.study.judging)
     curves, curve_notes = draw_curves(run)
     return {
         "study": run.study,

@@ -31,6 +31,7 @@ def check(config: StudyConfig) -> None:
     if not config.prepare:
         check_model(config)
         check_adapters(config)
+    check_asked(config)
     check_tasks(config)
 
 
@@ -95,6 +96,37 @@ def check_model(config: StudyConfig) -> None:
             f"evaluate.chat_template: the tokenizer of {tokenizer} has no chat template, expected one to measure "
             "with; give evaluate.model_args.tokenizer a folder that has, or chat_template: false"
         )
+
+
+def check_asked(config: StudyConfig) -> None:
+    """Refuse on-policy answers where the alignment gives the tokenizer another chat template than they are asked with.
+
+    Raises:
+        UserError: With the data set.
+    """
+    asked = next((name for name, dataset in config.data.items() if dataset.kind == "on_policy"), None)
+    aligns = config.align is not None and bool(config.align.steps)
+    if asked is not None and aligns and config.template is not None and _replaces(config.template, config.model):
+        raise UserError(
+            f"data.{asked}: is asked with the chat template of {config.model}, but the models of align.steps are "
+            f"trained and measured with {config.template}; give a template that renders as the tokenizer does, or "
+            "save the tokenizer with the other one"
+        )
+
+
+def _replaces(template: str, model: str) -> bool:
+    """Whether a training saves a template that renders otherwise than the tokenizer; False where that lacks."""
+    from realign_plugin.training.template_choice import template_of
+    from realign_plugin.training.templates import replacing_templates
+
+    if template not in replacing_templates():
+        return False
+    try:
+        return template_of(model) != template
+    except UserError:  # none renders as the tokenizer does
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def check_adapters(config: StudyConfig) -> None:

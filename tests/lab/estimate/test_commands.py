@@ -95,6 +95,26 @@ def test_a_study_of_whole_models(study: dict[str, Any], realign: Realign) -> Non
     assert masked["memory"]["parts"]["task vectors"] > 0
 
 
+@pytest.mark.parametrize("adaptation", ["lora", "full"])
+def test_what_an_earlier_run_left_is_not_taken_for_what_is_planned(
+    study: dict[str, Any], realign: Realign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adaptation: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study |= {"adaptation": adaptation, "methods": {"paper": {"masks": ["soft"]}}, "fusion": None, "ablations": {}}
+    planned = realign(study, "--json")
+    assert planned[0] == 0
+    folders = [tmp_path / study["root"] / "models" / name for name in ("aligned", "maths")]
+    for folder in folders:
+        (folder / "checkpoint-100").mkdir(parents=True)
+    assert realign(study, "--json") == planned  # stopped
+    for folder in folders:
+        adapter = {"peft_type": "LORA", "r": 1, "lora_alpha": 8, "target_modules": ["k_proj"]}
+        (folder / "adapter_config.json").write_text(json.dumps(adapter))
+        config = json.loads((Path(study["model"]) / "config.json").read_text()) | {"num_hidden_layers": 1}
+        (folder / "config.json").write_text(json.dumps(config))
+    assert realign(study, "--json") == planned  # outdated
+
+
 def test_mistakes_get_one_line_and_exit_code_2(
     options: dict[str, Any], study: dict[str, Any], realign: Realign, tmp_path: Path
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from realign_plugin.lab.report.numbers import duration, number, percent, points, span
+from realign_plugin.lab.records import Cell, Column, Row
+from realign_plugin.lab.report.numbers import duration, is_share, number, percent, points, span
 
 THIN = "\N{NARROW NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -26,6 +27,17 @@ def test_shares_and_differences() -> None:
 )  # fmt: skip
 def test_numbers_of_tables(value: float, share: bool, text: str) -> None:
     assert number(value, share) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "share"),
+    [("t.acc", (0.2, 1.0), True), ("t.acc", (0.2, 1.5), False), ("t.bits_per_byte", (0.8,), False),
+     ("t.brier_score", (0.8,), False)],
+)  # fmt: skip
+def test_what_is_written_in_per_cent(key: str, values: tuple[float, ...], share: bool) -> None:
+    column, rows = Column(key=key, label="x"), [Row(model="m", label="m", cells={key: Cell(v)}) for v in values]
+    assert is_share(column, rows) is share
+    assert not is_share(column.model_copy(update={"share": False}), rows)
 
 
 def test_durations() -> None:

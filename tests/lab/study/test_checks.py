@@ -27,6 +27,20 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
     check(parse(given))
 
 
+def test_answers_are_asked_for_with_the_template_that_is_trained(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"own": {"kind": "on_policy", "prompts": "x"}}
+    given |= {"template": "chatml", "align": {"steps": [{"stage": "sft", "dataset": "x"}]}, "data": own}
+    with pytest.raises(UserError, match=r"data\.own: is asked with the chat template of .* measured with chatml"):
+        check(parse(given))
+    check(parse(given | {"data": {}}))
+    check(parse(given | {"align": None}))
+    check(parse(given | {"template": "llama3"}))  # with which the host leaves the tokenizer's own
+    monkeypatch.setattr("realign_plugin.training.template_choice.template_of", lambda model: "chatml")
+    check(parse(given))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -44,6 +58,14 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
         (
             {"model": "{untemplated}", "template": "llama3", "data": {"own": {"kind": "on_policy", "prompts": "x"}}},
             "data.own: the tokenizer of",
+        ),
+        (
+            {
+                "template": "alpaca",
+                "align": {"steps": [{"stage": "sft", "dataset": "x"}]},
+                "data": {"own": {"kind": "on_policy", "prompts": "x"}},
+            },
+            "trained and measured with alpaca",
         ),
         ({"tasks": {"one": {"adapter": "{empty}"}}}, "tasks.one.adapter: "),
         ({"tasks": {"one": {"adapter": "{aligned}"}}}, "the task vector is 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,18 +85,31 @@ class Builder:
         self.tuned: dict[str, tuple[str, str]] = {}
         self.datasets = Datasets(self)
         made = any(dataset.kind == "on_policy" for dataset in config.data.values())
-        # A model that a step before the study makes is not there yet when it is planned first.
-        thinks = made and not config.prepare and model_can_think(config.model, cwd)
+        thinks = made and not self._is_made_first(config.model) and model_can_think(config.model, cwd)
         self.silent = {"enable_thinking": False} if thinks else {}
         self.measuring = Measuring(self.plan, config, self.evaluation_threads, self.silent)
+
+    def _is_made_first(self, model: str) -> bool:
+        """Whether a step before the study makes a model, which is then not there yet when it is planned first."""
+        first = self.config.prepare
+        made = [name for one in first for name in (*one.creates, (one.train or {}).get("output_dir")) if name]
+        folder, *others = (Path(os.path.abspath(Path(self.plan.cwd) / path)) for path in (model, *made))
+        inside = bool(first) and self.plan.holds(folder)
+        return inside or any(folder in (one, *one.parents) or one in folder.parents for one in others)
 
     def path(self, *parts: str) -> str:
         """A path below the study's folder, as commands name it."""
         return str(Path(self.config.root, *parts))
 
     def local(self, path: str) -> str:
-        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one."""
+        """A path as mergekit is to read it: never as a name on the hub, if it is a folder or will be one.
+
+        Raises:
+            UserError: If mergekit would split it.
+        """
         inside = Path(path).is_relative_to(self.config.root) or (Path(self.plan.cwd) / path).exists()
+        if "+" in path or ("@" in path and inside):
+            raise UserError(f"{path}: has a + or @, at which mergekit splits, expected a path without; rename it")
         return f"./{path}" if inside and not Path(path).is_absolute() and not path.startswith(".") else path
 
     def given(self, *paths: str | None) -> tuple[str, ...]:
@@ -185,10 +199,12 @@ class Builder:
         return "" if seed == self.config.seeds[0] else f", seed {seed}"
 
     def check_folder(self, path: Path, what: str) -> None:
-        """Refuse a given folder that is missing, unless a step before the study makes it.
+        """Refuse a given folder that is missing, unless a step before the study makes it, or that has a comma.
 
         Raises:
-            UserError: If it is missing.
+            UserError: If it is missing, or LLaMA-Factory would split it.
         """
+        if "," in str(path):
+            raise UserError(f"{what}: {path} has a comma, at which LLaMA-Factory splits, expected none; rename it")
         if not self.before and not (Path(self.plan.cwd) / path).is_dir():
             raise UserError(f"{what}: {path} is missing, expected a folder; check the path")

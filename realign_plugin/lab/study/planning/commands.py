@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from realign_plugin.lab.study.config.sections import Arguments
 
 Words = tuple[str, ...]
+SPLITTING: Final = frozenset(",'\"()[]{}")
+PATHS: Final = ("pretrained", "peft", "tokenizer")
+NUMBER: Final = re.compile(r"[\d_.]+(e\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -158,10 +162,19 @@ def _on_policy(command: OnPolicy) -> Words:
     return tuple(found)
 
 
+def _is_plain(key: str, value: Any) -> bool:
+    """Whether lm-eval reads an argument of a model back from ``key=value`` as it is."""
+    if isinstance(value, dict | list):
+        return False
+    text = str(value)
+    # It splits at commas outside quotes and brackets, and takes a path that is a number for one.
+    return SPLITTING.isdisjoint(text) and not (key in PATHS and NUMBER.fullmatch(text))
+
+
 def _measure(command: Measure) -> Words:
     given = {key: value for key, value in command.model_args.items() if value is not None}
-    nested = any(isinstance(value, dict | list) for value in given.values())
-    model = json.dumps(given) if nested else ",".join(f"{key}={value}" for key, value in given.items())
+    plain = all(_is_plain(key, value) for key, value in given.items())
+    model = ",".join(f"{key}={value}" for key, value in given.items()) if plain else json.dumps(given)
     found = ["lm_eval", "--model", "hf", "--model_args", model]
     found += ["--tasks", ",".join(command.tasks), "--output_path", command.out, "--log_samples"]
     found += ["--apply_chat_template"] if command.chat_template else []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from realign_plugin.data.dataset_info import read_info
+from realign_plugin.data.dataset_info import INFO, read_info
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.study.config.data import SOURCES, DataSet
 from realign_plugin.lab.study.config.sections import Names
@@ -19,6 +21,19 @@ if TYPE_CHECKING:
 Lesson = Literal["pairs", "safety", "skill"]
 MADE: Final[dict[Lesson, str]] = {"pairs": "_pairs", "safety": "", "skill": "_skill"}
 """The data sets that on-policy data consist of: the suffix of each name, by what it teaches."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a training reads of data sets that are the user's.
+
+    Attributes:
+        files: Their files.
+        entries: Their entries in ``dataset_info.json``, as JSON; but for the files' names.
+    """
+
+    files: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
 
 class Datasets:
@@ -150,7 +165,7 @@ class Datasets:
             UserError: If a data set is neither made by the study nor in ``dataset_info.json``.
         """
         needs = list(self.builder.before)
-        file = Path(self.plan.cwd) / self.folder / "dataset_info.json"
+        file = Path(self.plan.cwd) / self.folder / INFO
         for name in names:
             maker = self.maker(name)
             if maker is not None:
@@ -187,16 +202,26 @@ class Datasets:
                     return own
         return None
 
-    def files(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Files of data sets that are not made by the study."""
-        info = Path(self.plan.cwd) / self.folder / "dataset_info.json"
-        known = read_info(info.parent)
-        files = [
-            self.folder / str(known[name].get("file_name", ""))
-            for name in names
-            if self.maker(name) is None and isinstance(known.get(name), dict)
-        ]
-        return tuple(str(file) for file in files if (Path(self.plan.cwd) / file).is_file())
+    def given(self, names: Iterable[str]) -> Given:
+        """What is read of data sets that are not made by the study."""
+        folder, cwd = self.folder, Path(self.plan.cwd)
+        if self.plan.made_here(folder / INFO):
+            return Given()
+        known = read_info(cwd / folder)
+        entries = {
+            name: known[name] for name in names if self.maker(name) is None and isinstance(known.get(name), dict)
+        }
+        files: list[Path] = []
+        for entry in entries.values():
+            for place in (folder / str(entry[key]) for key in ("file_name", "script_url") if entry.get(key)):
+                inside = sorted(file.name for file in (cwd / place).iterdir()) if (cwd / place).is_dir() else []
+                files += [place / name for name in inside] or [place]
+        # The file itself is among the inputs: which one it is, its size and time tell.
+        rest = {name: {k: v for k, v in entry.items() if k != "file_name"} for name, entry in entries.items()}
+        return Given(
+            tuple(str(file) for file in files if (cwd / file).is_file()),
+            tuple(json.dumps({name: entry}, sort_keys=True) for name, entry in rest.items() if entry),
+        )
 
 
 def _looks_like_file(source: str) -> bool:

@@ -86,14 +86,14 @@ def _realigned(builder: Builder, section: Fusion, method: str, by: str, tasks: N
     label = fusion.label or FUSIONS[kind]
     if len(section.realign) > 1:
         label = f"{label}, {how.label}".rstrip(", ")
-    what = realignment(builder, how.kind[0], tasks, tuned, section.pairs or builder.config.realign.pairs)
+    changes = [how.train, fusion.options, fusion.train]
+    what = realignment(builder, how.kind[0], tasks, tuned, section.pairs or builder.config.realign.pairs, changes)
     what = replace(
         what,
         recipe="mask_dpo_fused" if what.recipe == "mask_dpo" else what.recipe,
         title=f"{what.title} on {len(tuned)} fused models",
         arguments=what.arguments | {"fusion_method": kind},
     )
-    changes = [how.train, fusion.options, fusion.train]
     for seed in how.seeds if how.seeds is not None else builder.config.seeds:
         name = train(builder, what.run(f"{GROUP}-{method}-{by}", seed, changes, needs))
         exports(builder, Trained(name, GROUP, by, seed, tuned, "fused + realigned", label, method))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Model, Role
-from realign_plugin.lab.study.config.catalogue import LORA, Recipe
+from realign_plugin.lab.study.config.catalogue import LORA, Recipe, recipe
 from realign_plugin.lab.study.config.sections import Arguments, Names
 from realign_plugin.lab.study.planning import merges
 from realign_plugin.lab.study.planning.commands import Export
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EXPECTED: Final[dict[Lesson, str]] = {
     "pairs": "the ranking data sets that realignment learns from",
     "safety": "data sets of the aligned model's answers to safety prompts (data of kind on_policy)",
-    "skill": "data sets of prompts of the new skill (data of kind on_policy, with skill)",
+    "skill": "data sets of prompts of the new skill (data of kind on_policy, with skill), or distill_skill_weight: 0",
 }
 
 
@@ -47,8 +47,23 @@ class Realignment:
         return Run(stem, "realign", self.title, self.recipe, self.datasets, self.arguments, changes, needs, seed=seed)
 
 
-def realignment(builder: Builder, kind: str, tasks: Sequence[str], paths: list[str], pairs: Names) -> Realignment:
+def realignment(
+    builder: Builder,
+    kind: str,
+    tasks: Sequence[str],
+    paths: list[str],
+    pairs: Names,
+    changes: Sequence[Mapping[str, Any]],
+) -> Realignment:
     """What a kind of method learns from, and how.
+
+    Args:
+        builder: The builder.
+        kind: Of the method.
+        tasks: Whose data it learns from.
+        paths: The fine-tuned models.
+        pairs: Preference pairs; default: the tasks'.
+        changes: Arguments of the training on top of the recipe's.
 
     Raises:
         UserError: If nothing is named to learn from, or LoRA adapters are asked for where models are whole.
@@ -56,21 +71,24 @@ def realignment(builder: Builder, kind: str, tasks: Sequence[str], paths: list[s
     if kind == "mask_dpo":
         chosen = pairs or _learnt(builder, tasks, "pairs")
         return Realignment("mask_dpo", "masked DPO", chosen, _models(builder, paths, kind, "safety_subspace"))
-    safety, skill = _learnt(builder, tasks, "safety"), _learnt(builder, tasks, "skill")
+    name: Recipe = "safety_distill_lora" if kind == LORA else "safety_distill"
+    given = recipe(name, builder.config.train, builder.config.adaptation, changes)
+    safety = _learnt(builder, tasks, "safety")
+    skill = _learnt(builder, tasks, "skill", needed=given.get("distill_skill_weight") != 0)
     datasets = list(dict.fromkeys([*safety, *skill]))
-    more = {"skill_dataset": ",".join(skill)}
+    more = {"skill_dataset": ",".join(skill)} if skill else {}
     if kind != LORA:
         arguments = _models(builder, paths, kind, "safety_subspace") | more
-        return Realignment("safety_distill", "self-distillation", datasets, arguments)
+        return Realignment(name, "self-distillation", datasets, arguments)
     if builder.full:
         raise UserError(f"{LORA}: trains LoRA adapters, but adaptation is full; leave the method out")
     arguments = _models(builder, paths, "safety_distill", "lora") | more
-    return Realignment("safety_distill_lora", "self-distillation of LoRA", datasets, arguments)
+    return Realignment(name, "self-distillation of LoRA", datasets, arguments)
 
 
-def _learnt(builder: Builder, tasks: Sequence[str], lesson: Lesson) -> Names:
+def _learnt(builder: Builder, tasks: Sequence[str], lesson: Lesson, needed: bool = True) -> Names:
     found = list(dict.fromkeys(name for task in tasks for name in builder.datasets.learnt(task, lesson)))
-    if not found:
+    if needed and not found:
         raise UserError(f"realign.{lesson}: is empty, expected {EXPECTED[lesson]}; name them")
     return found
 
@@ -141,9 +159,10 @@ def masked(builder: Builder, masks: Masks) -> list[Model]:
     """
     own, how = masks.own or masks.task, builder.methods[masks.method]
     path, step = builder.tuned[own]
-    what = realignment(builder, how.kind[0], [masks.task], [path], masks.pairs)
+    changes = [how.train, masks.changes]
+    what = realignment(builder, how.kind[0], [masks.task], [path], masks.pairs, changes)
     stem, needs = f"{own}-{masks.method}{masks.suffix}", (step, builder.aligned_step)
-    name = train(builder, what.run(stem, masks.seed, [how.train, masks.changes], needs))
+    name = train(builder, what.run(stem, masks.seed, changes, needs))
     return exports(builder, Trained(name, masks.task, masks.method, masks.seed, [path], masks.prefix))
 
 
@@ -155,7 +174,7 @@ def distilled_lora(builder: Builder, name: str, method: str, seed: int) -> Model
     """
     path, step = builder.tuned[name]
     how, task = builder.methods[method], builder.config.tasks[name]
-    what = realignment(builder, LORA, [name], [path], [])
+    what = realignment(builder, LORA, [name], [path], [], [how.train])
     step = train(builder, what.run(f"{name}-{method}", seed, [how.train], (step, builder.aligned_step)))
     place, label = builder.place(builder.path("models", step)), f"realigned ({how.label or method})"
     facts: Arguments = {"tasks": task.evaluate, "method": method, "seed": seed}

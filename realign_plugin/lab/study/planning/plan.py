@@ -64,7 +64,7 @@ class Plan:
         Raises:
             UserError: If another step has that name.
         """
-        inputs = tuple(path for path in step.inputs if not self._made_here(path))
+        inputs = tuple(path for path in step.inputs if not self.made_here(path))
         step = replace(step, inputs=inputs, stamps=tuple(_stamp(Path(self.cwd) / path) for path in inputs))
         known = self.steps.get(step.name)
         if known is not None and known != step:
@@ -85,7 +85,7 @@ class Plan:
         self._prepares = self._prepares or step.kind == "prepare"
         return step.name
 
-    def _made_here(self, path: str) -> bool:
+    def made_here(self, path: str | Path) -> bool:
         """Whether a file is made by an earlier step, as it says, or in the study's folder by a `prepare` step."""
         whole = Path(os.path.abspath(Path(self.cwd) / path))
         return not self._made.isdisjoint((whole, *whole.parents)) or (self._prepares and self.holds(whole))

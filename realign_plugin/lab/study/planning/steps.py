@@ -41,6 +41,7 @@ class Step:
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
         stamps: Size and time of each input when the plan was made.
+        entries: What it reads of files in which others write too.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Step:
     gpus: int = 0
     together: bool = False
     stamps: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
     @property
     def commands(self) -> list[tuple[str, ...]]:
@@ -76,7 +78,8 @@ class Step:
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """The step's fingerprint, and those that earlier versions wrote for the same step."""
-        what = json.dumps([self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps])
+        parts = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
+        what = json.dumps([*parts, self.entries] if self.entries else parts)
         texts = {what: None}
         for present, earlier in RENAMED:
             what = what.replace(present, earlier)

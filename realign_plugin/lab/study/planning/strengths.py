@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from realign_plugin.errors import check_range
+from realign_plugin.errors import UserError, check_range
 from realign_plugin.lab.records import Role
 from realign_plugin.lab.study.config.catalogue import MASKED, MERGES
 from realign_plugin.lab.study.config.measuring import Pick
@@ -26,6 +26,10 @@ def strength(builder: Builder, section: Pick) -> None:
         chosen = [name for name, how in builder.methods.items() if how.kind[0] in ("resta", "interpolation", *MASKED)]
         methods = chosen or methods
     values = section.values or list(DIAL)
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise UserError(
+            f"ablations.strength.values: {values}, expected numbers that differ in six digits; leave one out"
+        )
     for value in values:
         check_range("ablations.strength.values", value, 0.0, 2.0)
     seed = builder.config.seeds[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.records import Training
@@ -12,11 +13,17 @@ from realign_plugin.lab.study.config import catalogue
 from realign_plugin.lab.study.config.catalogue import Recipe
 from realign_plugin.lab.study.config.models import Prepare
 from realign_plugin.lab.study.config.sections import Arguments, Names
-from realign_plugin.lab.study.planning.commands import Shell, Train
+from realign_plugin.lab.study.planning.commands import Shell, Train, Words
 from realign_plugin.lab.study.planning.steps import Kind, Step, distinct
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.planning.builder import Builder
+
+MODELS: Final = (
+    *("model_name_or_path", "adapter_name_or_path", "aligned_adapter", "task_adapters", "task_models"),
+    *("ref_model", "ref_model_adapters", "reward_model", "reward_model_adapters"),
+)
+"""Options of a training that name models."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,11 @@ class Run:
 
 
 def train(builder: Builder, run: Run) -> str:
-    """Add a step for a training by the stock command; its name."""
+    """Add a step for a training by the stock command; its name.
+
+    Raises:
+        UserError: If its data are unknown, or its seed is that of another one that differs in nothing else.
+    """
     config, name = builder.config, run.id
     found = {"output_dir": builder.path("models", name), **run.arguments, "dataset": ",".join(run.datasets)}
     found |= {"dataset_dir": str(config.data_folder), "seed": run.seed or 0, "template": config.template}
@@ -68,13 +79,31 @@ def train(builder: Builder, run: Run) -> str:
         found["skill_dataset"] = ",".join([*skill, *held])
     data, datasets = builder.datasets.needs(run.datasets, f"{name}: dataset"), builder.datasets
     needs = (*data, *datasets.needs(evaluated, f"{name}: eval_dataset"), *run.needs)
-    models = [found.get(key) for key in ("model_name_or_path", "adapter_name_or_path", "aligned_adapter")]
-    given = builder.given(*models, *found.get("task_adapters", []), *found.get("task_models", []))
     training = described(name, f"{name}: {run.title}", found)
     if run.seed is not None:
         training = training.model_copy(update={"name": f"{run.stem}{run.suffix}: {run.title}", "seed": run.seed})
-    inputs = (*given, *datasets.files([*run.datasets, *evaluated]))
-    return add(builder, training, run.kind, found, needs, inputs, run.threads)
+        _check_seed(builder, training, found["seed"])
+    models = [path for key in MODELS for path in _paths(found.get(key))]
+    read = datasets.given([*run.datasets, *evaluated])
+    inputs = (*builder.given(*distinct(models)), *read.files)
+    return add(builder, training, run.kind, found, needs, inputs, threads=run.threads, entries=read.entries)
+
+
+def _check_seed(builder: Builder, training: Training, seed: Any) -> None:
+    """Refuse a training that is the same as that of another seed: the arguments name one for both.
+
+    Raises:
+        UserError: With the seed.
+    """
+    for step in builder.plan.steps.values():
+        known, (first, *_) = step.training, step.does
+        if known is None or (known.name, known.seed == training.seed) != (training.name, False):
+            continue
+        if isinstance(first, Train) and first.arguments["seed"] == seed:
+            raise UserError(
+                f"{training.id}: its arguments name seed {seed}, as those of {known.id} do, expected one for each of "
+                "`seeds`; leave `seed` out of train, and use `seeds`"
+            )
 
 
 def described(name: str, title: str, arguments: Arguments) -> Training:
@@ -85,15 +114,28 @@ def described(name: str, title: str, arguments: Arguments) -> Training:
 
 def add(
     builder: Builder, training: Training, kind: Kind, arguments: Arguments, needs: Iterable[str],
-    inputs: tuple[str, ...] = (), threads: int | None = None,
+    inputs: Sequence[str] = (), creates: Sequence[str] = (), threads: int | None = None, entries: Words = (),
 ) -> str:  # fmt: skip
     """Add a step for ``llamafactory-cli train`` with just these arguments; its name."""
     does, needs = Train(builder.path("steps", f"{training.id}.yaml"), arguments), distinct(needs)
+    # Such as that of `deepspeed`.
+    named = (value for value in arguments.values() if isinstance(value, str) and _is_file(builder, value))
+    inputs = (*inputs, *(file for file in named if file not in inputs))
     step = Step(
-        training.id, kind, training.label, (does,), needs, inputs, creates=(training.folder,), training=training,
+        training.id, kind, training.label, (does,), needs, inputs,
+        creates=distinct([training.folder, *creates]), training=training, entries=entries,
         threads=threads or builder.threads, gpus=builder.config.machine.gpus_per_training,
     )  # fmt: skip
     return builder.plan.add(step)
+
+
+def _paths(value: Any) -> list[str]:
+    """Paths as an option names them: a list, or a text with commas."""
+    return value.split(",") if isinstance(value, str) else [str(one) for one in value or []]
+
+
+def _is_file(builder: Builder, value: str) -> bool:
+    return os.path.isfile(os.path.join(builder.plan.cwd, value))
 
 
 def own_steps(builder: Builder, entries: Iterable[Prepare], kind: Kind, needs: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,7 +163,8 @@ def own_steps(builder: Builder, entries: Iterable[Prepare], kind: Kind, needs: t
         if "output_dir" not in entry.train:
             raise UserError(f"{what}.train: output_dir is missing, expected the folder of the model; add it")
         training = described(entry.name, title, entry.train)
-        names = (*names, add(builder, training, kind, entry.train, before, threads=entry.threads))
+        name = add(builder, training, kind, entry.train, before, entry.inputs, entry.creates, entry.threads)
+        names = (*names, name)
     return names
 
 

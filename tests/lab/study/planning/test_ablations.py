@@ -130,3 +130,8 @@ def test_steps_of_given_models_watch_their_files(
     assert "two/adapter_config.json" in watched["two-paper-of-one-0"]
     assert {"base/config.json", "one/adapter_config.json"} <= watched["strength-one-interpolation"]
     assert plan.steps["two-paper-of-one-0"].commands[0][-2:] == ("--task-weight", "0.5")
+
+
+def test_strengths_that_are_the_same_are_refused(values: dict[str, Any], planned: Callable[..., Plan]) -> None:
+    with pytest.raises(UserError, match=r"ablations\.strength\.values: \[0\.5, 0\.5\], expected numbers that differ"):
+        planned(values, methods={"interpolation": {}}, ablations={"strength": {"values": [0.5, 0.5]}})

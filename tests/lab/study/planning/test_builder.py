@@ -11,6 +11,7 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.planning.builder import Builder
+from realign_plugin.lab.study.planning.plan import Plan
 
 Building = Callable[..., Builder]
 
@@ -27,6 +28,27 @@ def test_mergekit_takes_folders_for_folders(building: Building, tmp_path: Path) 
     assert builder.local("mine") == "./mine"
     assert builder.local("org/base") == "org/base"
     assert builder.local(str(tmp_path / "mine")) == str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["a+b", "a@b"])
+def test_a_folder_that_mergekit_would_split(building: Building, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=r"has a \+ or @, at which mergekit splits"):
+        building().local(name)
+    assert building().local("org/base@main") == "org/base@main"
+
+
+@pytest.mark.parametrize("what", ["tasks.maths.adapter", "align.adapter"])
+def test_a_folder_that_llamafactory_would_split(
+    values: dict[str, Any], tmp_path: Path, planned: Callable[..., Plan], what: str
+) -> None:
+    for name in ("a,b", "a+b"):
+        (tmp_path / name).mkdir()
+    given = values | {"align": {"adapter": "a+b"}, "methods": {"paper": {}}}
+    planned(given)  # nothing is merged
+    given |= {"align": {"adapter": "a,b"}} if what == "align.adapter" else {"tasks": {"maths": {"adapter": "a,b"}}}
+    with pytest.raises(UserError, match=f"{what}: a,b has a comma, at which LLaMA-Factory splits"):
+        planned(given)
 
 
 def test_a_model_of_several_seeds_has_its_name_and_its_label(building: Building) -> None:

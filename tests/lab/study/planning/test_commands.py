@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from typing import Any
@@ -50,6 +51,19 @@ COMMANDS: list[tuple[Command, str]] = [
         "--apply_chat_template --limit 3 --x",
     ),
 ]
+
+
+@pytest.mark.parametrize("peft", ["o'brien", 'a"b', "a(b", "{a}", "[a]", "a,b", "2024", "1e5", "a b", "a=b", "微调"])
+def test_lm_eval_reads_a_path_as_it_is(peft: str) -> None:
+    from lm_eval._cli.utils import MergeDictAction
+
+    given = {"pretrained": "m", "peft": peft, "max_length": "64", "trust_remote_code": True}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model_args", nargs="+", action=MergeDictAction)
+    line = words(Measure(given | {"revision": None}, ("a",), "out", True, {}, {}))
+    read = parser.parse_args(line[line.index("--model_args") : line.index("--tasks")]).model_args
+    assert read | {"max_length": "64"} == given
+    assert (line[4][0] == "{") == (peft not in ("a b", "a=b", "微调"))  # others stay as earlier versions wrote them
 
 
 @pytest.mark.parametrize(("command", "line"), COMMANDS, ids=[command.does for command, _ in COMMANDS])

@@ -105,3 +105,11 @@ def test_nothing_to_learn_from_is_refused(distilled: Values, planned: Planned) -
     for lesson in ("safety", "skill"):
         with pytest.raises(UserError, match=rf"realign\.{lesson}: is empty, expected data sets of"):
             planned(distilled | {"realign": distilled["realign"] | {lesson: []}})
+
+
+def test_a_skill_without_weight_needs_no_data(distilled: Values, planned: Planned) -> None:
+    alone = distilled | {"realign": {"safety": "answers"}, "methods": {"distill": {}}}
+    for where in ({"train": {"safety_distill": {"distill_skill_weight": 0}}},
+                  {"methods": {"distill": {"train": {"distill_skill_weight": 0}}}}):  # fmt: skip
+        found = recipe(planned(alone | where), "maths-distill-0")
+        assert (found["dataset"], "skill_dataset" in found) == ("answers", False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.config.models import Prepare
+from realign_plugin.lab.study.launch import build
 from realign_plugin.lab.study.planning.builder import Builder
 from realign_plugin.lab.study.planning.commands import Shell, Train
 from realign_plugin.lab.study.planning.trainings import Run, own_steps, train
@@ -80,11 +83,94 @@ def test_a_model_that_can_think_is_trained_and_measured_without(
         made = Builder(parse(values | {"model": "base", "data": values["data"] | {"own": own}}), tmp_path)
         assert made.silent == made.measuring.silent == silent
         assert not Builder(parse(values | {"model": "base"}), tmp_path).silent  # no answers are made
+        other = values | {"model": "base", "data": values["data"] | {"own": own}}
+        first = {"name": "first", "command": "true"}
+        assert Builder(parse(other | {"prepare": [first]}), tmp_path).silent == silent
+        # One that a step makes is not there yet when it is planned first.
+        for makes in ({"creates": ["base/config.json"]}, {"creates": ["base"]}):
+            assert not Builder(parse(other | {"prepare": [first | makes]}), tmp_path).silent
+        trained = {"name": "first", "train": {"output_dir": "base"}}
+        assert not Builder(parse(other | {"prepare": [trained]}), tmp_path).silent
+        assert not Builder(parse(other | {"root": "base", "prepare": [first]}), tmp_path).silent
         made.datasets.add("maths", made.config.data["maths"])
         run = Run("m", "realign", "x", "safety_distill", ["maths"], {}, [], ())
         (command,) = made.plan.steps[train(made, run)].does
         assert isinstance(command, Train)
         assert command.arguments.get("enable_thinking", True) is not bool(silent)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"all": {"seed": 2}}},
+        {"train": {"dpo": {"seed": 2}}, "methods": {"dpo": {}}},
+        {"methods": {"paper": {"train": {"seed": 1}}}},
+    ],
+)
+def test_several_seeds_are_not_one_and_the_same(values: dict[str, Any], tmp_path: Path, changes: Any) -> None:
+    with pytest.raises(UserError, match=r"its arguments name seed \d, as those of .* do, .* use `seeds`"):
+        build(parse(values | {"seeds": [1, 2]} | changes), tmp_path)
+    build(parse(values | {"seeds": [1]} | changes), tmp_path)
+    build(parse(values | {"seeds": [1, 2], "train": {"sft": {"seed": 2}}, "methods": {"paper": {}}}), tmp_path)
+
+
+@pytest.fixture
+def reading(tmp_path: Path) -> dict[str, Any]:
+    """A study that reads the user's files: data sets in a file and in a folder, and one that an option names."""
+    data = tmp_path / "mine"
+    (data / "many").mkdir(parents=True)
+    for name in ("mine/p.json", "mine/many/a.json", "mine/plain.json", "ds.json"):
+        (tmp_path / name).write_text("{}")
+    columns = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    info: dict[str, Any] = {"p": {"file_name": "p.json", "ranking": True, "columns": columns}}
+    info |= {"many": {"file_name": "many", "ranking": True}, "plain": {"file_name": "plain.json"}, "other": {}}
+    (data / "dataset_info.json").write_text(json.dumps(info))
+    return {
+        "root": "runs/it", "model": "org/base", "template": "llama3", "dataset_dir": "mine",
+        "tasks": {"m": {"dataset": "plain"}}, "realign": {"pairs": "p,many"}, "methods": {"dpo": {}},
+        "train": {"baseline_dpo": {"deepspeed": "ds.json"}},
+    }  # fmt: skip
+
+
+def changed(info: Path, **entries: Any) -> None:
+    info.write_text(json.dumps(json.loads(info.read_text()) | entries))
+
+
+SWAPPED = {"file_name": "p.json", "ranking": True, "columns": {"prompt": "a", "chosen": "c", "rejected": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (lambda folder: changed(folder / "mine" / "dataset_info.json", p=SWAPPED), ["m-dpo-0"]),
+        (lambda folder: changed(folder / "mine" / "dataset_info.json", other={"x": 1}), []),
+        (lambda folder: changed(folder / "mine" / "dataset_info.json", plain={"file_name": "p.json"}), ["m"]),
+        (lambda folder: (folder / "mine" / "many" / "a.json").write_text("[1]"), ["m-dpo-0"]),
+        (lambda folder: (folder / "mine" / "many" / "b.json").write_text("[]"), ["m-dpo-0"]),
+        (lambda folder: (folder / "ds.json").write_text("[1]"), ["m-dpo-0"]),
+    ],
+)
+def test_a_change_of_what_a_training_reads_is_noticed(
+    reading: dict[str, Any], tmp_path: Path, change: Callable[[Path], None], again: list[str]
+) -> None:
+    before = build(parse(reading), tmp_path).steps
+    change(tmp_path)
+    after = build(parse(reading), tmp_path).steps
+    assert [name for name, step in after.items() if step.fingerprint != before[name].fingerprint] == again
+
+
+def test_entries_that_a_step_makes_are_not_watched(reading: dict[str, Any], tmp_path: Path) -> None:
+    first = {"name": "first", "command": "true", "creates": ["mine/dataset_info.json"]}
+    plan = build(parse(reading | {"prepare": [first]}), tmp_path)
+    assert plan.steps["m-dpo-0"].entries == ()
+    assert build(parse(reading), tmp_path).steps["m-dpo-0"].entries
+
+
+def test_models_that_options_name_are_watched(reading: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").touch()
+    train = {"baseline_dpo": {"ref_model": "other"}}
+    assert "other/config.json" in build(parse(reading | {"train": train}), tmp_path).steps["m-dpo-0"].inputs
 
 
 def test_the_users_own_steps_follow_each_other(builder: Builder) -> None:
@@ -96,5 +182,11 @@ def test_the_users_own_steps_follow_each_other(builder: Builder) -> None:
     one, two = builder.plan.steps["one"], builder.plan.steps["two"]
     assert (one.does, one.needs, one.threads, one.training) == ((Shell("echo hi"),), ("before",), 1, None)
     assert (two.needs, two.threads, two.creates) == (("before", "one"), 3, ("made",))
+    given = {"train": {"output_dir": "out", "deepspeed": "a.json"}, "inputs": ["b.txt"], "creates": ["out/x.bin"]}
+    for name in ("a.json", "b.txt"):
+        (Path(builder.plan.cwd) / name).touch()
+    own_steps(builder, [Prepare.model_validate(given | {"name": "three"})], "prepare", ())
+    three = builder.plan.steps["three"]
+    assert (three.inputs, three.creates) == (("b.txt", "a.json"), ("out", "out/x.bin"))
     with pytest.raises(UserError, match="expected either a command or train"):
         own_steps(builder, [Prepare(name="x")], "finish", ())
