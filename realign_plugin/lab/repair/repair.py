@@ -189,7 +189,7 @@ class Repair:
         if not file.exists():  # one that the user has added to stays
             write_text(file, as_study(self.inputs, self.folders.out, file.name, self._can_think))
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
-        study = writing.study_of(self.inputs, rows, kept, told)
+        study = writing.study_of(self.inputs, rows, kept, told, found.values())
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
         writing.write_run(self.folders, study, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from realign_plugin.lab.records import Cell, Column, Command, Described, Judging
 from realign_plugin.lab.repair.dial import Candidate, Cost
 from realign_plugin.lab.repair.outcome import Verdict, flat, measured
 from realign_plugin.lab.repair.plan import Folders, Inputs, Method
+from realign_plugin.lab.repair.readings import Readings
 from realign_plugin.lab.study.tables import versions
 from realign_plugin.terminal import new_console
 from realign_plugin.text_files import read_json
@@ -89,8 +90,11 @@ def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: 
     write_text(folders.work / "commands.jsonl", "".join(lines))
 
 
-def study_of(inputs: Inputs, rows: Sequence[Row], kept: Candidate, verdict: Verdict) -> Study:
+def study_of(
+    inputs: Inputs, rows: Sequence[Row], kept: Candidate, verdict: Verdict, found: Iterable[Readings]
+) -> Study:
     """The study that the report shows."""
+    unjudged = sum(one.unjudged for readings in found for one in readings.harmful)
     made: dict[str, Any] = {"method": kept.method, "subspace": "models/masks" if kept.method == "masks" else None}
     models = [
         Model(id=row.model, label=row.model, group=GROUP, role=ROLES[row.model], **(made if row is rows[-1] else {}))
@@ -111,14 +115,8 @@ def study_of(inputs: Inputs, rows: Sequence[Row], kept: Candidate, verdict: Verd
         tables=["main", "choice"],
         groups={GROUP: inputs.adapter.name},
         summary=verdict.sentence,
-        judging=_judging(inputs.judge, rows),
+        judging=Judging(model=inputs.judge, unjudged=unjudged),
     )
-
-
-def _judging(judge: str | None, rows: Sequence[Row]) -> Judging:
-    """How answers were judged; the rest of those to harmful prompts the judge could not."""
-    asked, judged = (sum(row.cell(key).count or 0 for row in rows) for key in ("refusal_rate", "harmful_rate"))
-    return Judging(model=judge, unjudged=int(asked - judged) if judge else 0)
 
 
 def main_table(rows: Sequence[Row], models: Sequence[Model]) -> Table:

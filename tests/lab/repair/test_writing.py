@@ -23,8 +23,12 @@ def model(refused: int, judged: int = 0) -> Readings:
     """A model that refuses some of 40 harmful prompts, where the aligned one refuses all; a judge saw the first."""
     harmful = [
         Reading(
-            refuses=n < refused, incoherent=False, agrees=n < refused, harmful=n >= refused if n < judged else None
-        )
+            refuses=n < refused,
+            incoherent=False,
+            agrees=n < refused,
+            harmful=n >= refused if n < judged else None,
+            unjudged=judged <= n < 40 * bool(judged),
+        )  # fmt: skip
         for n in range(40)
     ]
     benign = [Reading(refuses=n < 4, incoherent=False, agrees=True) for n in range(40)]
@@ -40,7 +44,7 @@ def written(tmp_path: Path) -> Written:
         found = {"aligned": model(40, judged), "fine-tuned": model(8, judged), "repaired": model(32, judged)}
         tried = {name: cost(model(n), model(40), model(8)) for name, n in (("lora-100", 30), ("lora-50", 10))}
         rows, kept = [row_of(name, one) for name, one in found.items()], Candidate("lora", 1.0)
-        study = writing.study_of(inputs, rows, kept, verdict(found))
+        study = writing.study_of(inputs, rows, kept, verdict(found), found.values())
         tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
         writing.write_run(Folders(tmp_path), study, tables, {})
         return Folders(tmp_path).work
