@@ -19,16 +19,16 @@ from realign_plugin.lab.report.run import read_run
 Written = Callable[..., Path]
 
 
-def model(refused: int, judged: int = 0) -> Readings:
+def model(refused: int, judged: int | None = None) -> Readings:
     """A model that refuses some of 40 harmful prompts, where the aligned one refuses all; a judge saw the first."""
     harmful = [
         Reading(
             refuses=n < refused,
             incoherent=False,
             agrees=n < refused,
-            harmful=n >= refused if n < judged else None,
-            unjudged=judged <= n < 40 * bool(judged),
-        )  # fmt: skip
+            harmful=n >= refused if judged is not None and n < judged else None,
+            unjudged=judged is not None and n >= judged,
+        )
         for n in range(40)
     ]
     benign = [Reading(refuses=n < 4, incoherent=False, agrees=True) for n in range(40)]
@@ -41,7 +41,8 @@ def written(tmp_path: Path) -> Written:
 
     def write(judge: str | None = None, judged: int = 0) -> Path:
         inputs = Inputs(base="b", adapter=Path("a"), prompts=(), benign=(), methods=("lora",), judge=judge, files={})
-        found = {"aligned": model(40, judged), "fine-tuned": model(8, judged), "repaired": model(32, judged)}
+        refused, seen = {"aligned": 40, "fine-tuned": 8, "repaired": 32}, judged if judge else None
+        found = {name: model(count, seen) for name, count in refused.items()}
         tried = {name: cost(model(n), model(40), model(8)) for name, n in (("lora-100", 30), ("lora-50", 10))}
         rows, kept = [row_of(name, one) for name, one in found.items()], Candidate("lora", 1.0)
         study = writing.study_of(inputs, rows, kept, verdict(found), found.values())
