@@ -76,7 +76,7 @@ class Kept:
             return
         for store, key, entry in found:
             if entry.is_stale():
-                del store._entries[key]
+                store._entries.pop(key, None)  # copies of nn.DataParallel compare the same stores
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.nn import functional
 from realign_plugin.errors import UserError
 from realign_plugin.method.masked_linear import masked_linear
 from realign_plugin.subspace.effective import select_for
-from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 
 
@@ -29,7 +29,7 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         self,
         base_layer: nn.Module,
         adapter_name: str,
-        spec: SubspaceSpec,
+        spec: SafetySubspaceConfig,
         module_name: str,
         inference_mode: bool = False,
     ) -> None:

@@ -22,6 +22,7 @@ from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from realign_plugin.tuner.linear import SafetySubspaceLinear, is_linear_module
 from realign_plugin.tuner.parameter import ParamWrapper, saved_name
+from realign_plugin.tuner.placement import offloading_hook
 from realign_plugin.tuner.references import Reference, switched
 from realign_plugin.tuner.sharding import is_sharded, whole
 
@@ -102,7 +103,8 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         self._replace_module(parent, name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, ParamWrapper):  # PEFT would look for a weight
+        base = child.get_base_layer() if isinstance(child, BaseTunerLayer) else child
+        if isinstance(child, ParamWrapper) or offloading_hook(base):  # PEFT would look for a weight, or move to meta
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
