@@ -18,7 +18,7 @@ from realign_plugin.subspace.spec import FACTORS, check_logits
 from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import Kept
 from realign_plugin.tuner.merging_layer import MergingLayer
-from realign_plugin.tuner.placement import offloading_hook, read_elsewhere
+from realign_plugin.tuner.placement import FrozenParameters, offloading_hook, read_elsewhere
 from realign_plugin.tuner.references import Reference, reference_value
 from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 
@@ -56,8 +56,10 @@ class SafetySubspaceLayer(MergingLayer):
         """
         self.base_layer = base_layer
         self.module_name = module_name
-        for name in (*self.adapter_layer_names, *self.frozen_names):
+        for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict({}))
+        for name in self.frozen_names:
+            setattr(self, name, FrozenParameters({}))
         self.specs: dict[str, SafetySubspaceConfig] = {}
         self.scaling: dict[str, float] = {}
         self.noise: dict[str, float] = {}

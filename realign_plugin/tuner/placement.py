@@ -8,6 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 
+class FrozenParameters(nn.ParameterDict):
+    """Parameters that stay frozen, whoever puts them in: transformers makes all that it loads trainable."""
+
+    def register_parameter(self, name: str, param: Tensor | None) -> None:
+        """Take a parameter, frozen."""
+        super().register_parameter(name, None if param is None else param.requires_grad_(False))  # type: ignore[arg-type]
+
+
 def offloading_hook(module: nn.Module) -> Any:
     """Accelerate's hook that keeps a module's tensors on the CPU or on disk between its calls; None without one."""
     hook = vars(module).get("_hf_hook")
