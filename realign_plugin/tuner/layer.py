@@ -118,6 +118,17 @@ class SafetySubspaceLayer(MergingLayer):
             if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters; those that were loaded for inference stay frozen, which PEFT would make trainable.
+
+        PEFT calls this, too, where an adapter is turned on again that was off for a moment.
+        """
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for name in self.adapter_layer_names:
+            for adapter, logits in getattr(self, name).items():
+                if self.specs[adapter].inference_mode:
+                    logits.requires_grad_(False)
+
     def parts(self, adapter: str, factor: str) -> Parts:
         """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor.
 

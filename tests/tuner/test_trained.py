@@ -32,6 +32,38 @@ def trained(model: Any) -> set[str]:
     return {name.partition("subspace_")[2][:6] for name, p in model.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.parametrize("turn_on", ["disable_adapter", "set_adapter", "load another", "delete another"])
+def test_an_adapter_loaded_for_inference_draws_nothing(
+    lab: Path, saved: Path, tokens: torch.Tensor, turn_on: str
+) -> None:
+    model = PeftModel.from_pretrained(base(lab), saved).train()
+    expected = logits_of(model, tokens)
+    if turn_on == "disable_adapter":
+        with model.disable_adapter():
+            logits_of(model, tokens)
+    elif turn_on == "set_adapter":
+        model.set_adapter("default")
+    else:
+        model.load_adapter(saved, "other", is_trainable=True)
+        model.set_adapter("other")
+        assert trained(model) == {"logits"}
+        if turn_on == "delete another":
+            model.delete_adapter("other")
+        model.set_adapter("default")
+    assert trained(model) == set()
+    model.train()
+    assert torch.equal(logits_of(model, tokens), expected)
+    assert torch.equal(logits_of(model, tokens), expected)
+
+
+def test_an_adapter_that_is_trained_is_trained_after_it_was_off(lab: Path, saved: Path, tokens: torch.Tensor) -> None:
+    model = PeftModel.from_pretrained(base(lab), saved, is_trainable=True).train()
+    with model.disable_adapter():
+        assert trained(model) == set()
+    assert trained(model) == {"logits"}
+    assert not torch.equal(logits_of(model, tokens), logits_of(model, tokens))
+
+
 def test_task_vectors_stay_frozen_in_transformers(lab: Path, saved: Path, tokens: torch.Tensor) -> None:
     model = base(lab)
     model.load_adapter(str(saved), is_trainable=True)
