@@ -33,8 +33,9 @@ class Kept:
     """What one layer keeps. A value is computed again once its settings or its sources have changed.
 
     Pointers and versions tell of most changes at no cost. They do not tell of writes through ``.data``, as DeepSpeed's
-    optimiser makes them: the contents do, which cost as much to read as a dozen products of one token. They are
-    compared at each use, or for all layers at once where a call of the whole model begins (``contents_checked``).
+    optimiser makes them, nor of those to tensors of ``torch.inference_mode``: the contents do, which cost as much to
+    read as a dozen products of one token. They are compared at each use, or for all layers at once where a call of the
+    whole model begins (``contents_checked``).
     """
 
     def __init__(self) -> None:
@@ -50,11 +51,11 @@ class Kept:
             sources: The tensors that it is computed from.
             compute: Computes it.
         """
-        state = (settings, [(tensor.data_ptr(), tensor._version) for tensor in sources])
+        state = (settings, [(tensor.data_ptr(), _version(tensor)) for tensor in sources])
         known = self._entries.get(key)
         if known is not None and known.state == state and (self.trusted or not known.is_stale()):
             return known.value
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # autograd may need it later
             entry = _Entry(state, sources, fingerprint(sources), compute())
         self._entries[key] = entry
         return entry.value
@@ -77,6 +78,11 @@ class Kept:
         for store, key, entry in found:
             if entry.is_stale():
                 store._entries.pop(key, None)  # copies of nn.DataParallel compare the same stores
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; None for what was made in inference mode, of which the contents tell."""
+    return None if tensor.is_inference() else tensor._version
 
 
 @contextmanager

@@ -43,6 +43,8 @@ class MergingLayer(BaseTunerLayer):  # type: ignore[misc]
         """What merging adds to the weight, in its shape; raises where it cannot be merged into."""
         return self.get_delta_weight(adapter)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add updates to the weight, under the masks that are saved with the adapters, rounded once to its dtype.
 
@@ -72,6 +74,8 @@ class MergingLayer(BaseTunerLayer):  # type: ignore[misc]
             self._unmerged = before
         self.merged_adapters += adapters
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def unmerge(self) -> None:
         """Put the weight back that was there before adapters were merged, bit for bit."""
         if not self.merged:
