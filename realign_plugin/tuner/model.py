@@ -21,10 +21,11 @@ from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from realign_plugin.tuner.linear import SafetySubspaceLinear, is_linear_module
+from realign_plugin.tuner.loading import check_state_dict
 from realign_plugin.tuner.parameter import ParamWrapper, saved_name
 from realign_plugin.tuner.placement import offloading_hook
 from realign_plugin.tuner.references import Reference, switched
-from realign_plugin.tuner.sharding import is_sharded, whole
+from realign_plugin.tuner.sharding import whole
 
 BASE: Final = "__base__"
 """PEFT's name for no adapter at all, in a batch of several."""
@@ -116,21 +117,8 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 parameter.requires_grad = False
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Refuse an adapter's tensors that are not in the model, or of another shape there: PEFT would skip them."""
-        own = {f"{prefix}{name}": parameter for name, parameter in self.named_parameters() if PREFIX in name}
-        for name, value in state_dict.items():
-            if PREFIX not in name or not name.startswith(prefix):
-                continue
-            if name not in own:
-                raise UserError(
-                    f"adapter: {name} is not in {type(self.model).__name__}, expected the base model that the adapter "
-                    "was trained on; give that one"
-                )
-            if not is_sharded(own[name]) and value.shape != own[name].shape:
-                raise UserError(
-                    f"adapter: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} in the model, expected "
-                    "the base model that the adapter was trained on; give that one"
-                )
+        """Refuse what PEFT would skip."""
+        check_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
