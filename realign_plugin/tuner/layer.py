@@ -19,7 +19,7 @@ from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import Kept
 from realign_plugin.tuner.merging_layer import MergingLayer
 from realign_plugin.tuner.placement import FrozenParameters, offloading_hook, read_elsewhere
-from realign_plugin.tuner.references import Reference, reference_value
+from realign_plugin.tuner.references import Reference, followed_mask, reference_value
 from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
 
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
@@ -158,12 +158,15 @@ class SafetySubspaceLayer(MergingLayer):
 
         While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator,
         which gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that
-        was asked for.
+        was asked for; in evaluation of logits that are trained, with the mask's gradient.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
         if self.draws(logits):
             one = select_for(self.specs[adapter]) is None
             return self._draw(adapter, logits, aligned, deltas[0] if one else deltas)
+        if self.follows(logits):
+            spec, name = self.specs[adapter], f"{self.module_name}.{factor}"
+            return effective_tensor(spec, name, logits, aligned, deltas, mask=followed_mask(spec, name, logits))
         with torch.no_grad():
             return self._fixed(adapter, factor, logits, aligned, deltas)
 
@@ -179,7 +182,11 @@ class SafetySubspaceLayer(MergingLayer):
         The reference of a linear fusion is one sum, and a copy of all factors not worth keeping for it.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
-        if self.draws(logits) or (self.reference is not None and select_for(self.specs[adapter]) is None):
+        if (
+            self.draws(logits)
+            or self.follows(logits)
+            or (self.reference is not None and select_for(self.specs[adapter]) is None)
+        ):
             return self.effective(adapter, factor).to(dtype)
         sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
         return self._kept(
@@ -204,19 +211,23 @@ class SafetySubspaceLayer(MergingLayer):
         logits, _, _ = self.parts(adapter, "W")
         if self.draws(logits):
             return self._draw(adapter, logits, None, torch.ones_like(logits))
-        spec = self.specs[adapter]
+        spec, name = self.specs[adapter], f"{self.module_name}.W"
         ones = torch.ones_like(logits)
 
-        def fixed() -> Tensor:
-            mask = ones if self.reference == "init" else None
-            name = f"{self.module_name}.W"
+        def fixed(mask: Tensor | None = ones if self.reference == "init" else None) -> Tensor:
             return effective_tensor(spec, name, logits, None, ones.unsqueeze(0), mask=mask)
 
+        if self.follows(logits):
+            return fixed(followed_mask(spec, name, logits))
         return self._kept(adapter, "scale", (logits,), fixed)
 
     def draws(self, logits: Tensor) -> bool:
         """Whether forward draws a mask: in training, of logits that are trained, unless it is a reference."""
         return bool(self.training and logits.requires_grad and self.reference is None)
+
+    def follows(self, logits: Tensor) -> bool:
+        """Whether autograd follows the mask to logits that are trained: in evaluation with gradients, too."""
+        return logits.requires_grad and self.reference is None and torch.is_grad_enabled()
 
     def _draw(self, adapter: str, logits: Tensor, aligned: Tensor | None, delta: Tensor) -> Tensor:
         select = select_for(self.specs[adapter]) if delta.dim() == 3 else None

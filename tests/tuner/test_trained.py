@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from realign_plugin import SafetySubspace
+from realign_plugin import SafetySubspace, UserError, attach_subspace
 from tests.conftest import logits_of, with_random_logits
 
 
@@ -73,3 +73,45 @@ def test_task_vectors_stay_frozen_in_transformers(lab: Path, saved: Path, tokens
     model.train()(input_ids=tokens, labels=tokens).loss.backward()
     optimizer.step()
     assert all(torch.equal(p, frozen[name]) for name, p in model.named_parameters() if name in frozen)
+
+
+@pytest.mark.parametrize("fusion", ["task_arithmetic", "ties"])
+@pytest.mark.parametrize("granularity", ["element", "row"])
+@pytest.mark.parametrize("space", ["lora", "weight"])
+def test_evaluation_has_the_soft_masks_gradient(
+    lab: Path, models: list[Path], tokens: torch.Tensor, space: str, granularity: str, fusion: str
+) -> None:
+    """It is that of training without noise at temperature 1, where the mask is the same."""
+    options: Any = {
+        "mask_granularity": granularity,
+        "fusion_method": fusion,
+        "mask_noise": 0.0,
+        "mask_temperature": 1.0,
+    }
+    if space == "lora":
+        made = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1", lab / "task2"], **options)
+    else:
+        made = SafetySubspace.from_models(lab / "base", models[:2], target="q_proj", **options)
+    model = attach_subspace(base(lab), with_random_logits(made))
+    found = []
+    for training in (True, False):
+        model.train(training).zero_grad()
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        found.append([logits.grad.clone() for logits in model.base_model.logits()])
+    for one, two in zip(*found, strict=True):
+        assert one.any()
+        assert (one - two).abs().max() <= 1e-5 * one.abs().max()
+    before = logits_of(model, tokens)
+    assert torch.equal(model(input_ids=tokens).logits, before)
+    with model.base_model.reference("init"):
+        assert not model(input_ids=tokens).logits.requires_grad
+
+
+@pytest.mark.parametrize("mask", ["binary", "sampled", "relaxed"])
+def test_evaluation_of_a_mask_without_gradient(lab: Path, saved: Path, tokens: torch.Tensor, mask: str) -> None:
+    model = PeftModel.from_pretrained(base(lab), saved, is_trainable=True).eval()
+    model.base_model.set_mask(mask)
+    found = model(input_ids=tokens, labels=tokens)
+    assert torch.equal(found.logits, logits_of(model, tokens))
+    with pytest.raises(UserError, match=rf"mask: '{mask}' has no gradient, .* call model.train\(\)"):
+        found.loss.backward()

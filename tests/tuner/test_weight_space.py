@@ -157,7 +157,8 @@ def test_inference_casts_whole_matrices_once(
 
         monkeypatch.setattr(torch.Tensor, "to", to)
         monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
-        peft_model.base_model.model(input_ids=tokens)
+        with torch.no_grad():
+            peft_model.base_model.model(input_ids=tokens)
         assert torch.equal(first, logits_of(peft_model, tokens))
     assert not [shape for shape in sizes if shape in {(32, 32), (16, 32), (32, 48), (1, 32, 32), (1, 16, 32)}]
     low = autocast or computed == torch.bfloat16
