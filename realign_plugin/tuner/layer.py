@@ -20,7 +20,7 @@ from realign_plugin.tuner.kept import Kept
 from realign_plugin.tuner.merging_layer import MergingLayer
 from realign_plugin.tuner.placement import FrozenParameters, offloading_hook, read_elsewhere
 from realign_plugin.tuner.references import Reference, followed_mask, reference_value
-from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
+from realign_plugin.tuner.sharding import may_be_swapped, whole, whole_shape, write_whole
 
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
 PARTS = {
@@ -281,10 +281,15 @@ class SafetySubspaceLayer(MergingLayer):
             tensors: Values by what follows the tuner's prefix, e.g. ``logits_A``.
 
         Raises:
-            UserError: If the parameters are offloaded.
+            UserError: If the parameters are offloaded, or of another shape.
         """
         for name, value in tensors.items():
             parameters = getattr(self, f"{PREFIX}{name}")
+            if value.shape != (shape := whole_shape(parameters[adapter])):
+                raise UserError(
+                    f"adapter: {self.module_name}.{name} has shape {tuple(value.shape)}, {tuple(shape)} in the model, "
+                    "expected the base model that it was made for; give that one"
+                )
             if offloading_hook(parameters) is not None and parameters[adapter].is_meta:
                 raise UserError(
                     f"adapter: {self.module_name} of {adapter!r} is offloaded by accelerate, expected parameters that "
