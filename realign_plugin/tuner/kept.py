@@ -114,7 +114,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
             flat = flat.clone()
         whole = flat.numel() * flat.element_size() // 8 * 8 // flat.element_size()
         words = flat[:whole].view(torch.int64)
-        found.append(flat[whole:].double().view(torch.int64))
+        found.append(flat[whole:].view(torch.uint8).long())
         for start in range(0, words.numel(), BLOCK):
             block = words[start : start + BLOCK]
             mixed = block ^ (block >> 31)  # a sign is the highest bit, of which a sum shows the parity alone
