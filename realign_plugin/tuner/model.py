@@ -250,13 +250,15 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 call.enter_context(contents_checked([layer.kept for layer in self.layers()]))
             if names is not None:
                 self._check_rows(names)
-                times = _copies_of_a_row(kwargs)
-                rows = {"adapter_names": [name for name in names for _ in range(times)]}
+                repeated = [name for name in names for _ in range(_copies_of_a_row(kwargs))]
+
+                def with_names(_: nn.Module, inputs: Any, options: Any) -> Any:
+                    # An encoder sees each row once, whatever the number of beams.
+                    rows = names if inputs and len(inputs[0]) == len(names) else repeated
+                    return inputs, options | {"adapter_names": rows}
+
                 for layer in self.layers():
-                    hook = layer.register_forward_pre_hook(
-                        lambda _, positional, named: (positional, named | rows), with_kwargs=True
-                    )
-                    call.callback(hook.remove)
+                    call.callback(layer.register_forward_pre_hook(with_names, with_kwargs=True).remove)
             yield
 
     def _check_rows(self, names: Sequence[str]) -> None:
