@@ -51,7 +51,8 @@ class Kept:
             sources: The tensors that it is computed from.
             compute: Computes it.
         """
-        state = (settings, [(tensor.data_ptr(), _version(tensor)) for tensor in sources])
+        # What was made in inference mode has no version: its contents tell.
+        state = (settings, [(t.data_ptr(), None if t.is_inference() else t._version) for t in sources])
         known = self._entries.get(key)
         if known is not None and known.state == state and (self.trusted or not known.is_stale()):
             return known.value
@@ -78,11 +79,6 @@ class Kept:
         for store, key, entry in found:
             if entry.is_stale():
                 store._entries.pop(key, None)  # copies of nn.DataParallel compare the same stores
-
-
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was written to; None for what was made in inference mode, of which the contents tell."""
-    return None if tensor.is_inference() else tensor._version
 
 
 @contextmanager

@@ -136,7 +136,7 @@ class SafetySubspaceLayer(MergingLayer):
         """
         # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies.
         held: list[Any] = [self._modules[name] for name in PARTS[factor]]
-        logits, aligned, deltas = (parameters._parameters.get(adapter) for parameters in held)
+        logits, aligned, deltas = [parameters._parameters.get(adapter) for parameters in held]
         if deltas is None or deltas.is_meta:
             logits, aligned, deltas = self._parts_from_elsewhere(adapter, held)
         return whole(logits), None if aligned is None else whole(aligned), whole(deltas)
@@ -176,17 +176,19 @@ class SafetySubspaceLayer(MergingLayer):
         with torch.no_grad():
             return effective_tensor(self.specs[adapter], name, *self.parts(adapter, factor))
 
-    def kept_effective(self, adapter: str, factor: str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The same as ``effective``, in a dtype, and kept until a tensor changes where nothing is drawn.
+    def kept_effective(
+        self, adapter: str, factor: str, dtype: torch.dtype = torch.float32, parts: Parts | None = None
+    ) -> Tensor:
+        """The same as ``effective``, in a dtype, and kept until a tensor changes where nothing is drawn or followed.
 
         The reference of a linear fusion is one sum, and a copy of all factors not worth keeping for it.
         """
-        logits, aligned, deltas = self.parts(adapter, factor)
-        if (
-            self.draws(logits)
-            or self.follows(logits)
-            or (self.reference is not None and select_for(self.specs[adapter]) is None)
-        ):
+        logits, aligned, deltas = parts or self.parts(adapter, factor)
+        if self.reference is None:
+            passing = logits.requires_grad and (self.training or torch.is_grad_enabled())
+        else:
+            passing = select_for(self.specs[adapter]) is None
+        if passing:
             return self.effective(adapter, factor).to(dtype)
         sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
         return self._kept(
@@ -240,10 +242,8 @@ class SafetySubspaceLayer(MergingLayer):
             UserError: If the adapter is offloaded: gradients would be lost.
         """
         if not self.lasting and any(map(offloading_hook, self._modules.values())):
-            raise UserError(
-                f"{self.module_name}: its mask is offloaded by accelerate, expected one that stays on its device in "
-                "training; give a device_map without cpu and disk"
-            )
+            fault = f"{self.module_name}: its mask is offloaded by accelerate"
+            raise UserError(f"{fault}, expected one that stays on its device in training; keep it off cpu and disk")
         spec = self.specs[adapter]
         estimator: Any = spec.mask_estimator
         return Draw(

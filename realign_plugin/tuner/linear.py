@@ -106,13 +106,13 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
 
         The selection of TIES is worth keeping: it costs more than a mask.
         """
-        logits, aligned, deltas = self.parts(adapter, factor)
+        logits, aligned, deltas = parts = self.parts(adapter, factor)
         dtype = x.dtype if factor == "W" else torch.float32
         if self.draws(logits) and select_for(self.specs[adapter]) is None:
             return masked_linear(x, logits, aligned, deltas, self.how_to_draw(adapter), dtype)
         if factor == "W":
-            return functional.linear(x, self.kept_effective(adapter, factor, _multiplied_in(x)))
-        return functional.linear(self._cast_input_dtype(x, dtype), self.kept_effective(adapter, factor))
+            return functional.linear(x, self.kept_effective(adapter, factor, _multiplied_in(x), parts))
+        return functional.linear(self._cast_input_dtype(x, dtype), self.kept_effective(adapter, factor, parts=parts))
 
     def _weight_update(self, adapter: str, x: Tensor) -> Tensor:
         """The masked task vector of the whole weight, times the input."""
