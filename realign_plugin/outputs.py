@@ -20,6 +20,12 @@ LORA_FIELDS: Final = frozenset(
 )  # fmt: skip
 """Fields that ``SafetySubspace.to_lora`` writes; PEFT itself, and so each training, writes many more."""
 
+_FOR_SOME: Final = frozenset(("target_parameters",))
+"""Fields that it writes where the adapter has them."""
+
+_PEFT_ALONE: Final = "peft_version"
+"""A field that PEFT writes into every configuration, and ``SafetySubspace.save`` into none."""
+
 _CONFIG: Final = "adapter_config.json"
 _WEIGHTS: Final = "adapter_model.safetensors"
 _MODELS: Final = (_CONFIG, "config.json", "*.safetensors", "*.bin", "*.index.json", "*.gguf", "*.pt", "*.pth")
@@ -95,7 +101,8 @@ def _made_by_us(folder: Path) -> bool:
     try:
         config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
         if config["peft_type"] == "LORA":
-            return set(config) == LORA_FIELDS
-        return any(source["role"] == "mask" for source in config["sources"])  # transfer's: the mask's own task
+            return set(config) - _FOR_SOME == LORA_FIELDS
+        moved = any(source["role"] == "mask" for source in config["sources"])  # transfer's: the mask's own task
+        return moved and _PEFT_ALONE not in config
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False

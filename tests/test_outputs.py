@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace
 from realign_plugin.cli import main
@@ -19,6 +21,7 @@ from realign_plugin.outputs import LORA_FIELDS
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from tests.conftest import with_random_logits
 from tests.kills import kill_at_each_change
+from tests.tuner.test_architectures import World
 
 
 def realign(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str]:
@@ -103,6 +106,31 @@ def test_a_command_replaces_what_it_wrote_and_with_overwrite_more(
     assert all(torch.equal(pair["A"], expected[m]["A"]) for m, pair in read_lora(yard / "task1", "").factors.items())
     assert realign(capsys, "export", "S", ".")[0] == 0
     assert (yard / WEIGHTS_NAME).is_file()
+
+
+def test_experts_are_exported_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    World("experts in one tensor", tmp_path).subspace().save(tmp_path / "S")
+    for words in ("export S o", "export S o --mask binary"):
+        assert realign(capsys, *words.split())[0] == 0
+    assert "target_parameters" in json.loads((tmp_path / "o" / CONFIG_NAME).read_text())
+
+
+def test_a_training_that_went_on_from_a_transfer_stays(
+    yard: Path, lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(yard)
+    assert realign(capsys, "transfer", "S", "moved", "--task-adapter", "task3")[0] == 0
+    base = AutoModelForCausalLM.from_pretrained(lab / "base")
+    PeftModel.from_pretrained(base, yard / "moved", is_trainable=True).save_pretrained(yard / "trained")
+    before = state(yard / "trained")
+    for words in ("export S trained", "transfer S trained --task-adapter task3"):
+        code, err = realign(capsys, *words.split())
+        assert code == 2
+        assert "trained: holds adapter_config.json that export, fuse or transfer did not write" in err
+    assert state(yard / "trained") == before
 
 
 @pytest.mark.parametrize(

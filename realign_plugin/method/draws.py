@@ -158,7 +158,8 @@ def masked_add(
         draw: How the mask is drawn; None draws a relaxed mask with a seed from the global CPU generator.
         select: For fusions that are not linear: a function ``(deltas, mask) -> [rows, columns]`` that gives the task
             vector which the mask leaves (see ``fusion.ties_select``); it is treated as constant in the gradient, which
-            is exact wherever it is constant, i.e. almost everywhere.
+            is exact wherever it is constant, i.e. almost everywhere. Of what a 0/1 mask drops it finds nothing; the
+            gradient there is of what it finds under the relaxed mask.
 
     Returns:
         theta, fp32, ``[rows, columns]``.
@@ -176,11 +177,15 @@ class _MaskedAdd(torch.autograd.Function):
         ctx: Any, logits: Tensor, aligned: Tensor | None, delta: Tensor, draw: Draw, select: Any
     ) -> Tensor:
         mask, kept = draw.mask(logits, draw.uniform(logits))
+        followed = delta
         if select is not None:
-            delta = select(delta, mask)
+            vectors, delta = delta, select(delta, mask)
+            followed = delta
+            if draw.estimator == "straight_through" and ctx.needs_input_grad[0]:
+                followed = torch.where(mask > 0, delta, select(vectors, sigmoid(kept, draw.temperature)))
         scale = draw.scale(mask)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(kept, delta)
+            ctx.save_for_backward(kept, followed)
             ctx.drawn = (draw, scale, logits.dtype)
         return draw.theta(aligned, delta, mask, scale)
 

@@ -137,7 +137,12 @@ def soft_mask(logits: Tensor) -> Tensor:
 
 def binary_mask(logits: Tensor, threshold: float = 0.5) -> Tensor:
     """1 where sigmoid(logit) >= threshold, else 0, fp32; compared in float64, so that rounding moves no threshold."""
-    return (torch.sigmoid(logits.double()) >= threshold).float()
+    return (torch.sigmoid(in_reach_of_float64(logits).double()) >= threshold).float().to(logits.device)
+
+
+def in_reach_of_float64(tensor: Tensor) -> Tensor:
+    """The tensor itself, or a copy on the CPU where its device, Apple's MPS, has no float64."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 def sampled_mask(logits: Tensor, seed: int) -> Tensor:

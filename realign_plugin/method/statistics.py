@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from realign_plugin.method.masks import in_reach_of_float64
+
 
 def entropy_bits(probability: Tensor) -> Tensor:
     """Entropy of Bernoulli(p), in bits, elementwise; 0 at p = 0 and p = 1."""
-    p = probability.double()
+    p = in_reach_of_float64(probability).double()
     nats: Tensor = torch.special.entr(p) + torch.special.entr(1.0 - p)
     return nats / math.log(2.0)
 
@@ -33,7 +35,7 @@ def mask_statistics(tuner: Any, adapter_name: str = "default") -> dict[str, floa
             continue
         for factor in layer.specs[adapter_name].factors:
             logits, _, deltas = layer.parts(adapter_name, factor)
-            p = torch.sigmoid(logits.float())
+            p = in_reach_of_float64(torch.sigmoid(logits.float()))
             found = torch.stack([p.mean(dtype=torch.float64), (p >= 0.5).double().mean(), entropy_bits(p).mean()])
             numbers.append(found.to(numbers[0].device) if numbers else found)  # waits for a GPU's queue once
             sizes.append(deltas[0].numel())

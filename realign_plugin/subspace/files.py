@@ -83,9 +83,7 @@ def open_subspace(path: Path, spec: SubspaceSpec) -> tuple[Any, dict[str, dict[s
     if not file.is_file():
         raise UserError(f"adapter: {file} does not exist, expected the subspace's tensors; copy the whole folder")
     reader = open_tensors(file, "adapter")
-    # PEFT saves the base model's own weight with a target that is its output head.
-    names = [name for name in reader.keys() if not name.endswith(".base_layer.weight")]  # noqa: SIM118
-    headers = {name: reader.get_slice(name) for name in names}
+    headers = {name: reader.get_slice(name) for name in reader.keys() if not _is_of_base(name)}  # noqa: SIM118
     modules = _modules(headers, spec, file)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for module in modules:
@@ -101,6 +99,16 @@ def open_subspace(path: Path, spec: SubspaceSpec) -> tuple[Any, dict[str, dict[s
                     )
     spec.target_modules = modules
     return reader, shapes
+
+
+def resized_tables(reader: Any) -> list[str]:
+    """Names of the base model's own tensors that PEFT saved with an adapter because the vocabulary was resized."""
+    return [name for name in reader.keys() if _is_of_base(name) and ".base_layer." not in name]  # noqa: SIM118
+
+
+def _is_of_base(name: str) -> bool:
+    """Whether PEFT saved a tensor of the base model: the embedding or the output head, resized or a target."""
+    return PREFIX not in name and name.endswith((".weight", ".bias"))
 
 
 def tensor_name(module: str, kind: str, factor: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +17,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_folder, write_json
 from realign_plugin.subspace.building import adapter_parts, model_parts
 from realign_plugin.subspace.effective import effective_tensor
-from realign_plugin.subspace.files import PEFT_TYPE, open_subspace, read_spec, tensor_name
+from realign_plugin.subspace.files import PEFT_TYPE, open_subspace, read_spec, resized_tables, tensor_name
 from realign_plugin.subspace.hub import fetched, push
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.subspace.lora_config import LoraConfig
@@ -186,6 +187,12 @@ class SafetySubspace:
         path = Path(path)
         spec, base_model = read_spec(path)
         reader, shapes = open_subspace(path, spec)
+        if tables := resized_tables(reader):
+            warnings.warn(
+                f"{path}: {tables[0].removeprefix(MODEL_PREFIX)} of a resized vocabulary is saved with the subspace; "
+                "PEFT loads it, but export, transfer and merges leave it out: give them the resized base model",
+                stacklevel=2,
+            )
         modules = list(shapes)
         dtypes = {"logits": torch.float32, "aligned": getattr(torch, spec.vector_dtype)}
 

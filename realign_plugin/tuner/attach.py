@@ -80,7 +80,7 @@ def _fitted(model: nn.Module, subspace: SafetySubspace) -> SafetySubspace:
                 "mask linear modules only"
             )
         if spec.vector_space == "weight":
-            continue  # shapes were compared with the base model's headers
+            continue  # tensors may be on disk still; shapes are compared as they are read
         pair = subspace.deltas[0][name]
         found = (pair["B"].shape[0], pair["A"].shape[1])
         shape = linear_features(module)[::-1]

@@ -33,8 +33,9 @@ class Kept:
     """What one layer keeps. A value is computed again once its settings or its sources have changed.
 
     Pointers and versions tell of most changes at no cost. They do not tell of writes through ``.data``, as DeepSpeed's
-    optimiser makes them: the contents do, which cost as much to read as a dozen products of one token. They are
-    compared at each use, or for all layers at once where a call of the whole model begins (``contents_checked``).
+    optimiser makes them, nor of those to tensors of ``torch.inference_mode``: the contents do, which cost as much to
+    read as a dozen products of one token. They are compared at each use, or for all layers at once where a call of the
+    whole model begins (``contents_checked``).
     """
 
     def __init__(self) -> None:
@@ -50,11 +51,12 @@ class Kept:
             sources: The tensors that it is computed from.
             compute: Computes it.
         """
-        state = (settings, [(tensor.data_ptr(), tensor._version) for tensor in sources])
+        # What was made in inference mode has no version: its contents tell.
+        state = (settings, [(t.data_ptr(), None if t.is_inference() else t._version) for t in sources])
         known = self._entries.get(key)
         if known is not None and known.state == state and (self.trusted or not known.is_stale()):
             return known.value
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # autograd may need it later
             entry = _Entry(state, sources, fingerprint(sources), compute())
         self._entries[key] = entry
         return entry.value
@@ -76,7 +78,7 @@ class Kept:
             return
         for store, key, entry in found:
             if entry.is_stale():
-                del store._entries[key]
+                store._entries.pop(key, None)  # copies of nn.DataParallel compare the same stores
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def fingerprint(tensors: Sequence[Tensor]) -> Tensor:
             flat = flat.clone()
         whole = flat.numel() * flat.element_size() // 8 * 8 // flat.element_size()
         words = flat[:whole].view(torch.int64)
-        found.append(flat[whole:].double().view(torch.int64))
+        found.append(flat[whole:].view(torch.uint8).long())
         for start in range(0, words.numel(), BLOCK):
             block = words[start : start + BLOCK]
             mixed = block ^ (block >> 31)  # a sign is the highest bit, of which a sum shows the parity alone

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 
+from realign_plugin.errors import UserError
 from realign_plugin.method.draws import Draw, masked_add
 from realign_plugin.method.masks import draw_seed, logits_shape
 from realign_plugin.subspace.effective import effective_tensor, select_for
 from realign_plugin.subspace.files import PREFIX
-from realign_plugin.subspace.spec import FACTORS, SubspaceSpec, check_logits
+from realign_plugin.subspace.spec import FACTORS, check_logits
+from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import Kept
-from realign_plugin.tuner.references import Reference, reference_value
-from realign_plugin.tuner.sharding import may_be_swapped, whole, write_whole
+from realign_plugin.tuner.merging_layer import MergingLayer
+from realign_plugin.tuner.placement import FrozenParameters, offloading_hook, read_elsewhere
+from realign_plugin.tuner.references import Reference, followed_mask, reference_value
+from realign_plugin.tuner.sharding import may_be_swapped, whole, whole_shape, write_whole
 
 ALL_FACTORS = tuple(chain.from_iterable(FACTORS.values()))
 PARTS = {
@@ -34,7 +36,7 @@ def linear_features(module: nn.Module) -> tuple[int, int]:
     return tuple(module.weight.shape)  # type: ignore[return-value, arg-type]  # Conv1D holds it transposed
 
 
-class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
+class SafetySubspaceLayer(MergingLayer):
     """Parameters of one target module, per adapter.
 
     The logits are trained; aligned factors and deltas are frozen parameters (buffers would be broadcast by DDP in each
@@ -54,27 +56,26 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         """
         self.base_layer = base_layer
         self.module_name = module_name
-        for name in (*self.adapter_layer_names, *self.frozen_names):
+        for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict({}))
-        self.specs: dict[str, SubspaceSpec] = {}
+        for name in self.frozen_names:
+            setattr(self, name, FrozenParameters({}))
+        self.specs: dict[str, SafetySubspaceConfig] = {}
         self.scaling: dict[str, float] = {}
         self.noise: dict[str, float] = {}
         self.compiled = False
         self.reference: Reference | None = None
         self.kept = Kept()
+        self.lasting = True  # whether tensors are the same ones in each forward pass
         self._disable_adapters = False
-        self.merged_adapters: list[str] = []
-        self._unmerged: Tensor | None = None
+        self.merged_adapters = []
+        self._unmerged = None
         self.in_features, self.out_features = self._features()
 
     def _features(self) -> tuple[int, int]:
         return linear_features(self.get_base_layer())
 
-    def _weight(self) -> Tensor | None:
-        """What decides on the device of an adapter's parameters."""
-        return getattr(self.get_base_layer(), "weight", None)
-
-    def update_layer(self, adapter_name: str, spec: SubspaceSpec, inference_mode: bool = False) -> None:
+    def update_layer(self, adapter_name: str, spec: SafetySubspaceConfig, inference_mode: bool = False) -> None:
         """Make the parameters of one adapter: empty vectors, logits at their start; a state dict fills them.
 
         Args:
@@ -105,8 +106,11 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move the parameters to the base layer's device; their dtypes stay (PEFT would round the logits)."""
-        weight = self._weight()
-        device = weight.device if device is None and weight is not None else device
+        weight, hook = self._weight(), offloading_hook(self.get_base_layer())
+        if hook is not None:  # what is added to a model that is offloaded already is not
+            device = torch.device(hook.execution_device)
+        elif device is None and weight is not None:
+            device = weight.device
         if device is None or device.type == "meta":
             return
         for name in (*self.adapter_layer_names, *self.frozen_names):
@@ -114,30 +118,55 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
             if adapter_name in parameters and parameters[adapter_name].device.type != "meta":
                 parameters[adapter_name].data = parameters[adapter_name].data.to(device)
 
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        """Activate adapters; those that were loaded for inference stay frozen, which PEFT would make trainable.
+
+        PEFT calls this, too, where an adapter is turned on again that was off for a moment.
+        """
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+        for name in self.adapter_layer_names:
+            for adapter, logits in getattr(self, name).items():
+                if self.specs[adapter].inference_mode:
+                    logits.requires_grad_(False)
+
     def parts(self, adapter: str, factor: str) -> Parts:
         """Logits, aligned factor (or None) and deltas ``[kept, rows, columns]`` of one factor.
 
         Whole tensors even where they are sharded: outside forward, all processes have to call this then.
         """
         # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies.
-        logits, aligned, deltas = (self._modules[name]._parameters for name in PARTS[factor])  # type: ignore[union-attr]
-        return (
-            whole(logits[adapter]),  # type: ignore[arg-type]
-            whole(aligned[adapter]) if adapter in aligned else None,  # type: ignore[arg-type]
-            whole(deltas[adapter]),  # type: ignore[arg-type]
-        )
+        held: list[Any] = [self._modules[name] for name in PARTS[factor]]
+        logits, aligned, deltas = [parameters._parameters.get(adapter) for parameters in held]
+        if deltas is None or deltas.is_meta:
+            logits, aligned, deltas = self._parts_from_elsewhere(adapter, held)
+        return whole(logits), None if aligned is None else whole(aligned), whole(deltas)
+
+    def _parts_from_elsewhere(self, adapter: str, held: list[Any]) -> list[Any]:
+        found: list[Any] = read_elsewhere(held, adapter)
+        self.lasting = found[2].is_meta  # nothing was fetched
+        self.kept = Kept()  # a copy's is its own
+        weight = self._weight()
+        if self.lasting and weight is not None and (not weight.is_meta or offloading_hook(self.get_base_layer())):
+            raise UserError(
+                f"adapter: {self.module_name} of {adapter!r} is on the meta device, expected tensors with numbers; "
+                "load them with PeftModel.from_pretrained"
+            )
+        return found
 
     def effective(self, adapter: str, factor: str) -> Tensor:
         """The factor that forward uses, fp32; in weight space (factor ``W``) what is added to the base weight.
 
         While the logits are trained, each call draws a mask; the draw's seed comes from the global CPU generator,
         which gradient checkpointing restores. Otherwise it is the adapter's deterministic mask, or the reference that
-        was asked for.
+        was asked for; in evaluation of logits that are trained, with the mask's gradient.
         """
         logits, aligned, deltas = self.parts(adapter, factor)
         if self.draws(logits):
             one = select_for(self.specs[adapter]) is None
             return self._draw(adapter, logits, aligned, deltas[0] if one else deltas)
+        if self.follows(logits):
+            spec, name = self.specs[adapter], f"{self.module_name}.{factor}"
+            return effective_tensor(spec, name, logits, aligned, deltas, mask=followed_mask(spec, name, logits))
         with torch.no_grad():
             return self._fixed(adapter, factor, logits, aligned, deltas)
 
@@ -147,13 +176,19 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         with torch.no_grad():
             return effective_tensor(self.specs[adapter], name, *self.parts(adapter, factor))
 
-    def kept_effective(self, adapter: str, factor: str, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The same as ``effective``, in a dtype, and kept until a tensor changes where nothing is drawn.
+    def kept_effective(
+        self, adapter: str, factor: str, dtype: torch.dtype = torch.float32, parts: Parts | None = None
+    ) -> Tensor:
+        """The same as ``effective``, in a dtype, and kept until a tensor changes where nothing is drawn or followed.
 
         The reference of a linear fusion is one sum, and a copy of all factors not worth keeping for it.
         """
-        logits, aligned, deltas = self.parts(adapter, factor)
-        if self.draws(logits) or (self.reference is not None and select_for(self.specs[adapter]) is None):
+        logits, aligned, deltas = parts or self.parts(adapter, factor)
+        if self.reference is None:
+            passing = logits.requires_grad and (self.training or torch.is_grad_enabled())
+        else:
+            passing = select_for(self.specs[adapter]) is None
+        if passing:
             return self.effective(adapter, factor).to(dtype)
         sources = (aligned, deltas) if self.reference else (logits, aligned, deltas)
         return self._kept(
@@ -178,26 +213,37 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         logits, _, _ = self.parts(adapter, "W")
         if self.draws(logits):
             return self._draw(adapter, logits, None, torch.ones_like(logits))
-        spec = self.specs[adapter]
+        spec, name = self.specs[adapter], f"{self.module_name}.W"
         ones = torch.ones_like(logits)
 
-        def fixed() -> Tensor:
-            mask = ones if self.reference == "init" else None
-            name = f"{self.module_name}.W"
+        def fixed(mask: Tensor | None = ones if self.reference == "init" else None) -> Tensor:
             return effective_tensor(spec, name, logits, None, ones.unsqueeze(0), mask=mask)
 
+        if self.follows(logits):
+            return fixed(followed_mask(spec, name, logits))
         return self._kept(adapter, "scale", (logits,), fixed)
 
     def draws(self, logits: Tensor) -> bool:
         """Whether forward draws a mask: in training, of logits that are trained, unless it is a reference."""
         return bool(self.training and logits.requires_grad and self.reference is None)
 
+    def follows(self, logits: Tensor) -> bool:
+        """Whether autograd follows the mask to logits that are trained: in evaluation with gradients, too."""
+        return logits.requires_grad and self.reference is None and torch.is_grad_enabled()
+
     def _draw(self, adapter: str, logits: Tensor, aligned: Tensor | None, delta: Tensor) -> Tensor:
         select = select_for(self.specs[adapter]) if delta.dim() == 3 else None
         return masked_add(aligned, delta, logits, self.how_to_draw(adapter), select=select)
 
     def how_to_draw(self, adapter: str) -> Draw:
-        """The next draw of an adapter's masks."""
+        """The next draw of an adapter's masks.
+
+        Raises:
+            UserError: If the adapter is offloaded: gradients would be lost.
+        """
+        if not self.lasting and any(map(offloading_hook, self._modules.values())):
+            fault = f"{self.module_name}: its mask is offloaded by accelerate"
+            raise UserError(f"{fault}, expected one that stays on its device in training; keep it off cpu and disk")
         spec = self.specs[adapter]
         estimator: Any = spec.mask_estimator
         return Draw(
@@ -210,7 +256,7 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         """A value computed once for these tensors and this mask; every time where shards are swapped in."""
         spec = self.specs[adapter]
         tensors = [t for t in sources if t is not None]
-        if may_be_swapped(self, tensors):
+        if not self.lasting or may_be_swapped(self, tensors):
             with torch.no_grad():
                 return compute()
         settings = (spec.mask, spec.mask_threshold, spec.mask_seed)
@@ -221,60 +267,6 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         if self.reference is not None:
             return reference_value(self.reference, spec, name, logits, aligned, deltas)
         return effective_tensor(spec, name, logits, aligned, deltas)
-
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """What merging adds to the weight, fp32 ``[out, in]``: scaling * B @ A, or the masked task vector itself.
-
-        It is always made with the mask that is saved with the adapter: in training, and within ``reference``, too.
-        """
-        if self.specs[adapter].vector_space == "weight":
-            return self.shipped(adapter, "W")
-        return (self.shipped(adapter, "B") @ self.shipped(adapter, "A")) * self.scaling[adapter]
-
-    def _merged_with(self, adapter: str) -> Tensor:
-        """What merging adds to the weight, in its shape; raises where it cannot be merged into."""
-        return self.get_delta_weight(adapter)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add updates to the weight, under the masks that are saved with the adapters, rounded once to its dtype.
-
-        The weight that was there is held until ``unmerge`` puts it back: no subtraction gives it again in bf16, and
-        masks may have changed by then.
-
-        Args:
-            safe_merge: Refuse a result that is not finite.
-            adapter_names: Adapters to merge; None takes the active ones.
-
-        Raises:
-            UserError: If the weight is quantised.
-            ValueError: If ``safe_merge`` finds numbers that are not finite.
-        """
-        adapters = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.specs]
-        if not adapters:
-            return
-        updates = [self._merged_with(adapter) for adapter in adapters]
-        weight = self._weight()
-        assert weight is not None
-        before = weight.data
-        merged = (before.float() + sum(updates)).to(before.dtype)
-        if safe_merge and not torch.isfinite(merged).all():
-            raise ValueError(f"merging {', '.join(adapters)} into {self.module_name} gives NaN or infinite numbers")
-        weight.data = merged
-        if not self.merged_adapters:
-            self._unmerged = before
-        self.merged_adapters += adapters
-
-    def unmerge(self) -> None:
-        """Put the weight back that was there before adapters were merged, bit for bit."""
-        if not self.merged:
-            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
-            return
-        weight = self._weight()
-        assert weight is not None
-        assert self._unmerged is not None
-        weight.data = self._unmerged.to(weight.data)  # where the model was moved to since
-        self._unmerged = None
-        self.merged_adapters.clear()
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Delete an adapter's parameters, and what was computed of them."""
@@ -287,6 +279,20 @@ class SafetySubspaceLayer(BaseTunerLayer):  # type: ignore[misc]
         Args:
             adapter: Its name.
             tensors: Values by what follows the tuner's prefix, e.g. ``logits_A``.
+
+        Raises:
+            UserError: If the parameters are offloaded, or of another shape.
         """
         for name, value in tensors.items():
-            write_whole(getattr(self, f"{PREFIX}{name}")[adapter], value)
+            parameters = getattr(self, f"{PREFIX}{name}")
+            if value.shape != (shape := whole_shape(parameters[adapter])):
+                raise UserError(
+                    f"adapter: {self.module_name}.{name} has shape {tuple(value.shape)}, {tuple(shape)} in the model, "
+                    "expected the base model that it was made for; give that one"
+                )
+            if offloading_hook(parameters) is not None and parameters[adapter].is_meta:
+                raise UserError(
+                    f"adapter: {self.module_name} of {adapter!r} is offloaded by accelerate, expected parameters that "
+                    "can be written to; load the adapter before the model is dispatched"
+                )
+            write_whole(parameters[adapter], value)

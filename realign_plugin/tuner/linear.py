@@ -12,7 +12,7 @@ from torch.nn import functional
 from realign_plugin.errors import UserError
 from realign_plugin.method.masked_linear import masked_linear
 from realign_plugin.subspace.effective import select_for
-from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 
 
@@ -29,7 +29,7 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
         self,
         base_layer: nn.Module,
         adapter_name: str,
-        spec: SubspaceSpec,
+        spec: SafetySubspaceConfig,
         module_name: str,
         inference_mode: bool = False,
     ) -> None:
@@ -106,13 +106,13 @@ class SafetySubspaceLinear(nn.Module, SafetySubspaceLayer):  # type: ignore[misc
 
         The selection of TIES is worth keeping: it costs more than a mask.
         """
-        logits, aligned, deltas = self.parts(adapter, factor)
+        logits, aligned, deltas = parts = self.parts(adapter, factor)
         dtype = x.dtype if factor == "W" else torch.float32
         if self.draws(logits) and select_for(self.specs[adapter]) is None:
             return masked_linear(x, logits, aligned, deltas, self.how_to_draw(adapter), dtype)
         if factor == "W":
-            return functional.linear(x, self.kept_effective(adapter, factor, _multiplied_in(x)))
-        return functional.linear(self._cast_input_dtype(x, dtype), self.kept_effective(adapter, factor))
+            return functional.linear(x, self.kept_effective(adapter, factor, _multiplied_in(x), parts))
+        return functional.linear(self._cast_input_dtype(x, dtype), self.kept_effective(adapter, factor, parts=parts))
 
     def _weight_update(self, adapter: str, x: Tensor) -> Tensor:
         """The masked task vector of the whole weight, times the input."""

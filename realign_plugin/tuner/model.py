@@ -21,9 +21,11 @@ from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from realign_plugin.tuner.linear import SafetySubspaceLinear, is_linear_module
+from realign_plugin.tuner.loading import check_state_dict
 from realign_plugin.tuner.parameter import ParamWrapper, saved_name
+from realign_plugin.tuner.placement import offloading_hook
 from realign_plugin.tuner.references import Reference, switched
-from realign_plugin.tuner.sharding import is_sharded, whole
+from realign_plugin.tuner.sharding import whole
 
 BASE: Final = "__base__"
 """PEFT's name for no adapter at all, in a batch of several."""
@@ -102,7 +104,8 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
         self._replace_module(parent, name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, ParamWrapper):  # PEFT would look for a weight
+        base = child.get_base_layer() if isinstance(child, BaseTunerLayer) else child
+        if isinstance(child, ParamWrapper) or offloading_hook(base):  # PEFT would look for a weight, or move to meta
             setattr(parent, child_name, new_module)
         else:
             super()._replace_module(parent, child_name, new_module, child)
@@ -114,21 +117,8 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 parameter.requires_grad = False
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Refuse an adapter's tensors that are not in the model, or of another shape there: PEFT would skip them."""
-        own = {f"{prefix}{name}": parameter for name, parameter in self.named_parameters() if PREFIX in name}
-        for name, value in state_dict.items():
-            if PREFIX not in name or not name.startswith(prefix):
-                continue
-            if name not in own:
-                raise UserError(
-                    f"adapter: {name} is not in {type(self.model).__name__}, expected the base model that the adapter "
-                    "was trained on; give that one"
-                )
-            if not is_sharded(own[name]) and value.shape != own[name].shape:
-                raise UserError(
-                    f"adapter: {name} has shape {tuple(value.shape)}, {tuple(own[name].shape)} in the model, expected "
-                    "the base model that the adapter was trained on; give that one"
-                )
+        """Refuse what PEFT would skip."""
+        check_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
@@ -260,13 +250,15 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
                 call.enter_context(contents_checked([layer.kept for layer in self.layers()]))
             if names is not None:
                 self._check_rows(names)
-                times = _copies_of_a_row(kwargs)
-                rows = {"adapter_names": [name for name in names for _ in range(times)]}
+                repeated = [name for name in names for _ in range(_copies_of_a_row(kwargs))]
+
+                def with_names(_: nn.Module, inputs: Any, options: Any) -> Any:
+                    # An encoder sees each row once, whatever the number of beams.
+                    rows = names if inputs and len(inputs[0]) == len(names) else repeated
+                    return inputs, options | {"adapter_names": rows}
+
                 for layer in self.layers():
-                    hook = layer.register_forward_pre_hook(
-                        lambda _, positional, named: (positional, named | rows), with_kwargs=True
-                    )
-                    call.callback(hook.remove)
+                    call.callback(layer.register_forward_pre_hook(with_names, with_kwargs=True).remove)
             yield
 
     def _check_rows(self, names: Sequence[str]) -> None:

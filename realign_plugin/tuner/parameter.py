@@ -14,8 +14,9 @@ from peft.tuners.lora import layer as lora_layer
 from torch import Tensor, nn
 
 from realign_plugin.errors import UserError
-from realign_plugin.subspace.spec import SubspaceSpec
+from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.layer import SafetySubspaceLayer
+from realign_plugin.tuner.placement import offloading_hook
 
 
 class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
@@ -33,7 +34,7 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
         self,
         base_layer: nn.Module,
         adapter_name: str,
-        spec: SubspaceSpec,
+        spec: SafetySubspaceConfig,
         module_name: str,
         parameter_name: str,
         inference_mode: bool = False,
@@ -60,7 +61,7 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
     def _weight(self) -> Tensor:
         return self.parameter
 
-    def update_layer(self, adapter_name: str, spec: SubspaceSpec, inference_mode: bool = False) -> None:
+    def update_layer(self, adapter_name: str, spec: SafetySubspaceConfig, inference_mode: bool = False) -> None:
         """Make the parameters of one adapter; see the base class."""
         known = spec.parameters.get(self.module_name)
         shape = tuple(self.parameter.shape)
@@ -98,8 +99,10 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
     @contextmanager
     def _updated(self, adapters: list[str]) -> Iterator[None]:
         """Within the block, the parameter is the sum of itself and the adapters' updates."""
-        held, name, weight = self.get_base_layer()._parameters, self.parameter_name, self.parameter
+        base, name, weight = self.get_base_layer(), self.parameter_name, self.parameter
+        held = base._parameters if name in base._parameters else vars(base)  # where nn.DataParallel puts its copies
         if adapters:
+            self._refuse_offloaded()
             # In its place in the dictionary, so that the order of parameters stays as it is.
             held[name] = (weight.float() + sum(self._update(adapter) for adapter in adapters)).to(weight.dtype)
         try:
@@ -114,6 +117,18 @@ class ParamWrapper(nn.Module, SafetySubspaceLayer):  # type: ignore[misc]
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What merging adds to the parameter, fp32, in the parameter's shape."""
         return self._product_of(adapter, self.shipped(adapter, "A"), self.shipped(adapter, "B"))
+
+    def _merged_with(self, adapter: str) -> Tensor:
+        self._refuse_offloaded()
+        return super()._merged_with(adapter)
+
+    def _refuse_offloaded(self) -> None:
+        """Accelerate would put the base model's parameter in the place of the updated one, in silence."""
+        if offloading_hook(self.get_base_layer()):
+            raise UserError(
+                f"target_parameters: {self.module_name}.{self.parameter_name} is offloaded by accelerate, expected it "
+                "on a device; give a device_map that keeps it there"
+            )
 
     def _product_of(self, adapter: str, a: Tensor, b: Tensor) -> Tensor:
         """B A of each expert, in PEFT's layout: A ``[experts * r, in]``, B ``[out, r * experts]``, scaled."""

@@ -46,6 +46,12 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor.detach().clone()
 
 
+def whole_shape(tensor: Tensor) -> torch.Size:
+    """The shape of the whole tensor, without the other processes."""
+    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
+    return shape
+
+
 @torch.no_grad()
 def write_whole(parameter: nn.Parameter, value: Tensor) -> None:
     """Copy a whole tensor into a parameter, each process its part.

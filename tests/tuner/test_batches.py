@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
 from realign_plugin import SafetySubspace, UserError
 from tests.conftest import logits_of, with_random_logits
@@ -102,3 +102,32 @@ def test_a_row_is_rounded_as_a_batch_of_one_adapter_is(lab: Path, subspace: Safe
     other = SafetySubspace.from_adapters(lab / "aligned", [lab / "task3"])
     model = pair(lab / "base", subspace, other, tmp_path, torch.bfloat16)
     assert torch.equal(mixed(model, ["default"] * 4), logits_of(model, rows()))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "do_sample": True, "top_k": 1}])
+def test_an_encoder_sees_each_row_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    def t5() -> Any:
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 80, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
+        return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0, initializer_factor=3.0)).eval()
+
+    for seed in (0, 1):
+        lora = get_peft_model(t5(), LoraConfig(r=2, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"))
+        torch.manual_seed(seed + 1)
+        for layer in lora.modules():
+            if hasattr(layer, "lora_B") and len(layer.lora_B):
+                torch.nn.init.normal_(layer.lora_B["default"].weight)
+        lora.save_pretrained(tmp_path / f"lora{seed}")
+    one, two = (SafetySubspace.from_adapters(None, [tmp_path / f"lora{seed}"]) for seed in (0, 1))
+    model = PeftModel.from_pretrained(t5(), one.save(tmp_path / "one"))
+    model.load_adapter(two.save(tmp_path / "two"), adapter_name="other")
+    common = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False} | options
+    found = model.eval().generate(input_ids=rows(), adapter_names=["default", "other"] * 2, **common)
+    times, outputs = options.get("num_return_sequences", 1), {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        outputs[name] = model.generate(input_ids=rows(), **common)
+    assert not torch.equal(outputs["default"], outputs["other"])
+    for number, name in enumerate(["default", "other"] * 2):
+        part = slice(number * times, (number + 1) * times)
+        assert torch.equal(found[part], outputs[name][part])

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from realign_plugin import SafetySubspace, attach_subspace
+from realign_plugin import SafetySubspace, UserError, attach_subspace
 from realign_plugin.method.choices import GRANULARITIES, MASK_KINDS
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from tests.conftest import logits_of, make_fine_tuned, make_llama, make_tokenizer, with_random_logits
@@ -103,6 +103,18 @@ def test_references_are_the_plain_fusion_and_the_base(lab: Path, models: list[Pa
         assert torch.equal(logits_of(model, tokens), logits_of(base(lab), tokens))
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_another_base_model_is_refused(lab: Path, models: list[Path], tmp_path: Path, granularity: str) -> None:
+    subspace = build(lab, models, mask_granularity=granularity)
+    make_llama(tmp_path / "big", hidden=48)
+    folder = subspace.save(tmp_path / "saved")
+    for one in (subspace, SafetySubspace.load(folder, lazy=True)):
+        other = AutoModelForCausalLM.from_pretrained(tmp_path / "big")
+        message = r"adapter: .*_proj.(logits|deltas)_W has shape .*, \(.*48.*\) in the model, expected the base model"
+        with pytest.raises(UserError, match=message):
+            attach_subspace(other, one)
+
+
 def test_vectors_keep_the_dtype_of_the_checkpoints(tmp_path: Path, tokens: torch.Tensor) -> None:
     make_llama(tmp_path / "base", dtype=torch.bfloat16)
     make_tokenizer(tmp_path / "base")
@@ -157,7 +169,8 @@ def test_inference_casts_whole_matrices_once(
 
         monkeypatch.setattr(torch.Tensor, "to", to)
         monkeypatch.setattr(torch.Tensor, "float", lambda self: self.to(torch.float32))
-        peft_model.base_model.model(input_ids=tokens)
+        with torch.no_grad():
+            peft_model.base_model.model(input_ids=tokens)
         assert torch.equal(first, logits_of(peft_model, tokens))
     assert not [shape for shape in sizes if shape in {(32, 32), (16, 32), (32, 48), (1, 32, 32), (1, 16, 32)}]
     low = autocast or computed == torch.bfloat16
