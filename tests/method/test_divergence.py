@@ -39,11 +39,12 @@ def test_value_and_gradient_are_autograds(
     found = token_divergence(ours, divergence, temperature, block)
     expected = oracle(theirs, divergence, temperature)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-4)
+    near = 1e-6 * max(10.0, spread / temperature)  # fp32 rounds larger logits more coarsely
+    torch.testing.assert_close(found.double(), expected, atol=near, rtol=1e-4)
     (found * upstream).sum().backward()
     (expected * upstream).sum().backward()
     assert not ours.grad[1].any()  # type: ignore[index]
-    torch.testing.assert_close(ours.grad[0], theirs.grad[0], atol=1e-5, rtol=1e-4)  # type: ignore[index]
+    torch.testing.assert_close(ours.grad[0], theirs.grad[0], atol=near, rtol=1e-4)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
