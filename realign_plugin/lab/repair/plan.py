@@ -45,7 +45,7 @@ MASKS: Final = {"learning_rate": 0.1}
 LORA: Final = {"learning_rate": 1e-4}
 QUICK_LORA: Final = {"learning_rate": 3e-4, "distill_first_weight": 5.0}
 BUDGETS: Final[Mapping[str, Budget]] = {
-    "quick": Budget(80, 80, 64, 32, 100, 28, (1.0, 0.75), {"masks": MASKS, "lora": QUICK_LORA}, answer_tokens=20),
+    "quick": Budget(120, 128, 64, 32, 100, 40, (1.0, 0.75), {"masks": MASKS, "lora": QUICK_LORA}, answer_tokens=20),
     "standard": Budget(240, 160, 240, 64, 200, 80, (1.0, 0.75, 0.5), {"masks": MASKS, "lora": LORA}),
     "thorough": Budget(1000, 600, 1000, 128, 400, 300, (1.0, 0.9, 0.75, 0.6, 0.4), {"masks": MASKS, "lora": LORA}),
 }
