@@ -134,9 +134,11 @@ class SafetySubspaceLayer(MergingLayer):
 
         Whole tensors even where they are sharded: outside forward, all processes have to call this then.
         """
-        # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies.
+        # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies. By
+        # subscript, at which ZeRO-3's dictionaries fetch what is on other processes.
         held: list[Any] = [self._modules[name] for name in PARTS[factor]]
-        logits, aligned, deltas = [parameters._parameters.get(adapter) for parameters in held]
+        inside = [parameters._parameters for parameters in held]
+        logits, aligned, deltas = [own[adapter] if adapter in own else None for own in inside]
         if deltas is None or deltas.is_meta:
             logits, aligned, deltas = self._parts_from_elsewhere(adapter, held)
         return whole(logits), None if aligned is None else whole(aligned), whole(deltas)

@@ -26,12 +26,12 @@ def strength(builder: Builder, section: Pick) -> None:
         chosen = [name for name, how in builder.methods.items() if how.kind[0] in ("resta", "interpolation", *MASKED)]
         methods = chosen or methods
     values = section.values or list(DIAL)
+    for value in values:
+        check_range("ablations.strength.values", value, 0.0, 2.0)
     if len({f"{value:g}" for value in values}) < len(values):
         raise UserError(
             f"ablations.strength.values: {values}, expected numbers that differ in six digits; leave one out"
         )
-    for value in values:
-        check_range("ablations.strength.values", value, 0.0, 2.0)
     seed = builder.config.seeds[0]
     with new_models(builder) as models:
         for name, method in ((name, method) for name in tasks for method in methods):

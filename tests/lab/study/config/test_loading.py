@@ -125,7 +125,6 @@ def test_names_of_earlier_versions_are_read(tmp_path: Path) -> None:
 def test_a_judge_that_the_environment_names_is_in_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "it.yaml").write_text("root: a\nmodel: m\ntasks: {t: {adapter: x}}\nevaluate: {tasks: [safety]}\n")
-    (tmp_path / "x").mkdir()
 
     def measuring() -> dict[str, str]:
         plan = build(load(tmp_path / "it.yaml"), tmp_path)
