@@ -137,8 +137,8 @@ class SafetySubspaceLayer(MergingLayer):
         # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies. By
         # subscript, at which ZeRO-3's dictionaries fetch what is on other processes.
         held: list[Any] = [self._modules[name] for name in PARTS[factor]]
-        inside: list[Any] = [parameters._parameters for parameters in held]
-        logits, aligned, deltas = [own[adapter] if adapter in own else None for own in inside]  # noqa: SIM401
+        found: list[Any] = [one._parameters[adapter] if adapter in one._parameters else None for one in held]
+        logits, aligned, deltas = found
         if deltas is None or deltas.is_meta:
             logits, aligned, deltas = self._parts_from_elsewhere(adapter, held)
         return whole(logits), None if aligned is None else whole(aligned), whole(deltas)
