@@ -137,7 +137,7 @@ class SafetySubspaceLayer(MergingLayer):
         # Straight from the dictionaries: a forward pass of one token asks for them as often as it multiplies. By
         # subscript, at which ZeRO-3's dictionaries fetch what is on other processes.
         held: list[Any] = [self._modules[name] for name in PARTS[factor]]
-        found: list[Any] = [one._parameters[adapter] if adapter in one._parameters else None for one in held]
+        found: list[Any] = [p._parameters[adapter] if adapter in p._parameters else None for p in held]  # noqa: SIM401
         logits, aligned, deltas = found
         if deltas is None or deltas.is_meta:
             logits, aligned, deltas = self._parts_from_elsewhere(adapter, held)
