@@ -19,7 +19,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.staging import Stage, abandoned, remove, reported
 
-MODEL_SUFFIXES: Final = (".json", ".safetensors", ".bin", ".jinja", ".model", ".txt")
+MODEL_SUFFIXES: Final = (".json", ".safetensors", ".bin", ".jinja", ".model", ".tiktoken", ".txt")
 """Of the files that decide what a model answers: weights, configuration, tokenizer, chat template."""
 _HERE: Final = -100  # AT_FDCWD
 _EXCHANGE: Final = 2  # RENAME_EXCHANGE

@@ -39,7 +39,7 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
         super().__init__(config=chosen | {"task": config["task"], "metadata": metadata})
 
     def build_all_requests(self, **kwargs: Any) -> None:
-        """Build lm-eval's requests, never from its cache, which goes by the task's name: the files may be others.
+        """Build lm-eval's requests, never from its cache, which depends on the task's name alone, not on its files.
 
         Args:
             **kwargs: lm-eval's own.

@@ -89,8 +89,8 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         """Build lm-eval's requests, and see before anything is generated that judge and reference are there.
 
         Args:
-            **kwargs: lm-eval's own. ``cache_requests`` is left out: its cache goes by the task's name, so it would ask
-                another ``safety_data``'s prompts.
+            **kwargs: lm-eval's own. ``cache_requests`` is left out: its cache depends on the task's name alone,
+                so it would ask another ``safety_data``'s prompts.
         """
         super().build_all_requests(**kwargs | {"cache_requests": False})
         if self.predicting:

@@ -141,7 +141,7 @@ def binary_mask(logits: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def in_reach_of_float64(tensor: Tensor) -> Tensor:
-    """The tensor itself, or a copy on the CPU where its device, Apple's MPS, has no float64."""
+    """The tensor itself, or a copy on the CPU where its device, Apple's MPS, does not support float64."""
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 

@@ -32,19 +32,19 @@ class WithoutFloat64(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, torch.Tensor) and leaf.device.type == self.device and leaf.dtype == torch.float64:
-                raise TypeError(f"{func}: there is no float64")
+                raise TypeError(f"{func}: float64 is not supported")
         return found
 
 
 @pytest.fixture
 def logits() -> Any:
-    """Logits on a fake device that has no float64."""
+    """Logits on a fake device that does not support float64."""
     with FakeTensorMode(), WithoutFloat64():
         yield torch.zeros(3, 5, device="mps")
 
 
 def test_the_device_is_the_one_that_is_meant(logits: torch.Tensor) -> None:
-    with pytest.raises(TypeError, match="there is no float64"):
+    with pytest.raises(TypeError, match="float64 is not supported"):
         logits.double()
 
 

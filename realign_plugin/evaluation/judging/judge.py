@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from realign_plugin.evaluation.judging.prompts import Item
 from realign_plugin.evaluation.judging.replies import reply_in, tokens
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.judging.verdicts import JudgeReport, Mode, Verdict, reasons
+from realign_plugin.files import model_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,8 +49,8 @@ def kept_under(model: str) -> str:
     folder = Path(model)
     if not folder.is_dir():
         return LOCAL
-    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir())
-    return f"{LOCAL} {hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]}"
+    place = hashlib.sha256(f"{folder.resolve()} {model_stamp(folder)}".encode())
+    return f"{LOCAL} {place.hexdigest()[:16]}"
 
 
 class Judge:

@@ -10,7 +10,7 @@ from realign_plugin.lab.records import Cell, Column, Row
 MINUS: Final = "\N{MINUS SIGN}"
 DASH: Final = "\N{EN DASH}"
 NO_SHARES: Final = ("score", "perplexity", "bits_per_byte")
-"""Parts of the names of columns whose numbers may lie between 0 and 1 and are no shares."""
+"""Parts of the names of columns whose numbers may lie between 0 and 1 without being shares."""
 THIN: Final = "\N{NARROW NO-BREAK SPACE}"
 
 
