@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import bench_paths  # noqa: F401
 import trial
+from projections import projected
 from safe_delta import safe_delta
 from settings import ALIGNED, PAIRED, SIDES, WRAPPINGS, Setting
 from stacking import stack
@@ -191,6 +192,11 @@ class Bench:
             options = {**self._best(setting), **setting.options}
             safe_delta(
                 self.world.model, self.world.aligned, self.start(setting.start), refused, options["share"], folder
+            )
+        elif setting.side in ("safe_lora", "safe_merge"):
+            threshold = {**self._best(setting), **setting.options}["threshold"]
+            projected(
+                setting.side, self.world.model, self.adapter(ALIGNED), self.start(setting.start), threshold, folder
             )
         elif setting.side == "transfer":
             trained = SafetySubspace.load(self.folder / "models" / str(setting.adapter))

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import bench_paths  # noqa: F401
+from projections import Method
 from trial import METHODS
 
-Side = Literal["masks", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_paper", "merge", "transfer", "safe_delta"]
+Side = Method | Literal["masks", "lora", "sft", "dpo", "mask_dpo", "mask_dpo_paper", "merge", "transfer", "safe_delta"]
+PROJECTIONS: Final[tuple[Method, ...]] = ("safe_lora", "safe_merge")
 SIDES: Final[Mapping[str, Mapping[str, Any]]] = {
     "masks": {"stage": "safety_distill", "finetuning_type": "safety_subspace"},
     "lora": {"stage": "safety_distill", "finetuning_type": "lora"},
@@ -40,8 +42,9 @@ class Setting:
     """One row.
 
     Attributes:
-        side: What is trained; ``merge``, ``transfer`` and ``safe_delta`` train nothing.
-        options: LLaMA-Factory's options, over the side's own; of ``safe_delta`` its ``share``.
+        side: What is trained; ``merge``, ``transfer``, ``safe_delta`` and the projections train nothing.
+        options: LLaMA-Factory's options, over the side's own; of ``safe_delta`` its ``share``, of a projection its
+            ``threshold``.
         best: Whether the options of the side's best tuned setting apply beneath these.
         start: The fine-tuned model that is repaired.
         adapter: Setting whose adapter is trained further, or whose mask is transferred; ``base`` for a new adapter.
@@ -117,6 +120,7 @@ class Plan:
         layers: Of the model.
         aligned: Whether the aligned model is an adapter, and not the base itself.
         shares: Of Safe Delta, to choose from.
+        thresholds: Of Safe LoRA and SafeMERGE, to choose from; the last changes every module.
     """
 
     main: str
@@ -127,6 +131,7 @@ class Plan:
     layers: int
     aligned: bool
     shares: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    thresholds: tuple[float, ...] = (0.25, 0.35, 0.5, 1.0)
 
     def tuning(self) -> dict[str, Setting]:
         """Each side's settings."""
@@ -135,7 +140,12 @@ class Plan:
     def trials(self) -> dict[str, Setting]:
         """All settings of which a side's best is chosen."""
         shares = {f"safe-delta-{share:g}": {"share": share} for share in self.shares}
-        return self.tuning() | {name: Setting("safe_delta", self.main, given) for name, given in shares.items()}
+        found = self.tuning() | {name: Setting("safe_delta", self.main, given) for name, given in shares.items()}
+        for side in PROJECTIONS if self.aligned else ():
+            for threshold in self.thresholds:
+                name = f"{side.replace('_', '-')}-{threshold:g}"
+                found[name] = Setting(side, self.main, {"threshold": threshold})
+        return found
 
     def both(self, name: str, **given: Any) -> dict[str, Setting]:
         """A setting of each side, with the options that were tuned for it."""
@@ -152,8 +162,9 @@ class Plan:
         """Baselines that train little or nothing.
 
         One Shot (arXiv 2601.01887): one refusal. Rank 1 on the up-projections of the middle third (arXiv 2507.17075).
-        Interpolation, RESTA (arXiv 2402.11746) where the aligned model is an adapter, and Safe Delta (arXiv
-        2505.12038) with the share that costs least on the validation prompts.
+        Interpolation; Safe Delta (arXiv 2505.12038) with the share that costs least on the validation prompts. Where
+        the aligned model is an adapter: RESTA (arXiv 2402.11746), and Safe LoRA (arXiv 2405.16833) and SafeMERGE
+        (arXiv 2503.17239) with the threshold that costs least. They need the model before alignment.
         """
         third = range(self.layers // 3, 2 * self.layers // 3)
         up = ",".join(f"model.layers.{layer}.mlp.up_proj" for layer in third)
@@ -167,8 +178,10 @@ class Plan:
             "safe-delta": Setting("safe_delta", self.main, best=True, test=True),
             "interpolation": Setting("merge", self.main, weights={**half, self.main: 0.5}, test=True),
         }
-        resta = Setting("merge", self.main, weights={**half, self.main: 1.0}, test=True)
-        return found | ({"resta": resta} if self.aligned else {})
+        if self.aligned:
+            found["resta"] = Setting("merge", self.main, weights={**half, self.main: 1.0}, test=True)
+            found |= {side.replace("_", "-"): Setting(side, self.main, best=True, test=True) for side in PROJECTIONS}
+        return found
 
     @property
     def others(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from tests.conftest import make_lora
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "bench"))
 import bench
+import projections
 import safe_delta
 import stacking
 from repairs import Bench
@@ -84,6 +85,18 @@ def test_safe_delta_lies_between_both_models(lab: Path, tmp_path: Path, share: f
             assert (one - other).abs().lt(1e-6).double().mean() > 0.8  # all but the dearest
         else:
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("threshold", "weight"), [(0.0, 1.0), (1.0, 0.5)])
+def test_safe_merge_averages_what_deviates(lab: Path, tmp_path: Path, threshold: float, weight: float) -> None:
+    ends = lab / "aligned", lab / "task1"
+    made = projections.projected("safe_merge", lab / "base", *ends, threshold, tmp_path / "made")
+    found, aligned, tuned = (read_lora(path, path.name) for path in (made, *ends))
+    rows = json.loads((made / "safe_merge_report.json").read_text())["rows"]
+    assert {row["module"] for row in rows if row["changed"]} == (set(tuned.factors) if threshold else set())
+    for module in tuned.factors:
+        wanted = weight * update(tuned, module) + (1 - weight) * update(aligned, module)
+        torch.testing.assert_close(update(found, module), wanted, atol=1e-5, rtol=1e-4)
 
 
 @plans
