@@ -132,13 +132,14 @@ def run(
     data: Data,
     out: Out,
     seeds: Annotated[str, typer.Option(help="Seeds of trial.py, with commas.")] = "0",
+    repair: Annotated[int | None, typer.Option(help="Seed of trial.py whose data all seeds use.")] = None,
     starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
     rows: Annotated[str, typer.Option(help="Rows to run, in this order, with commas; by default all.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:
     """Run all jobs."""
-    bench, begun = Bench(WORLDS[world](model.absolute(), data.absolute(), out.absolute())), time.monotonic()
+    bench, begun = Bench(WORLDS[world](model.absolute(), data.absolute(), out.absolute(), repair)), time.monotonic()
     (bench.folder / "logs").mkdir(parents=True, exist_ok=True)
     bench.world.prepare()
     numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan

@@ -45,11 +45,13 @@ class World(ABC):
         model: Its folder.
         data: Folder of the public data sets.
         out: Folder of trial.py's or demo.py's run.
+        repair: Seed of the repair whose data every seed is trained on; None for each seed's own.
     """
 
     model: Path
     data: Path
     out: Path
+    repair: int | None = None
 
     @property
     @abstractmethod
@@ -158,7 +160,7 @@ class Qwen(World):
 
     def repaired(self, seed: int) -> Path:
         """Folder of a finished ``realign repair``."""
-        return self.out / f"repaired-{seed}"
+        return self.out / f"repaired-{seed if self.repair is None else self.repair}"
 
     @property
     def roomy(self) -> bool:
