@@ -151,7 +151,7 @@ class Qwen(World):
             **tuned("masks", 0.1, **{"first-5": FIRST}),
             **tuned("lora", 1e-4, **{"first-5": FIRST}),
         },
-        steps=budget.steps, further=40, layers=24, aligned=False,
+        steps=budget.steps, further=40, layers=24, aligned=False, shares=(1.0, 10.0),
     )  # fmt: skip
 
     def prepare(self) -> None:
