@@ -31,6 +31,7 @@ PARTS_MAY_IMPORT = {
     "evaluation.metrics": set(),
     "evaluation.judging": {"evaluation.answers"},
     "data.rows": set(),
+    "training.settings": set(),
     "data.answering": {"data.rows"},
     "lab.study.config": set(),
     "lab.study.planning": {"lab.study.config"},

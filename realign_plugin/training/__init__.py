@@ -1,1 +1,1 @@
-"""The LLaMA-Factory stage ``mask_dpo``: arguments, trainer, workflow and the hooks that bring them in."""
+"""The LLaMA-Factory stages ``mask_dpo`` and ``safety_distill``: trainers, workflows and hooks."""

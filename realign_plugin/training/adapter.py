@@ -12,9 +12,9 @@ from peft import PeftModel
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.subspace.spec import check_chosen_mask
-from realign_plugin.training.inference import CHOICE
-from realign_plugin.training.preflight import STAGES
 from realign_plugin.training.resuming import TRAINING_OPTIONS
+from realign_plugin.training.settings.inference import CHOICE
+from realign_plugin.training.settings.preflight import STAGES
 from realign_plugin.tuner import SafetySubspaceModel
 from realign_plugin.tuner.attach import attach_subspace, model_folder
 from realign_plugin.tuner.linear import is_quantised

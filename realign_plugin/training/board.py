@@ -6,7 +6,7 @@ import functools
 from types import ModuleType
 from typing import Any, Final
 
-from realign_plugin.training.preflight import DISTILL, STAGE, STAGES, TYPE
+from realign_plugin.training.settings.preflight import DISTILL, STAGE, STAGES, TYPE
 
 STAGE_NAMES: Final = {"Masked DPO": STAGE, "Safety distillation": DISTILL}
 """What the list of stages shows."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.processes import RESHARDS, fsdp_version
+from realign_plugin.training.settings.processes import RESHARDS, fsdp_version
 
 
 def prepare_fsdp(model_args: Any, training_args: Any, finetuning_args: Any) -> None:

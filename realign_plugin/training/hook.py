@@ -13,18 +13,18 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
-from realign_plugin.training import (
+from realign_plugin.training import resuming
+from realign_plugin.training.fsdp import prepare_fsdp
+from realign_plugin.training.recomputing import restoring_random_numbers
+from realign_plugin.training.settings import (
     command_line,
     host_settings,
     inference,
     preflight,
     processes,
-    resuming,
     sources,
 )
-from realign_plugin.training.fsdp import prepare_fsdp
-from realign_plugin.training.preflight import HOST_STAGES
-from realign_plugin.training.recomputing import restoring_random_numbers
+from realign_plugin.training.settings.preflight import HOST_STAGES
 
 
 def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def attach_parser(parser: ModuleType) -> None:
     """Put our argument class into the parser's lists, and our checks around its functions."""
     from llamafactory.hparams.finetuning_args import FinetuningArguments
 
-    from realign_plugin.training.arguments import RealignFinetuningArguments
+    from realign_plugin.training.settings.arguments import RealignFinetuningArguments
 
     for classes in vars(parser).values():
         if isinstance(classes, list) and FinetuningArguments in classes:  # for training, inference, Megatron …

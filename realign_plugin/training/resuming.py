@@ -14,7 +14,7 @@ from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
 from realign_plugin.subspace.options import FUSION_OPTIONS
 from realign_plugin.subspace.task_vectors import task_weights
 from realign_plugin.text_files import read_json
-from realign_plugin.training.preflight import STAGE_DEFAULTS, split_weights
+from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 
 STATE: Final = "trainer_state.json"
 TRAINING_OPTIONS: Final = (

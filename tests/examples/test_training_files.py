@@ -17,7 +17,7 @@ from llamafactory.hparams import parser
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import SafetySubspace
-from realign_plugin.training.preflight import check_options
+from realign_plugin.training.settings.preflight import check_options
 from tests.examples.shipped import FSDP, ZERO
 
 HERE = Path(__file__).parent

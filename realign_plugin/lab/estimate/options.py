@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from realign_plugin.lab.estimate.shapes import ModelShapes
-from realign_plugin.training.processes import fsdp_version, zero_stage
+from realign_plugin.training.settings.processes import fsdp_version, zero_stage
 
 Options = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from realign_plugin.lab.estimate.adapters import factor_shapes
 from realign_plugin.lab.estimate.shapes import numbers
 from realign_plugin.lab.estimate.training import Training
 from realign_plugin.method.masks import logits_shape
-from realign_plugin.training.preflight import DISTILL
+from realign_plugin.training.settings.preflight import DISTILL
 
 
 def by_module(training: Training) -> list[dict[str, Any]]:

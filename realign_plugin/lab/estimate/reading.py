@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.preflight import OPTIONS
-from realign_plugin.training.processes import HOST_OPTIONS
+from realign_plugin.training.settings.preflight import OPTIONS
+from realign_plugin.training.settings.processes import HOST_OPTIONS
 from realign_plugin.yaml_files import read_yaml, with_overrides
 
 STUDY: Final = ("extends", "tasks", "methods", "root")

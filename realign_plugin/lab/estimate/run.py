@@ -8,7 +8,7 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate.reading import check_keys, is_study, read_values
-from realign_plugin.training.known_arguments import check_arguments
+from realign_plugin.training.settings.known_arguments import check_arguments
 
 
 def estimate(

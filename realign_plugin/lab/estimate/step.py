@@ -24,7 +24,7 @@ from realign_plugin.lab.estimate.tracking import LiveMemory
 from realign_plugin.lab.estimate.training import TEACHER, Training
 from realign_plugin.method.divergence import token_divergence
 from realign_plugin.method.masks import keep_penalty
-from realign_plugin.training.preflight import DISTILL
+from realign_plugin.training.settings.preflight import DISTILL
 
 REFERENCE: Final = "reference pass"
 VOCABULARY: Final = "logits over the vocabulary"

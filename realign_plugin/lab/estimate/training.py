@@ -21,8 +21,15 @@ from realign_plugin.lab.estimate.options import Options, bits, evaluation, saves
 from realign_plugin.lab.estimate.shapes import Factors, ModelShapes, model_shapes, numbers
 from realign_plugin.method.masks import logits_shape
 from realign_plugin.subspace.spec import SubspaceSpec
-from realign_plugin.training.preflight import DISTILL, STAGE, STAGES, check_options, check_training, split_paths
-from realign_plugin.training.processes import check_processes, fsdp_version
+from realign_plugin.training.settings.preflight import (
+    DISTILL,
+    STAGE,
+    STAGES,
+    check_options,
+    check_training,
+    split_paths,
+)
+from realign_plugin.training.settings.processes import check_processes, fsdp_version
 
 Kind = Literal["mask", "lora", "full"]
 Planned = Mapping[str, Options]

@@ -12,7 +12,7 @@ from realign_plugin.errors import UserError, cannot_load
 from realign_plugin.subspace.building import check_moved
 from realign_plugin.subspace.checkpoints import Checkpoint
 from realign_plugin.subspace.lora_adapters import LoraAdapter, check_same_modules, read_lora
-from realign_plugin.training.inference import is_quantised_model
+from realign_plugin.training.settings.inference import is_quantised_model
 
 
 def check_model(base: str) -> None:

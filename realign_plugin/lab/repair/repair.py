@@ -24,7 +24,7 @@ from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method
 from realign_plugin.lab.repair.skill import FINE_TUNED
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
-from realign_plugin.training.command_line import check_words
+from realign_plugin.training.settings.command_line import check_words
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.session import Session

@@ -17,7 +17,7 @@ def check(config: StudyConfig) -> None:
         UserError: For the first mistake.
     """
     from realign_plugin.evaluation.command_line import check_metadata, check_options
-    from realign_plugin.training.known_arguments import check_arguments
+    from realign_plugin.training.settings.known_arguments import check_arguments
     from realign_plugin.training.templates import check_template
 
     for name, arguments in trainings(config):

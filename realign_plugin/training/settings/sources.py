@@ -14,8 +14,8 @@ from realign_plugin.subspace.options import OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.tensor_files import open_tensors
-from realign_plugin.training.inference import is_quantised_model
-from realign_plugin.training.preflight import LORA, check_options, split_paths
+from realign_plugin.training.settings.inference import is_quantised_model
+from realign_plugin.training.settings.preflight import LORA, check_options, split_paths
 
 
 @dataclass

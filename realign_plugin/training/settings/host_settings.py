@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.training import distillation
-from realign_plugin.training.preflight import DISTILL, LORA
+from realign_plugin.training.settings import distillation
+from realign_plugin.training.settings.preflight import DISTILL, LORA
 
 TEACHER: Final = "each row has a teacher of its own"
 LOSS: Final = "the loss is the divergence from the teachers"

@@ -12,9 +12,10 @@ from llamafactory.hparams.finetuning_args import FinetuningArguments
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
-from realign_plugin.training import command_line, hook
+from realign_plugin.training import hook
 from realign_plugin.training.answer_head import answer_positions
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
+from realign_plugin.training.settings import command_line
 from tests.conftest import training_options
 from tests.training.test_safety_distill import options, world  # noqa: F401
 

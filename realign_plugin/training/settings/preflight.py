@@ -12,8 +12,8 @@ from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.subspace.task_vectors import task_weights
-from realign_plugin.training.distillation import DISTILL_OPTIONS, check_distillation
-from realign_plugin.training.inference import is_subspace
+from realign_plugin.training.settings.distillation import DISTILL_OPTIONS, check_distillation
+from realign_plugin.training.settings.inference import is_subspace
 
 STAGE: Final = "mask_dpo"
 DISTILL: Final = "safety_distill"

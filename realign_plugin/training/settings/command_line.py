@@ -9,8 +9,8 @@ from typing import Any, get_type_hints
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
-from realign_plugin.training.distillation import DistillArguments
-from realign_plugin.training.preflight import (
+from realign_plugin.training.settings.distillation import DistillArguments
+from realign_plugin.training.settings.preflight import (
     OPTIONS,
     STAGES,
     TYPE,
@@ -18,8 +18,8 @@ from realign_plugin.training.preflight import (
     check_training,
     split_paths,
 )
-from realign_plugin.training.processes import HOST_OPTIONS, check_processes
-from realign_plugin.training.sources import build_subspace, kept, sources_of
+from realign_plugin.training.settings.processes import HOST_OPTIONS, check_processes
+from realign_plugin.training.settings.sources import build_subspace, kept, sources_of
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from llamafactory.train.tuner import run_exp
 
 from realign_plugin import UserError
-from realign_plugin.training import command_line
 from realign_plugin.training.distill_trainer import SafetyDistillTrainer
 from realign_plugin.training.fsdp import compute_in_bf16, prepare_fsdp
-from realign_plugin.training.processes import check_processes, fsdp_version, launched_by, zero_stage
+from realign_plugin.training.settings import command_line
+from realign_plugin.training.settings.processes import check_processes, fsdp_version, launched_by, zero_stage
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
 

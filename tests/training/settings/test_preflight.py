@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from realign_plugin import SafetySubspace, UserError
-from realign_plugin.training import command_line, inference, preflight, resuming, sources
+from realign_plugin.training import resuming
+from realign_plugin.training.settings import command_line, inference, preflight, sources
 from tests.conftest import make_llama, training_options
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
@@ -236,7 +237,7 @@ def test_one_process_builds_its_subspace_once(
 
 def test_every_option_can_be_a_flag() -> None:
     """With its default as text, as flags are."""
-    from realign_plugin.training.arguments import SafetySubspaceArguments
+    from realign_plugin.training.settings.arguments import SafetySubspaceArguments
 
     given = {field.name: field.default for field in fields(SafetySubspaceArguments) if field.default is not None}
     given |= {"stage": "safety_distill", "finetuning_type": "lora"}

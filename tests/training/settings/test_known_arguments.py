@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
-from realign_plugin.training.known_arguments import check_arguments, known_arguments
+from realign_plugin.training.settings.known_arguments import check_arguments, known_arguments
 
 
 def test_no_argument_that_the_host_takes_is_unknown() -> None:

@@ -7,8 +7,16 @@ from llamafactory.hparams.finetuning_args import FinetuningArguments
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
-from realign_plugin.training.distillation import DistillArguments
-from realign_plugin.training.preflight import HOST_STAGES, OPTIONS, STAGE, STAGES, TYPE, check_options, split_paths
+from realign_plugin.training.settings.distillation import DistillArguments
+from realign_plugin.training.settings.preflight import (
+    HOST_STAGES,
+    OPTIONS,
+    STAGE,
+    STAGES,
+    TYPE,
+    check_options,
+    split_paths,
+)
 
 HOST_TYPE: Final = "lora"
 

@@ -1,0 +1,1 @@
+"""A run's arguments, and what is checked before anything is loaded."""
