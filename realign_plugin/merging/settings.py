@@ -12,37 +12,37 @@ from pydantic import ValidationError
 
 from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.merging.safe_updates import ADAPTERS, ROLES
+from realign_plugin.merging.slices import groups
 from realign_plugin.method.choices import MASK_KINDS
 
 RANGES: Final = {"strength": (0.0, 2.0), "threshold": (-1.0, 1.0), "weight": (0.0, 1.0)}
 GRADIENTS: Final = ("strength", "threshold", "weight")
 """Parameters of which a list is a gradient over the layers, as everywhere in mergekit."""
+WHOLE: Final = ("adapter", "check_base", *ADAPTERS)
+"""Parameters that hold for the whole model: it is checked, and read, with one value."""
 KINDS: Final = {"seed": "a whole number", "check_base": "true or false"} | dict.fromkeys(GRADIENTS, "a number")
 
 
 def listed_models(config: MergeConfiguration) -> Iterator[tuple[ModelReference, Mapping[str, Any]]]:
     """All models that are listed, with their own parameters."""
-    for model in config.models or []:
-        yield model.model, model.parameters or {}
-    slices = [*(config.slices or [])]
-    for module in (config.modules or {}).values():
-        slices += module.slices or []
-        for model in module.models or []:
-            yield model.model, model.parameters or {}
-    for part in slices:
-        for source in part.sources:
+    for group in groups(config):
+        for source in group.sources:
             yield source.model, source.parameters or {}
+
+
+def partial_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
+    """The parameter settings of slices and modules."""
+    for module in (config.modules or {}).values():
+        yield from (module.parameters or {}).items()
+    for group in groups(config):
+        if group.slice is not None:
+            yield from (group.slice.parameters or {}).items()
 
 
 def shared_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
     """The parameter settings that do not belong to a single model."""
     yield from (config.parameters or {}).items()
-    slices = [*(config.slices or [])]
-    for module in (config.modules or {}).values():
-        yield from (module.parameters or {}).items()
-        slices += module.slices or []
-    for part in slices:
-        yield from (part.parameters or {}).items()
+    yield from partial_settings(config)
 
 
 def all_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
@@ -68,7 +68,7 @@ def check_setting(method: str, parameter: ParameterSpec, setting: Any) -> None:
         values = [setting.value]
     elif isinstance(setting, list) and setting and all(isinstance(part, ConditionalParameter) for part in setting):
         values = [part.value for part in setting]
-    if values != [setting] and name in ("adapter", "check_base", "role", *ADAPTERS):
+    if values != [setting] and name in (*WHOLE, "role"):
         raise UserError(f"{name}: is given by filter, expected one value for the whole model; give a single one")
     for value in values:
         if isinstance(value, list) and (name not in GRADIENTS or not value):
@@ -78,6 +78,20 @@ def check_setting(method: str, parameter: ParameterSpec, setting: Any) -> None:
             )
         for part in value if isinstance(value, list) else [value]:
             _check_value(method, parameter, part)
+
+
+def check_whole(config: MergeConfiguration) -> None:
+    """Refuse parameters of a slice or a module that hold for the whole model.
+
+    Raises:
+        UserError: With the parameter.
+    """
+    for name, value in partial_settings(config):
+        if name in WHOLE:
+            raise UserError(
+                f"{name}: {value} is given for a part of the model, expected one value for the whole model; put it "
+                "under the merge's own parameters"
+            )
 
 
 def _check_value(method: str, parameter: ParameterSpec, value: Any) -> None:
@@ -94,25 +108,3 @@ def _check_value(method: str, parameter: ParameterSpec, value: Any) -> None:
         check_range(name, number, 0.0, 1.0, low_open=True)
     elif name in RANGES:
         check_range(name, number, *RANGES[name])
-
-
-def check_layers(config: MergeConfiguration) -> None:
-    """Refuse slices that move a layer: masks and adapters are matched to layers by number.
-
-    Raises:
-        UserError: With the model and its range of layers.
-    """
-    groups = [config.slices or [], *(module.slices or [] for module in (config.modules or {}).values())]
-    for slices in groups:
-        first = 0
-        for part in slices:
-            for source in part.sources:
-                start, end = source.layer_range
-                if start != first:
-                    raise UserError(
-                        f"slices: layers {start} to {end} of {source.model} would become layer {first} and on, "
-                        "expected every layer in its own place, since masks and adapters are matched by its number; "
-                        "merge "
-                        "first, then rearrange with passthrough"
-                    )
-            first += part.sources[0].layer_range[1] - part.sources[0].layer_range[0]

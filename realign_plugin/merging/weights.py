@@ -15,6 +15,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError
+from realign_plugin.merging.slices import check_parts
 from realign_plugin.merging.sources import module_of
 from realign_plugin.subspace.checkpoints import Checkpoint
 
@@ -47,6 +48,7 @@ def check_weights(
         weights = ConfiguredModelArchitecture(info=architecture, config=settings).all_weights()
         _check_whole(checkpoint, settings.model_type, weights)
         if checkpoint is next(iter(models.values())):
+            check_parts(config, architecture, settings)
             _check_reached(checkpoint, [weight.name for weight in weights], modules)
 
 
