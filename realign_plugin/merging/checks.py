@@ -69,6 +69,8 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     given = {name: setting for name, setting in own.items() if isinstance(setting, str)}
     adapters = [setting for name, setting in given.items() if name in ("adapter", *ADAPTERS)]
     refuse_inputs(out, [*(model.path for model in models.values()), *adapters])
+    if (out / "adapter_config.json").exists():
+        raise UserError(f"{out}: holds an adapter (adapter_config.json), expected none; give another folder")
     if method == "safety_subspace":
         check_base = known["check_base"].validate(own.get("check_base", True))
         modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)

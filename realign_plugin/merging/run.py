@@ -20,7 +20,10 @@ from realign_plugin.merging.checks import METHODS, check_merge
 from realign_plugin.merging.rounding import output_dtype
 
 LOG = logging.getLogger(__name__)
-MODEL_FILES: Final = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+MODEL_FILES: Final = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
 """Patterns of the files that make a model."""
 
 

@@ -117,3 +117,20 @@ def test_a_merge_onto_one_of_its_models_is_refused(yard: Path, merge: Merge, tmp
     for target in (yard / "fp32" / "base", tmp_path / "alias", adapter):
         with pytest.raises(UserError, match="is an input of this command"):
             merge(config, target)
+
+
+def test_a_merge_into_the_folder_of_an_adapter_is_refused(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path
+) -> None:
+    target = Path(shutil.copytree(yard / "fp32" / "task1", tmp_path / "merged"))
+    before = sorted(path.name for path in target.iterdir())
+    with pytest.raises(UserError, match=r"merged: holds an adapter \(adapter_config\.json\), expected none"):
+        merge(configuration(yard / "fp32", adapter), target)
+    assert sorted(path.name for path in target.iterdir()) == before
+    (target / "adapter_config.json").unlink()
+    (target / "optimizer.bin").write_text("mine")
+    (target / "model-00001-of-00002.safetensors").write_text("an earlier model's")
+    merge(configuration(yard / "fp32", adapter), target, safe_serialization=False)
+    left = {path.name for path in target.iterdir()}
+    assert {"optimizer.bin", "adapter_model.safetensors", "pytorch_model.bin"} <= left
+    assert "model-00001-of-00002.safetensors" not in left
