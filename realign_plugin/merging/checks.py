@@ -15,7 +15,14 @@ from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
-from realign_plugin.merging.settings import all_settings, check_setting, check_whole, listed_models, shared_settings
+from realign_plugin.merging.settings import (
+    all_settings,
+    check_mask_settings,
+    check_setting,
+    check_whole,
+    listed_models,
+    shared_settings,
+)
 from realign_plugin.merging.slices import check_groups, check_layers
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
@@ -74,6 +81,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     if method == "safety_subspace":
         check_base = known["check_base"].validate(own.get("check_base", True))
         modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)
+        check_mask_settings(config, known, subspace(given["adapter"]).spec.mask)
     else:
         modules = _check_safe_method(config, given, models)
     check_weights(config, options, models, modules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mergekit.common import ModelReference
@@ -14,6 +14,7 @@ from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.merging.safe_updates import ADAPTERS, ROLES
 from realign_plugin.merging.slices import groups
 from realign_plugin.method.choices import MASK_KINDS
+from realign_plugin.subspace.spec import check_chosen_mask
 
 RANGES: Final = {"strength": (0.0, 2.0), "threshold": (-1.0, 1.0), "weight": (0.0, 1.0)}
 GRADIENTS: Final = ("strength", "threshold", "weight")
@@ -52,6 +53,22 @@ def all_settings(config: MergeConfiguration) -> Iterator[tuple[str, Any]]:
         yield from parameters.items()
 
 
+def conditions(setting: Any) -> list[ConditionalParameter]:
+    """The values by filter that a setting holds; none where it is a plain value or a list of them."""
+    parts = setting if isinstance(setting, list) else [setting]
+    return parts if all(isinstance(part, ConditionalParameter) for part in parts) else []
+
+
+def matches_all(part: ConditionalParameter) -> bool:
+    """Whether a value holds for all tensors that none before it holds for."""
+    return part.filter in (None, "*")
+
+
+def values_of(setting: Any) -> list[Any]:
+    """The values of a setting: one, or one of each filter; a list is one value."""
+    return [part.value for part in conditions(setting)] or [setting]
+
+
 def check_setting(method: str, parameter: ParameterSpec, setting: Any) -> None:
     """Refuse what is of another kind or out of range, and lists that mergekit would take for a gradient.
 
@@ -63,13 +80,14 @@ def check_setting(method: str, parameter: ParameterSpec, setting: Any) -> None:
     Raises:
         UserError: With the value and what was expected.
     """
-    name, values = parameter.name, [setting]
-    if isinstance(setting, ConditionalParameter):
-        values = [setting.value]
-    elif isinstance(setting, list) and setting and all(isinstance(part, ConditionalParameter) for part in setting):
-        values = [part.value for part in setting]
-    if values != [setting] and name in (*WHOLE, "role"):
+    name, values, parts = parameter.name, values_of(setting), conditions(setting)
+    if parts and name in (*WHOLE, "role"):
         raise UserError(f"{name}: is given by filter, expected one value for the whole model; give a single one")
+    if any(matches_all(part) for part in parts[:-1]):
+        raise UserError(
+            f"{name}: a value without a filter is not the last, so that mergekit reads none after it, expected it at "
+            "the end; move it there"
+        )
     for value in values:
         if isinstance(value, list) and (name not in GRADIENTS or not value):
             raise UserError(
@@ -78,6 +96,50 @@ def check_setting(method: str, parameter: ParameterSpec, setting: Any) -> None:
             )
         for part in value if isinstance(value, list) else [value]:
             _check_value(method, parameter, part)
+
+
+def check_mask_settings(config: MergeConfiguration, parameters: Mapping[str, ParameterSpec], saved: str) -> None:
+    """Refuse a threshold or a seed that none of the masks has.
+
+    Args:
+        config: The configuration.
+        parameters: The method's parameters.
+        saved: The mask that the subspace was trained for.
+
+    Raises:
+        UserError: With the value and the mask.
+    """
+    settings = list(shared_settings(config))
+    masks = {mask: None for name, setting in settings if name == "mask" for mask in values_of(setting)}
+    whole = (config.parameters or {}).get("mask")
+    if whole is None or (conditions(whole) and not matches_all(conditions(whole)[-1])):
+        masks[saved] = None
+    for name, setting in settings:
+        if name in ("threshold", "seed"):
+            value = values_of(setting)[0]
+            number = parameters[name].validate(value[0] if isinstance(value, list) else value)
+            faults = [fault for mask in masks if (fault := _mask_fault(mask, name, number))]
+            if len(faults) == len(masks):
+                raise faults[0]
+
+
+def check_filters(config: MergeConfiguration, weights: Sequence[str]) -> None:
+    """Refuse filters that no weight's name has in it.
+
+    Args:
+        config: The configuration.
+        weights: Names of all weights that mergekit writes.
+
+    Raises:
+        UserError: With the filter.
+    """
+    for name, setting in shared_settings(config):
+        for part in conditions(setting):
+            if not matches_all(part) and not any(part.filter in weight for weight in weights):
+                raise UserError(
+                    f"{name}: the filter {part.filter!r} matches no weight, expected a part of a name such as "
+                    f"{weights[len(weights) // 2]}; correct it"
+                )
 
 
 def check_whole(config: MergeConfiguration) -> None:
@@ -92,6 +154,14 @@ def check_whole(config: MergeConfiguration) -> None:
                 f"{name}: {value} is given for a part of the model, expected one value for the whole model; put it "
                 "under the merge's own parameters"
             )
+
+
+def _mask_fault(mask: str, name: str, value: Any) -> UserError | None:
+    try:
+        check_chosen_mask(mask, **{name: value})
+    except UserError as error:
+        return error
+    return None
 
 
 def _check_value(method: str, parameter: ParameterSpec, value: Any) -> None:

@@ -15,6 +15,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError
+from realign_plugin.merging.settings import check_filters
 from realign_plugin.merging.slices import check_parts
 from realign_plugin.merging.sources import module_of
 from realign_plugin.subspace.checkpoints import Checkpoint
@@ -48,8 +49,10 @@ def check_weights(
         weights = ConfiguredModelArchitecture(info=architecture, config=settings).all_weights()
         _check_whole(checkpoint, settings.model_type, weights)
         if checkpoint is next(iter(models.values())):
+            names = [weight.name for weight in weights]
             check_parts(config, architecture, settings)
-            _check_reached(checkpoint, [weight.name for weight in weights], modules)
+            check_filters(config, names)
+            _check_reached(checkpoint, names, modules)
 
 
 def _check_whole(checkpoint: Checkpoint, model_type: str, weights: Iterable[WeightInfo]) -> None:
