@@ -14,6 +14,7 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.merging.output import check_output, check_tokenizer
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import (
     all_settings,
@@ -65,6 +66,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
                     "own parameters (or a slice's); move it there"
                 )
     check_whole(config)
+    check_output(config)
     check_groups(config, config.base_model)
     check_layers(config)
     cache = options.transformers_cache
@@ -78,6 +80,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     refuse_inputs(out, [*(model.path for model in models.values()), *adapters])
     if (out / "adapter_config.json").exists():
         raise UserError(f"{out}: holds an adapter (adapter_config.json), expected none; give another folder")
+    check_tokenizer(config, options)
     if method == "safety_subspace":
         check_base = known["check_base"].validate(own.get("check_base", True))
         modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)
