@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
     for model, _ in listed_models(config):
         if model not in models:
             models[model] = _checkpoint(model, f"models ({model})", cache)
+    _check_spelling(models)
     own = config.parameters or {}
     given = {name: setting for name, setting in own.items() if isinstance(setting, str)}
     adapters = [setting for name, setting in given.items() if name in ("adapter", *ADAPTERS)]
@@ -89,6 +91,15 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
         modules = _check_safe_method(config, given, models)
     check_weights(config, options, models, modules)
     check_disk(config, list(models.values()), out)
+
+
+def _check_spelling(models: Models) -> None:
+    """Refuse two spellings of a folder: mergekit takes them for two models, even where one is the base."""
+    known: dict[str, ModelReference] = {}
+    for model, checkpoint in models.items():
+        first = known.setdefault(os.path.realpath(checkpoint.path), model)
+        if first != model:
+            raise UserError(f"models: {model} is the folder {first}, expected one spelling of both; write {first}")
 
 
 def _check_safety_subspace(

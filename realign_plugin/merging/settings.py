@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from mergekit.common import ModelReference
@@ -164,12 +165,22 @@ def _mask_fault(mask: str, name: str, value: Any) -> UserError | None:
     return None
 
 
+def _check_word(name: str, value: object, choices: Sequence[str]) -> None:
+    word = Path(str(value)).name
+    if word in choices and value != word:
+        raise UserError(
+            f"{name}: {value} is a path, which mergekit-multi puts for {word} where a merge has that name, expected "
+            f"{word}; name the merge otherwise"
+        )
+    check_choice(name, value, choices)
+
+
 def _check_value(method: str, parameter: ParameterSpec, value: Any) -> None:
     name = parameter.name
     if name == "mask":
-        check_choice("mask", value, MASK_KINDS)
+        _check_word("mask", value, MASK_KINDS)
     if name == "role":
-        check_choice("role", value, [role for role in ROLES if method != "safe_lora" or role != "safe"])
+        _check_word("role", value, [role for role in ROLES if method != "safe_lora" or role != "safe"])
     try:
         number = parameter.validate(value)
     except ValidationError:

@@ -56,3 +56,34 @@ def test_what_one_of_the_masks_has(yard: Path, merge: Merge, tmp_path: Path, ada
     trained = SafetySubspace.load(adapter)
     trained.spec.mask = "binary"
     assert merge(configuration(home, trained.save(tmp_path / "binary"), threshold=0.3), tmp_path / "own")
+
+
+def test_a_folder_in_two_spellings(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    home = yard / "fp32"
+    config = configuration(home, adapter)
+    config["models"] = [{"model": f"{home / 'base'}/"}]
+    refused(merge, tmp_path, config, f"models: {home / 'base'}/ is the folder {home / 'base'}, expected one spelling")
+    (tmp_path / "link").symlink_to(home / "full1")
+    whole = SafetySubspace.from_models(home / "base", [home / "full1", home / "full2"]).save(tmp_path / "whole")
+    config = configuration(home, whole, home / "full1", tmp_path / "link")
+    refused(merge, tmp_path, config, f"models: {tmp_path / 'link'} is the folder {home / 'full1'}, expected")
+
+
+def test_a_merge_with_the_name_of_a_role(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    """mergekit-multi puts the folder of a merge for its name, wherever the name is."""
+    from mergekit.config import MergeConfiguration
+    from mergekit.scripts.multimerge import patched_config
+
+    home = yard / "fp32"
+    safe = configuration(home, adapter, home / "base", home / "full1") | {"merge_method": "safe_merge"}
+    safe["parameters"] = {"task_adapter": str(home / "task1")}
+    safe["models"][1]["parameters"] = {"role": "safe"}
+    for config, word in ((safe, "safe"), (configuration(home, adapter, mask="soft"), "soft")):
+        given = MergeConfiguration.model_validate(config)
+        patched, used = patched_config(given, {word}, str(tmp_path / "work"))
+        assert used == {word}
+        name = "role" if word == "safe" else "mask"
+        message = (
+            f"{name}: {tmp_path / 'work' / word} is a path, which mergekit-multi puts for {word} where a merge has"
+        )
+        refused(merge, tmp_path, patched.model_dump(mode="json", exclude_none=True), message)
