@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,17 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.merging.output import check_output, check_tokenizer
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
-from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
+from realign_plugin.merging.settings import (
+    all_settings,
+    check_mask_settings,
+    check_setting,
+    check_whole,
+    listed_models,
+    shared_settings,
+)
+from realign_plugin.merging.slices import check_groups, check_layers
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.outputs import refuse_inputs
@@ -46,8 +56,7 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
             f"base_model: is not set, {method} expected the model that the adapters were trained on; set it"
         )
     known = {parameter.name: parameter for parameter in merge_methods.get(method).spec.parameters}
-    settings = list(all_settings(config))
-    for name, setting in settings:
+    for name, setting in all_settings(config):
         check_choice(f"parameters of {method}", name, sorted(known))
         check_setting(method, known[name], setting)
     for model, parameters in listed_models(config):
@@ -57,22 +66,40 @@ def check_merge(config: MergeConfiguration, out: Path, options: MergeOptions) ->
                     f"{name}: is given under {model}, where mergekit does not read it, expected it under the merge's "
                     "own parameters (or a slice's); move it there"
                 )
+    check_whole(config)
+    check_output(config)
+    check_groups(config, config.base_model)
     check_layers(config)
     cache = options.transformers_cache
     models: Models = {config.base_model: _checkpoint(config.base_model, "base_model", cache)}
     for model, _ in listed_models(config):
         if model not in models:
             models[model] = _checkpoint(model, f"models ({model})", cache)
-    given = {name: setting for name, setting in settings if isinstance(setting, str)}
+    _check_spelling(models)
+    own = config.parameters or {}
+    given = {name: setting for name, setting in own.items() if isinstance(setting, str)}
     adapters = [setting for name, setting in given.items() if name in ("adapter", *ADAPTERS)]
     refuse_inputs(out, [*(model.path for model in models.values()), *adapters])
+    if (out / "adapter_config.json").exists():
+        raise UserError(f"{out}: holds an adapter (adapter_config.json), expected none; give another folder")
+    check_tokenizer(config, options)
     if method == "safety_subspace":
-        check_base = all(known[name].validate(setting) for name, setting in settings if name == "check_base")
+        check_base = known["check_base"].validate(own.get("check_base", True))
         modules = _check_safety_subspace(config, given.get("adapter"), models, check_base)
+        check_mask_settings(config, known, subspace(given["adapter"]).spec.mask)
     else:
         modules = _check_safe_method(config, given, models)
     check_weights(config, options, models, modules)
     check_disk(config, list(models.values()), out)
+
+
+def _check_spelling(models: Models) -> None:
+    """Refuse two spellings of a folder: mergekit takes them for two models, even where one is the base."""
+    known: dict[str, ModelReference] = {}
+    for model, checkpoint in models.items():
+        first = known.setdefault(os.path.realpath(checkpoint.path), model)
+        if first != model:
+            raise UserError(f"models: {model} is the folder {first}, expected one spelling of both; write {first}")
 
 
 def _check_safety_subspace(

@@ -66,3 +66,17 @@ def require_finite(group: TensorGroup, merged: Tensor) -> Tensor:
         f"{group.metadata.name}: merging gives numbers that {str(merged.dtype).removeprefix('torch.')} cannot hold, "
         "expected finite ones; set out_dtype: float32"
     )
+
+
+def unchanged(group: TensorGroup, tensor: Tensor) -> Tensor:
+    """A tensor that no method touches, once it is known to be finite in the dtype that is written.
+
+    Args:
+        group: What it is from.
+        tensor: The tensor.
+
+    Raises:
+        UserError: As ``require_finite``.
+    """
+    require_finite(group, tensor.to(written_dtype(tensor)))
+    return tensor

@@ -20,8 +20,16 @@ from realign_plugin.merging.checks import METHODS, check_merge
 from realign_plugin.merging.rounding import output_dtype
 
 LOG = logging.getLogger(__name__)
-MODEL_FILES: Final = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-"""Patterns of the files that make a model."""
+MODEL_FILES: Final = (
+    "config.json", "model*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin",
+    "pytorch_model.bin.index.json", "mergekit_config.yml", *(f"{method}_report.json" for method in METHODS),
+)  # fmt: skip
+"""Patterns of the files that make a model, and of those that a merge describes it in."""
+TOKENIZER_FILES: Final = (
+    "tokenizer_config.json", "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "merges.txt", "vocab.json", "vocab.txt", "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+"""The files that mergekit copies with a tokenizer, or that transformers saves for one."""
 
 
 class MergeMistake(click.ClickException):  # type: ignore[misc]
@@ -59,9 +67,12 @@ def run_merge(
         sources.forget()
         reporting.clear()
         check_merge(merge_config, Path(out_path), options)
-        aside = atomic_folder(out_path, replaces=MODEL_FILES, last="config.json")
+        replaced = list(MODEL_FILES)
+        aside = atomic_folder(out_path, replaces=replaced, last="config.json")
         with aside as work, output_dtype(dtype_from_name(merge_config.out_dtype)):
             result = original(merge_config, str(work), options=options, config_source=config_source)
+            if (work / "tokenizer_config.json").exists():  # else the tokenizer that is there stays
+                replaced += TOKENIZER_FILES
             line = reporting.write(work, merge_config.merge_method)
         sources.forget()
         if line is not None:

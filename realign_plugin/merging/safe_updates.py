@@ -13,7 +13,7 @@ from torch import Tensor
 from realign_plugin.errors import UserError
 from realign_plugin.merging.alignment import Update, cosine, difference, project
 from realign_plugin.merging.reporting import ModuleReport, add
-from realign_plugin.merging.rounding import require_finite, updated
+from realign_plugin.merging.rounding import require_finite, unchanged, updated
 from realign_plugin.merging.sources import lora, module_of
 from realign_plugin.subspace.lora_adapters import LoraAdapter
 
@@ -90,12 +90,8 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
 
 def as_fine_tuned(group: TensorGroup, parameters: Mapping[str, Any]) -> Tensor:
     """A tensor that is not a module's matrix, as fine-tuning left it: the base's, where fine-tuning was LoRA."""
-    for entry in group.non_base:
-        if parameters["role"][entry.id] == "fine_tuned":
-            tuned: Tensor = entry.tensor
-            return tuned
-    base: Tensor = group.base.tensor
-    return base
+    tuned = [entry.tensor for entry in group.non_base if parameters["role"][entry.id] == "fine_tuned"]
+    return unchanged(group, tuned[0] if tuned else group.base.tensor)
 
 
 def merge_deviating(

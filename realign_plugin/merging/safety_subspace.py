@@ -10,14 +10,13 @@ from mergekit.merge_methods.base import (
     GroupMergeMethod,
     InputContract,
     MergeMethodSpec,
-    OptionalTensorPolicy,
     ParameterScope,
     ParameterSpec,
     TensorGroup,
 )
 from torch import Tensor
 
-from realign_plugin.merging.rounding import require_finite, updated, written_dtype
+from realign_plugin.merging.rounding import require_finite, unchanged, updated, written_dtype
 from realign_plugin.merging.sources import module_of, subspace
 from realign_plugin.method.masks import mask_factor
 from realign_plugin.subspace.effective import mask_of
@@ -52,7 +51,6 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
             ParameterSpec("check_base", bool, SHARED, default=True),
         ),
         contract=InputContract(base=BasePolicy.REQUIRED),
-        optional_tensor_policy=OptionalTensorPolicy.PASSTHROUGH_BASE_SINGLETON,
     )
 
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> Tensor:
@@ -61,7 +59,7 @@ class SafetySubspaceMerge(GroupMergeMethod):  # type: ignore[misc]
         trained = subspace(parameters["adapter"])
         module = module_of(group.metadata.name, tuple(trained.logits))
         if module is None:
-            return base
+            return unchanged(group, base)
         chosen = {name: parameters[name] for name in ("mask", "threshold", "seed", "strength")}
         tasks = [entry.tensor for entry in group.non_base]
         if trained.spec.vector_space == "lora":

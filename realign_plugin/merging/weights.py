@@ -15,6 +15,9 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError
+from realign_plugin.merging.output import check_vocabulary, tokenizer_setting
+from realign_plugin.merging.settings import check_filters
+from realign_plugin.merging.slices import check_parts
 from realign_plugin.merging.sources import module_of
 from realign_plugin.subspace.checkpoints import Checkpoint
 
@@ -47,7 +50,11 @@ def check_weights(
         weights = ConfiguredModelArchitecture(info=architecture, config=settings).all_weights()
         _check_whole(checkpoint, settings.model_type, weights)
         if checkpoint is next(iter(models.values())):
-            _check_reached(checkpoint, [weight.name for weight in weights], modules)
+            names = [weight.name for weight in weights]
+            check_parts(config, architecture, settings)
+            check_filters(config, names)
+            check_vocabulary(config, weights, modules)
+            _check_reached(checkpoint, names, modules)
 
 
 def _check_whole(checkpoint: Checkpoint, model_type: str, weights: Iterable[WeightInfo]) -> None:
@@ -82,7 +89,7 @@ def check_same_shapes(config: MergeConfiguration, model: Checkpoint, base: Check
     Raises:
         UserError: With the weight and both shapes.
     """
-    if config.tokenizer or config.tokenizer_source:
+    if tokenizer_setting(config):
         return
     for name in base.names:
         if model.find(name) is not None and model.shape(name) != base.shape(name):

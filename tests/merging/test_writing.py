@@ -117,3 +117,40 @@ def test_a_merge_onto_one_of_its_models_is_refused(yard: Path, merge: Merge, tmp
     for target in (yard / "fp32" / "base", tmp_path / "alias", adapter):
         with pytest.raises(UserError, match="is an input of this command"):
             merge(config, target)
+
+
+def test_a_merge_into_the_folder_of_an_adapter_is_refused(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path
+) -> None:
+    target = Path(shutil.copytree(yard / "fp32" / "task1", tmp_path / "merged"))
+    before = sorted(path.name for path in target.iterdir())
+    with pytest.raises(UserError, match=r"merged: holds an adapter \(adapter_config\.json\), expected none"):
+        merge(configuration(yard / "fp32", adapter), target)
+    assert sorted(path.name for path in target.iterdir()) == before
+    (target / "adapter_config.json").unlink()
+    (target / "optimizer.bin").write_text("mine")
+    (target / "model-00001-of-00002.safetensors").write_text("an earlier model's")
+    merge(configuration(yard / "fp32", adapter), target, safe_serialization=False)
+    left = {path.name for path in target.iterdir()}
+    assert {"optimizer.bin", "adapter_model.safetensors", "pytorch_model.bin"} <= left
+    assert "model-00001-of-00002.safetensors" not in left
+
+
+def test_what_described_an_earlier_model_goes_with_it(yard: Path, merge: Merge, tmp_path: Path, adapter: Path) -> None:
+    home, target = yard / "fp32", tmp_path / "merged"
+    given = {"aligned_adapter": str(home / "aligned"), "task_adapter": str(home / "task1")}
+    safe = configuration(home, adapter) | {"merge_method": "safe_lora", "parameters": given}
+    merge(safe | {"chat_template": "chatml"})
+    described = {"safe_lora_report.json", "chat_template.jinja"}
+    (target / "safe_notes.json").write_text("mine")
+    assert described <= {path.name for path in target.iterdir()}
+    merge(configuration(home, adapter), copy_tokenizer=False, write_model_card=False)
+    left = {path.name for path in target.iterdir()}
+    assert "safe_lora_report.json" not in left
+    assert "mergekit_config.yml" not in left
+    assert {"chat_template.jinja", "tokenizer.json", "safe_notes.json"} <= left
+    shutil.copytree(home / "base", tmp_path / "plain" / "base", ignore=shutil.ignore_patterns("chat_template*"))
+    merge(configuration(tmp_path / "plain", adapter))
+    left = {path.name for path in target.iterdir()}
+    assert {"tokenizer.json", "tokenizer_config.json", "safe_notes.json"} <= left
+    assert not described & left
