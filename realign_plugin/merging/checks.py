@@ -20,8 +20,9 @@ from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.subspace.building import check_same_model
-from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
 from realign_plugin.subspace.files import tensor_shapes
+from realign_plugin.subspace.fingerprints import differing, fingerprint, task_fingerprint
 from realign_plugin.subspace.spec import SubspaceSpec
 
 LOG = logging.getLogger(__name__)
@@ -121,22 +122,23 @@ def _check_safety_subspace(
 def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, modules: list[str]) -> None:
     """Refuse a base other than the one the adapter was trained on."""
     found = fingerprint(base.path, modules)
-    for part in ("config", "weights"):
-        if part in recorded and part in found and recorded[part] != found[part]:
-            raise UserError(
-                f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
-                f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
-                "check_base: false"
-            )
+    part = differing(recorded, found)
+    if part is not None:
+        raise UserError(
+            f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
+            f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
+            "check_base: false"
+        )
 
 
 def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], modules: list[str]) -> None:
     """Refuse the models of the training in another order: each has its own weight and, with DARE, its own drop."""
-    tasks = [source for source in spec.sources if source.get("role") == "task"]
-    recorded = [str(source.get("sha256")) for source in tasks]
-    found = [fingerprint(model.path, modules).get("weights", "") for model in models]
-    if found != recorded and sorted(found) == sorted(recorded):
-        order = ", ".join(str(models[found.index(value)].path) for value in recorded)
+    recorded = [task_fingerprint(source) for source in spec.sources if source.get("role") == "task"]
+    found = [fingerprint(model.path, modules) for model in models]
+    places = [[differing(one, other) is None for other in found] for one in recorded]
+    in_place = all(differing(one, other) is None for one, other in zip(recorded, found, strict=False))
+    if not in_place and all(map(any, places)):
+        order = ", ".join(str(models[row.index(True)].path) for row in places)
         raise UserError(
             f"models: {', '.join(str(model.path) for model in models)} are in another order than when {adapter} was "
             f"trained, expected {order}; list them so"

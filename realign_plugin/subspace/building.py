@@ -13,7 +13,8 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.method.masks import logits_shape
-from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
+from realign_plugin.subspace.fingerprints import fingerprint, task_sha256
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_names import natural_key
 from realign_plugin.subspace.options import check_option
@@ -118,7 +119,7 @@ def model_parts(
     spec.vector_dtype = _common_dtype([m.dtype(f"{module}.weight") for m in [safe, *models] for module in modules])
     spec.base_sha256 = fingerprint(base, modules)
     spec.sources = [
-        {"role": "task", "name": model.path.name, "sha256": _sample(model, modules), "weight": weight}
+        {"role": "task", "name": model.path.name, **task_sha256(model.path, modules), "weight": weight}
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
 
@@ -219,10 +220,6 @@ def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]
 
 def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:
     return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
-
-
-def _sample(model: Checkpoint, modules: Sequence[str]) -> str:
-    return fingerprint(model.path, modules).get("weights", "")
 
 
 def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequence[str]) -> list[str]:

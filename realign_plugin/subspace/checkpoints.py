@@ -1,10 +1,8 @@
-"""Full checkpoints on disk, read one tensor at a time; and how a base model is recognised."""
+"""Full checkpoints on disk, read one tensor at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,26 +14,10 @@ from realign_plugin.subspace.tensor_files import all_finite, open_tensors
 from realign_plugin.text_files import read_json
 
 INDEX_NAME: Final = "model.safetensors.index.json"
-SAMPLED_TENSORS: Final = 8
-SAMPLED_VALUES: Final = 256
 FIRST_ROWS: Final = 8
 """Rows of a tensor that are compared before the others are read."""
 
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
-_ARCHITECTURE: Final = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "tie_word_embeddings",
-    "num_local_experts",
-    "num_experts",
-)
-"""Keys of ``config.json`` that determine the weights; the others change with the version that wrote the file."""
 
 
 class Checkpoint:
@@ -194,52 +176,6 @@ class Checkpoint:
         return self._readers[found]
 
 
-def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, str]:
-    """A base model's fingerprint: sha256 of its architecture and of a sample of its weights.
-
-    Weights are rounded to bf16 first, so that a checkpoint and its copy in another float dtype of at least that
-    precision are the same; a quantised checkpoint has no sample.
-
-    Args:
-        path: The model's folder; None and folders without readable files give an empty result.
-        modules: Target modules, from which the sample is taken.
-
-    Returns:
-        ``{"config": hex, "weights": hex}``, without what could not be read.
-    """
-    if path is None or not Path(path).is_dir():
-        return {}
-    found: dict[str, str] = {}
-    try:
-        checkpoint = Checkpoint(path, "model_name_or_path")
-        found["config"] = _config_sha256(checkpoint.config)
-    except UserError:
-        return found
-    if not modules:
-        return found
-    weights = hashlib.sha256()
-    for module in spread(modules, SAMPLED_TENSORS):
-        name = checkpoint.find(f"{module}.weight")
-        if name is None:
-            return found
-        piece = checkpoint._readers[name].get_slice(name)
-        shape = piece.get_shape()
-        if len(shape) != 2 or piece.get_dtype() not in ("F32", "F16", "BF16", "F64"):
-            return found
-        row = checkpoint.rows(name, max(1, -(-SAMPLED_VALUES // shape[1]))).flatten()[:SAMPLED_VALUES]
-        weights.update(module.encode())
-        weights.update(row.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
-    found["weights"] = weights.hexdigest()
-    return found
-
-
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """Up to ``count`` evenly spaced items, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
-
-
 def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[str]:
     """Modules with a matrix for a weight, inside numbered layers, that a target names.
 
@@ -275,12 +211,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _ends(module: str, end: str) -> bool:
     return module == end or module.endswith(f".{end}")
-
-
-def _config_sha256(config: dict[str, Any]) -> str:
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    kept = {key: config.get(key, (text or {}).get(key)) for key in _ARCHITECTURE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def without_wrappers(name: str) -> str:

@@ -10,7 +10,7 @@ from llamafactory.extras import logging
 from peft import PeftModel
 
 from realign_plugin.errors import UserError
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import fingerprint
 from realign_plugin.subspace.spec import check_chosen_mask
 from realign_plugin.training.inference import CHOICE
 from realign_plugin.training.preflight import STAGES

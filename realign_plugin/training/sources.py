@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import fingerprint
 from realign_plugin.subspace.fusing import ALL_ONES
 from realign_plugin.subspace.options import OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec

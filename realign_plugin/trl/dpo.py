@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import fingerprint
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
