@@ -109,7 +109,6 @@ def _check_safety_subspace(
     for model in others:
         check_same_model(model, base, list(shapes))
         check_same_shapes(config, model, base)
-    _check_not_quantised(models, shapes)
     targets = list(shapes)
     if check_base:
         _check_base(adapter, spec.base_sha256, base, targets)
@@ -187,15 +186,7 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
     for checkpoint in listed:
         check_same_model(checkpoint, base, [])
         check_same_shapes(config, checkpoint, base)
-    for changed in modules.values():
-        _check_not_quantised(models, changed)
     return modules
-
-
-def _check_not_quantised(models: Models, modules: Iterable[str]) -> None:
-    for model in models.values():
-        for module in modules:
-            model.dtype(f"{module}.weight")
 
 
 def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoint:
@@ -205,7 +196,9 @@ def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoi
             "parameter"
         )
     try:
-        return Checkpoint(model.local_path(cache_dir=cache), what)
+        found = Checkpoint(model.local_path(cache_dir=cache), what)
+        found.check_not_quantised()
+        return found
     except UserError:
         raise
     except Exception as error:  # the hub's client has many errors; the user has to correct the path

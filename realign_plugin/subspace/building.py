@@ -137,7 +137,7 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
         modules: Target modules.
 
     Raises:
-        UserError: If architecture or shapes differ; what differs is named with both values.
+        UserError: If architecture or shapes differ, with both values, or a weight is quantised.
     """
     for key in ("model_type", "num_hidden_layers", "hidden_size"):
         ours, theirs = model.config.get(key), base.config.get(key)
@@ -147,6 +147,8 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
                 "same; give models fine-tuned from this base"
             )
     for module in modules:
+        for one in (model, base):
+            one.dtype(f"{module}.weight")  # what is quantised has another shape too
         ours, theirs = model.shape(f"{module}.weight"), base.shape(f"{module}.weight")
         if ours != theirs:
             raise UserError(

@@ -19,6 +19,9 @@ FIRST_ROWS: Final = 8
 
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
 
+_PACKED: Final = ("weight", "weight_packed", "_blocks")
+"""How the names of quantised weights end: bitsandbytes, GPTQ, AWQ; compressed-tensors; MXFP4. fp8 tells by its dtype."""
+
 
 class Checkpoint:
     """A model's safetensors files; nothing but headers is read before a tensor is asked for.
@@ -122,6 +125,17 @@ class Checkpoint:
                 "give the checkpoint before quantisation"
             )
         return known[piece.get_dtype()]
+
+    def check_not_quantised(self) -> None:
+        """Refuse a model of which a weight is stored quantised; integers that are no weights, such as masks, may stay.
+
+        Raises:
+            UserError: With the first such tensor.
+        """
+        for name in self.names:
+            stored: str = self._reader(name).get_slice(name).get_dtype()
+            if stored.startswith("F") or name.endswith(_PACKED):
+                self.dtype(name)
 
     def element_size(self, name: str) -> int:
         """Bytes of one element of a tensor, from the header."""
