@@ -14,6 +14,7 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.merging.model_files import check_files
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
@@ -197,7 +198,7 @@ def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoi
         )
     try:
         found = Checkpoint(model.local_path(cache_dir=cache), what)
-        found.check_not_quantised()
+        check_files(found)
         return found
     except UserError:
         raise

@@ -13,6 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.subspace.tensor_files import all_finite, open_tensors
 from realign_plugin.text_files import read_json
 
+WHOLE_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
 FIRST_ROWS: Final = 8
 """Rows of a tensor that are compared before the others are read."""
@@ -20,7 +21,7 @@ FIRST_ROWS: Final = 8
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
 
 _PACKED: Final = ("weight", "weight_packed", "_blocks")
-"""How the names of quantised weights end: bitsandbytes, GPTQ, AWQ; compressed-tensors; MXFP4. fp8 tells by its dtype."""
+"""How names of packed weights end: bitsandbytes, GPTQ and AWQ; compressed-tensors; MXFP4."""
 
 
 class Checkpoint:
@@ -58,23 +59,7 @@ class Checkpoint:
             raise UserError(
                 f"{self.what}: {self.path} is not a folder, expected a model saved with safetensors; check the path"
             )
-        index = self.path / INDEX_NAME
-        if index.is_file():
-            try:
-                named = read_json(index, self.what, "a weight_map", "copy it again")
-                shards = sorted(set(named["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise UserError(
-                    f"{self.what}: {index} is corrupt ({error}), expected a weight_map; copy it again"
-                ) from error
-            missing = [shard for shard in shards if not (self.path / shard).is_file()]
-            if missing:
-                raise UserError(
-                    f"{self.what}: {self.path / missing[0]} does not exist, {INDEX_NAME} names it; copy the "
-                    "whole folder"
-                )
-            return [self.path / shard for shard in shards]
-        files = sorted(file for file in self.path.glob("*.safetensors") if not file.name.startswith("adapter_"))
+        files = weight_files(self.path, self.what)
         if not files:
             if (self.path / "adapter_config.json").is_file():
                 raise UserError(
@@ -188,6 +173,45 @@ class Checkpoint:
                 "the path"
             )
         return self._readers[found]
+
+
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The safetensors files that transformers reads a model from: one, or the shards that an index names.
+
+    Where there is neither, all that are not an adapter's; none where there is nothing.
+
+    Args:
+        folder: The model's folder.
+        what: What the user calls it.
+
+    Raises:
+        UserError: If the index is corrupt, or names a file that does not exist.
+    """
+    whole, index = folder / WHOLE_NAME, folder / INDEX_NAME
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
+    shards = indexed_files(index, what)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise UserError(f"{what}: {folder / missing[0]} does not exist, {INDEX_NAME} names it; copy the whole folder")
+    return [folder / shard for shard in shards]
+
+
+def indexed_files(index: Path, what: str) -> list[str]:
+    """Names of the files that a model's index names.
+
+    Raises:
+        UserError: If it is corrupt.
+    """
+    found = read_json(index, what, "a weight_map", "copy it again").get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(
+            f"{what}: {index} is corrupt (weight_map is {found!r:.40}), expected names of files by names of tensors; "
+            "copy it again"
+        )
+    return sorted(set(found.values()))
 
 
 def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,30 @@ def test_a_quantised_model_of_the_training_is_called_so(yard: Path, tmp_path: Pa
         SafetySubspace.from_models(home / "base", [packed])
     with pytest.raises(UserError, match=r"^model_name_or_path: .* is stored as U8, expected fp32, fp16 or bf16"):
         SafetySubspace.from_models(packed, [make_fine_tuned(home / "base", tmp_path / "tuned", seed=5)])
+
+
+def test_files_that_mergekit_and_transformers_read_unlike(
+    yard: Path, merge: Merge, tmp_path: Path, adapter: Path
+) -> None:
+    """mergekit prefers an index, transformers the one file."""
+    base = edited(yard / "fp32" / "base", tmp_path / "copy" / "base", lambda name, tensor: {name: tensor})
+    config = configuration(base.parent, adapter)
+    save_file({"layers.0.attention.wq.weight": torch.ones(4, 4)}, base / "consolidated.safetensors")
+    expected = merge(config, tmp_path / "plain")
+    assert expected.keys() == state_of(yard / "fp32" / "base").keys()
+    index = base / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(expected, "model.safetensors")}))
+    again = merge(config, tmp_path / "indexed")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.items())
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(expected, "model-00001-of-00002.safetensors")}))
+    with pytest.raises(
+        UserError, match=rf"^base_model: {base} holds model.safetensors, which transformers reads, and"
+    ):
+        merge(config)
+    index.unlink()
+    (base / "model.safetensors").rename(base / "weights.safetensors")
+    with pytest.raises(
+        UserError, match=r"^base_model: .* holds neither model.safetensors nor model.safetensors.index"
+    ):
+        merge(config)
+    assert not (tmp_path / "merged").exists()
