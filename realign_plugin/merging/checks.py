@@ -110,11 +110,11 @@ def _check_safety_subspace(
     for model in others:
         check_same_model(model, base, list(shapes))
         check_same_shapes(config, model, base)
-    targets = list(shapes)
+    sampled = spec.sampled_modules or list(shapes)
     if check_base:
-        _check_base(adapter, spec.base_sha256, base, targets)
+        _check_base(adapter, spec.base_sha256, base, sampled)
     if spec.vector_space == "weight":
-        _check_order(adapter, spec, others, targets)
+        _check_order(adapter, spec, others, sampled)
         _tell_unmasked(adapter, spec, base, others, shapes)
     return {"adapter": list(shapes)}
 

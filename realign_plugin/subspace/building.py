@@ -14,7 +14,7 @@ from torch import Tensor
 from realign_plugin.errors import UserError
 from realign_plugin.method.masks import logits_shape
 from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
-from realign_plugin.subspace.fingerprints import fingerprint, task_sha256
+from realign_plugin.subspace.fingerprints import record_base, task_sha256
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_names import natural_key
 from realign_plugin.subspace.options import check_option
@@ -117,9 +117,9 @@ def model_parts(
     spec.target_modules = modules
     spec.lora_target = target if isinstance(target, str) else list(target)
     spec.vector_dtype = _common_dtype([m.dtype(f"{module}.weight") for m in [safe, *models] for module in modules])
-    spec.base_sha256 = fingerprint(base, modules)
+    record_base(spec, base)
     spec.sources = [
-        {"role": "task", "name": model.path.name, **task_sha256(model.path, modules), "weight": weight}
+        {"role": "task", "name": model.path.name, **task_sha256(model.path, spec.sampled_modules), "weight": weight}
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
 

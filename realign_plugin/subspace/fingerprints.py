@@ -14,6 +14,7 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import Checkpoint
+from realign_plugin.subspace.spec import SubspaceSpec
 
 SAMPLED_TENSORS: Final = 8
 SAMPLED_VALUES: Final = 256
@@ -65,6 +66,17 @@ def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, st
         found["weights"] = _weights_sha256(rows)
         found["weights_fp16"] = _weights_sha256({module: row.to(torch.float16) for module, row in rows.items()})
     return found
+
+
+def record_base(spec: SubspaceSpec, path: str | Path | None) -> None:
+    """Write a base model's fingerprint into a subspace's description, with the modules that the sample is of.
+
+    Args:
+        spec: Changed in place.
+        path: The base model's folder; see :func:`fingerprint`.
+    """
+    spec.sampled_modules = spread(spec.target_modules or (), SAMPLED_TENSORS)
+    spec.base_sha256 = fingerprint(path, spec.sampled_modules)
 
 
 def task_sha256(path: Path, modules: Sequence[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import weight_files
-from realign_plugin.subspace.fingerprints import fingerprint
+from realign_plugin.subspace.fingerprints import record_base
 from realign_plugin.subspace.fusing import ALL_ONES
 from realign_plugin.subspace.options import OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
@@ -86,7 +86,7 @@ def _built(sources: Sources) -> SafetySubspace:
             "model, and the teachers are more, expected 'safety_subspace'; set it"
         )
     check_base_model(base, subspace)
-    subspace.spec.base_sha256 = fingerprint(base, subspace.spec.target_modules or ())
+    record_base(subspace.spec, base)
     return subspace
 
 

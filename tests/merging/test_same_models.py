@@ -32,6 +32,7 @@ def saved_before(folder: Path, base: Path, tasks: list[Path]) -> Path:
     file = folder / "adapter_config.json"
     config: dict[str, Any] = json.loads(file.read_text())
     modules = config["target_modules"]
+    del config["sampled_modules"]
     config["base_sha256"] = legacy(base, modules)
     for source, task in zip([one for one in config["sources"] if one["role"] == "task"], tasks, strict=True):
         del source["sha256_fp16"]
@@ -78,6 +79,7 @@ def test_a_lora_subspace_saved_before(home: Path, merge: Merge, tmp_path: Path, 
     current = merge(configuration(home, adapter), tmp_path / "current")
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text())
+    config.pop("sampled_modules")
     config["base_sha256"] = legacy(home / "base", config["target_modules"])
     file.write_text(json.dumps(config))
     merged = merge(configuration(home, adapter), tmp_path / "merged")
@@ -85,3 +87,29 @@ def test_a_lora_subspace_saved_before(home: Path, merge: Merge, tmp_path: Path, 
     make_fine_tuned(home / "base", tmp_path / "other" / "base", seed=77)
     with pytest.raises(UserError, match=r"is not the model that .* \(sha256 of its weights: "):
         merge(configuration(tmp_path / "other", adapter), tmp_path / "wrong")
+
+
+def test_a_mixture_of_experts(merge: Merge, tmp_path: Path) -> None:
+    """The checkpoint's experts and router are matrices of their own; in the model they are no linear modules."""
+    from transformers import MixtralConfig
+
+    from realign_plugin import attach_subspace
+
+    sizes = {"vocab_size": 80, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(MixtralConfig(**sizes, **heads)).save_pretrained(tmp_path / "base")
+    make_tokenizer(tmp_path / "base")
+    one, two = (make_fine_tuned(tmp_path / "base", tmp_path / f"full{n}", seed=30 + n) for n in (1, 2))
+    built = SafetySubspace.from_models(tmp_path / "base", [one, two], task_weight=[0.2, 0.8])
+    with pytest.warns(UserWarning, match="are not a linear module of MixtralForCausalLM"):
+        model = attach_subspace(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), built)
+    folder = tmp_path / "adapter"
+    model.save_pretrained(folder)
+    assert len(SafetySubspace.load(folder).logits) < len(built.logits)
+    assert merge(configuration(tmp_path, folder, one, two), tmp_path / "merged")
+    with pytest.raises(UserError, match="are in another order than when"):
+        merge(configuration(tmp_path, folder, two, one), tmp_path / "swapped")
+    make_fine_tuned(tmp_path / "base", tmp_path / "other" / "base", seed=77)
+    with pytest.raises(UserError, match=r"is not the model that .* \(sha256 of its weights: "):
+        merge(configuration(tmp_path / "other", folder, one, two), tmp_path / "wrong")
