@@ -14,7 +14,7 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.merging.model_files import check_files
+from realign_plugin.merging.model_files import check_files, check_not_transposed
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
@@ -172,6 +172,7 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
                 f"models: {model} has no role, so that {config.merge_method} would ignore it, expected role: "
                 "unaligned, fine_tuned or safe under its parameters; add one, or leave the model out"
             )
+    check_not_transposed(base, config.merge_method)
     check_sources(merge_methods.get(config.merge_method).spec, given, roles)
     adapters = {name: lora(given[name], name) for name in ADAPTERS if given.get(name)}
     for name, adapter in adapters.items():

@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.checkpoints import INDEX_NAME, WHOLE_NAME, Checkpoint, indexed_files
+
+TRANSPOSED: Final = ("gpt2", "openai-gpt")
+"""Model types with Conv1D, which holds its weight as ``[in, out]``."""
+
+
+def check_not_transposed(model: Checkpoint, method: str) -> None:
+    """Refuse architectures whose weights a projection would meet on their inputs' side.
+
+    Args:
+        model: The base model.
+        method: Name of the merge method.
+
+    Raises:
+        UserError: With the model's type.
+    """
+    kind = model.config.get("model_type")
+    if kind in TRANSPOSED:
+        raise UserError(
+            f"{model.what}: {model.path} is a {kind} model, whose weights are transposed (Conv1D), expected linear "
+            f"modules, whose outputs {method} projects; use a method of mergekit's (linear, task_arithmetic)"
+        )
 
 
 def check_files(model: Checkpoint) -> None:

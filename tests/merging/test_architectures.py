@@ -34,8 +34,6 @@ def gpt_oss() -> Any:
 
     return GptOssConfig(**SIZES, **EXPERTS)
 
-    return GPT2Config(vocab_size=80, n_embd=16, n_layer=2, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2)
-
 
 def made(config: Any, root: Path) -> dict[str, Any]:
     """A merge of an aligned model with the one before alignment and a fine-tuned one, all full checkpoints."""
@@ -71,3 +69,14 @@ def test_frozen_experts(merge: Merge, tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in frozen.items())
     name = "model.layers.1.self_attn.q_proj.weight"
     assert not torch.equal(merged[name], state_of(tmp_path / "base")[name])
+
+
+@pytest.mark.parametrize("method", ["safe_lora", "safe_merge"])
+def test_conv1d(merge: Merge, tmp_path: Path, method: str) -> None:
+    from transformers import GPT2Config
+
+    config = GPT2Config(vocab_size=80, n_embd=16, n_layer=1, n_head=2, n_positions=64, bos_token_id=2, eos_token_id=2)
+    with pytest.raises(
+        UserError, match=rf"^base_model: .* is a gpt2 model, .* linear modules, whose outputs {method}"
+    ):
+        merge(made(config, tmp_path) | {"merge_method": method})
