@@ -14,7 +14,7 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.merging.model_files import check_files, check_not_transposed
+from realign_plugin.merging.model_files import check_files, check_not_transposed, check_untied
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
@@ -99,6 +99,7 @@ def _check_safety_subspace(
             f"masks of {adapter} (in weight space) are for, in the order of its training; list them"
         )
     shapes = tensor_shapes(adapter)
+    check_untied(base, shapes, "adapter")
     for module, parts in shapes.items():
         expected = (parts["B"][0], parts["A"][1]) if spec.vector_space == "lora" else parts["W"]
         found = base.shape(f"{module}.weight")
@@ -176,6 +177,7 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
     check_sources(merge_methods.get(config.merge_method).spec, given, roles)
     adapters = {name: lora(given[name], name) for name in ADAPTERS if given.get(name)}
     for name, adapter in adapters.items():
+        check_untied(base, adapter.factors, name)
         for module, pair in adapter.factors.items():
             expected, found = (pair["B"].shape[0], pair["A"].shape[1]), base.shape(f"{module}.weight")
             if found != expected:

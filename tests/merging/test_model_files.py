@@ -1,4 +1,4 @@
-"""The files of a merge's models: weights that are quantised, and files that mergekit and transformers read unlike."""
+"""The files of a merge's models: weights that are quantised or tied, and files that hosts read differently."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from realign_plugin import SafetySubspace, UserError
-from tests.conftest import make_fine_tuned
+from tests.conftest import make_fine_tuned, make_lora
 from tests.merging.conftest import Merge, configuration, state_of
 
 State = dict[str, torch.Tensor]
@@ -122,4 +122,27 @@ def test_files_that_mergekit_and_transformers_read_unlike(
         UserError, match=r"^base_model: .* holds neither model.safetensors nor model.safetensors.index"
     ):
         merge(config)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_output_head_that_is_the_embedding(yard: Path, merge: Merge, tmp_path: Path) -> None:
+    home = yard / "fp32"
+    root = tmp_path / "tied"
+    base = edited(home / "base", root / "base", lambda name, t: {} if name == "lm_head.weight" else {name: t})
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (base / "config.json").write_text(json.dumps(config))
+    aligned = make_lora(home / "base", tmp_path / "aligned", target_modules=["q_proj", "lm_head"])
+    task = make_lora(home / "base", tmp_path / "task", target_modules=["q_proj", "lm_head"], seed=2)
+    for folder in (aligned, task):  # PEFT adds the head itself
+        file = folder / "adapter_model.safetensors"
+        factors = {name: tensor for name, tensor in load_file(file).items() if ".lora_" in name}
+        save_file(factors, file, metadata={"format": "pt"})
+    adapter = SafetySubspace.from_adapters(aligned, [task]).save(tmp_path / "adapter")
+    message = "lm_head is tied to the embedding in .*, expected a base with an output head of its own; untie it and"
+    with pytest.raises(UserError, match=f"^adapter: {message}"):
+        merge(configuration(root, adapter))
+    given = {"aligned_adapter": str(aligned), "task_adapter": str(task)}
+    models = [{"model": str(base)}]
+    with pytest.raises(UserError, match=f"^aligned_adapter: {message}"):
+        merge({"merge_method": "safe_lora", "base_model": str(base), "models": models, "parameters": given})
     assert not (tmp_path / "merged").exists()
