@@ -197,7 +197,7 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     if finetuning_args.mask_compile and training_args.do_train:
         check_compiler(training_args.device)
     if training_args.do_train:
-        resuming.set_aside_incomplete(training_args.output_dir)
+        finetuning_args.record = resuming.check_start(training_args, finetuning_args, resumed)
     if training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False
     if finetuning_args.mask_keep_weight > 0:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.files import sha256
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
-from realign_plugin.subspace.options import FUSION_OPTIONS
 from realign_plugin.subspace.task_vectors import task_weights
+from realign_plugin.subspace.training_record import BUILDING_OPTIONS, KEY, TrainingRecord
 from realign_plugin.text_files import read_json
 from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 
@@ -21,8 +23,6 @@ TRAINING_OPTIONS: Final = (
     "mask_temperature", "mask_estimator", "mask_rescale", "mask_noise", "mask_noise_end",
 )  # fmt: skip
 """How masks are drawn in training."""
-BUILDING_OPTIONS: Final = (*FUSION_OPTIONS, "mask_granularity", "mask_init")
-"""How a subspace was built; it stays so."""
 
 
 def go_on_from(path: str | Path, finetuning_args: Any) -> None:
@@ -54,6 +54,37 @@ def go_on_from(path: str | Path, finetuning_args: Any) -> None:
             setattr(finetuning_args, name, own.get(name, getattr(spec, name)))
     if "mask_estimator" in given and finetuning_args.mask is None:
         finetuning_args.mask = "binary" if finetuning_args.mask_estimator == "straight_through" else "soft"
+
+
+def check_start(training_args: Any, finetuning_args: Any, resumed: Sequence[str]) -> TrainingRecord:
+    """Find the checkpoint that the host will go on from, and refuse it where it is another training's.
+
+    Args:
+        training_args: The host's training arguments.
+        finetuning_args: Ours, with the subspace that was built, if one was.
+        resumed: ``adapter_name_or_path``.
+
+    Returns:
+        What the checkpoints of this run will be known by.
+
+    Raises:
+        UserError: If the run would go on from another training's checkpoint.
+    """
+    names = finetuning_args.real_names
+    spec = read_spec(Path(resumed[0]))[0] if resumed else finetuning_args.subspace.spec
+    start = sha256(Path(resumed[0]) / WEIGHTS_NAME) if resumed else None
+    record = TrainingRecord.of(names["stage"], names["finetuning_type"], spec, start)
+    checkpoint, fix = training_args.resume_from_checkpoint, "give one of this training, or none"
+    if checkpoint is True or (checkpoint is None and not getattr(training_args, "overwrite_output_dir", False)):
+        set_aside_incomplete(training_args.output_dir)
+        checkpoint = _last_checkpoint(training_args.output_dir)
+        fix = "give another output_dir, or set overwrite_output_dir: true to start anew"
+    if checkpoint:
+        state = _state(Path(checkpoint)) or {}
+        record.check(
+            TrainingRecord.read(state.get("stateful_callbacks")), f"resume_from_checkpoint: {checkpoint}", fix
+        )
+    return record
 
 
 def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
@@ -88,6 +119,12 @@ def is_finished(output_dir: str | Path, steps: int) -> bool:
     return state is not None and state.get("max_steps") == steps and (Path(output_dir) / WEIGHTS_NAME).is_file()
 
 
+def _last_checkpoint(output_dir: str | Path) -> str | None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+
+
 def _state(folder: Path) -> dict[str, Any] | None:
     try:
         return read_json(folder / STATE, "", "the trainer's state")
@@ -96,6 +133,9 @@ def _state(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    if _state(folder) is None:
+    state = _state(folder)
+    if state is None:
         return False
+    if KEY not in (state.get("stateful_callbacks") or {}):
+        return True  # another tool's, which does not save an adapter
     return (folder / WEIGHTS_NAME).is_file() and (folder / CONFIG_NAME).is_file()

@@ -15,9 +15,11 @@ from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.checkpoints import fingerprint
 from realign_plugin.subspace.subspace import SafetySubspace
+from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
+from realign_plugin.tuner.recording import RecordTraining
 from realign_plugin.tuner.schedule import NoiseSchedule
 
 ReferenceKind = Literal["init", "aligned", "base"]
@@ -78,12 +80,18 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
         spec.base_sha256 = fingerprint(
             model_folder(getattr(model, "name_or_path", "")), subspace.spec.target_modules or ()
         )
+    record = TrainingRecord.of("mask_dpo", "safety_subspace", spec)
     policy = attach_subspace(model, subspace)
     return DPOParts(
         model=policy,
         ref_model=Reference(policy, reference),
         args=args,
-        callbacks=[WarnOfStandstill(), NoiseSchedule(spec.mask_noise, spec.mask_noise_end), MaskLog()],
+        callbacks=[
+            RecordTraining(record),
+            WarnOfStandstill(),
+            NoiseSchedule(spec.mask_noise, spec.mask_noise_end),
+            MaskLog(),
+        ],
     )
 
 
