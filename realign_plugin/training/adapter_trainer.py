@@ -20,7 +20,7 @@ from realign_plugin.files import atomic_folder
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.training.fsdp import compute_in_bf16
-from realign_plugin.training.resuming import is_finished
+from realign_plugin.training.resuming import is_finished, set_aside_earlier
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
@@ -71,10 +71,20 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             compute_in_bf16(model, self.accelerator.device.type)
         self.nothing_left = False
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as the host does, but for a run that was stopped after its last step: it is complete as it is."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as the host does, but for a run that was stopped after its last step: it is complete as it is.
+
+        What an earlier run left in the output folder is not this one's, unless it goes on from there.
+        """
+        start, home = resume_from_checkpoint, Path(self.args.output_dir)
+        if (
+            self.args.should_save
+            and start is not True
+            and not (start and Path(start).resolve().parent == home.resolve())
+        ):
+            set_aside_earlier(home)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         except NothingLeftError:
             self.nothing_left, self.is_in_train = True, False
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,9 @@ from realign_plugin.text_files import read_json
 from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 
 STATE: Final = "trainer_state.json"
+EVALUATED: Final = "eval_results.json"
+RESULTS: Final = ("all_results.json", "train_results.json", EVALUATED)
+"""What the host leaves of a run's measurements."""
 TRAINING_OPTIONS: Final = (
     "mask_temperature", "mask_estimator", "mask_rescale", "mask_noise", "mask_noise_end",
 )  # fmt: skip
@@ -99,18 +102,41 @@ def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
     Returns:
         The folders set aside, by their new names.
     """
-    aside = []
-    for folder in sorted(Path(output_dir).glob("checkpoint-*")):
-        if not re.fullmatch(r"checkpoint-\d+", folder.name) or not folder.is_dir() or _is_whole(folder):
-            continue
-        target = folder.with_name(f"incomplete-{folder.name}-{os.getpid()}")
-        try:
-            folder.rename(target)
-        except FileNotFoundError:
-            continue  # another process was faster
-        aside.append(target)
-        print(f"realign-plugin: {folder} was not written to its end; it is now {target.name}", file=sys.stderr)
-    return aside
+    return [
+        target
+        for folder in _checkpoints(output_dir)
+        if not _is_whole(folder) and (target := _set_aside(folder, "incomplete", "was not written to its end"))
+    ]
+
+
+def set_aside_earlier(output_dir: str | Path) -> None:
+    """Remove the results of an earlier run, and rename its checkpoints: one starts that does not go on from them.
+
+    Stopped before its own first checkpoint, the run that starts would else be taken for that one. Several processes may
+    call this at once.
+
+    Args:
+        output_dir: The run's output folder.
+    """
+    for name in (STATE, *RESULTS):
+        (Path(output_dir) / name).unlink(missing_ok=True)
+    for folder in _checkpoints(output_dir):
+        _set_aside(folder, "earlier", "is an earlier run's")
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    folders = sorted(Path(output_dir).glob("checkpoint-*"))
+    return [folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.is_dir()]
+
+
+def _set_aside(folder: Path, prefix: str, why: str) -> Path | None:
+    target = folder.with_name(f"{prefix}-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    try:
+        folder.rename(target)
+    except FileNotFoundError:
+        return None  # another process was faster
+    print(f"realign-plugin: {folder} {why}; it is now {target.name}", file=sys.stderr)
+    return target
 
 
 def is_finished(output_dir: str | Path, steps: int) -> bool:

@@ -168,3 +168,36 @@ def test_a_full_fine_tunings_checkpoint_is_refused_and_not_renamed(lab: Path, tm
     with pytest.raises(UserError, match="checkpoint-5 does not say which training it is of"):
         get_train_args(training_options(lab, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_an_overwriting_run_that_is_stopped_is_not_taken_for_the_one_before(
+    lab: Path, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"val_size": 0.25, "do_eval": True, "max_steps": 6}
+    run_exp(training_options(lab, tmp_path, **options))
+    before = contents(tmp_path)
+    options |= {"learning_rate": 0.5, "max_steps": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskDPOTrainer, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # its adapter is saved
+            run_exp(training_options(lab, tmp_path, overwrite_output_dir=True, **options))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    assert len(list(tmp_path.glob("earlier-checkpoint-*"))) == 3
+    assert not (tmp_path / "eval_results.json").exists()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "trainer_state.json").unlink()  # as if killed after step 3
+    steps.clear()
+    run_exp(training_options(lab, tmp_path, **options))
+    assert len(steps) == 2
+    after = contents(tmp_path)
+    assert all(before[name] != after[name] for name in ("adapter_model.safetensors", "eval_results.json"))
+
+
+def test_a_run_from_a_checkpoint_elsewhere_is_not_the_one_in_its_folder(
+    lab: Path, stopped: dict[str, Path], tmp_path: Path, steps: list[int]
+) -> None:
+    run_exp(training_options(lab, tmp_path, **OPTIONS))
+    steps.clear()
+    resumed = {"resume_from_checkpoint": str(stopped["masks"] / "checkpoint-2"), "overwrite_output_dir": True}
+    run_exp(training_options(lab, tmp_path, **OPTIONS, **resumed))
+    assert len(steps) == 2
