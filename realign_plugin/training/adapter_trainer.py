@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,6 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_folder
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
@@ -23,6 +21,7 @@ from realign_plugin.training.fsdp import compute_in_bf16
 from realign_plugin.training.resuming import is_finished, set_aside_earlier
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
+from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
 from realign_plugin.tuner.recording import RecordTraining
 from realign_plugin.tuner.schedule import NoiseSchedule
@@ -129,13 +128,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         Raises:
             UserError: If they are not: the trainer would go on with an adapter that holds NaN, and log a loss of 0.
         """
-        # With fp16 the gradient scaler leaves such steps out by itself.
-        if not self.args.fp16 and math.isnan(float(logs.get("grad_norm", 0.0))):
-            raise UserError(
-                f"grad_norm: nan by step {self.state.global_step}, expected a number; go on from an earlier "
-                "checkpoint with a smaller learning_rate, or on a GPU with flash_attn: disabled (torch 2.11's cuDNN "
-                "attention gave NaN there)"
-            )
+        if not self.args.fp16:  # with it the gradient scaler leaves such steps out by itself
+            check_gradients(logs, self.state.global_step)
         if self.is_subspace and ("loss" in logs or any(key.endswith("eval_loss") for key in logs)):
             prefix = "" if "loss" in logs else "eval_"
             for name, value in mask_statistics(self._tuner(self.model)).items():
@@ -197,7 +191,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Save in one step: a kill or a full disk leaves the last good adapter.
 
         An earlier run's state goes with its adapter; the trainer writes its own after this.
+
+        Raises:
+            UserError: If what was trained holds NaN or infinite numbers.
         """
+        trained = ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
+        check_trained(trained if state_dict is None else state_dict.items(), self.state.global_step)
         old = (*ADAPTER_FILES, TRAINER_STATE_NAME)
         shared = self.args.world_size > 1  # the others write their random states into a checkpoint's folder
         with atomic_folder(output_dir or self.args.output_dir, replaces=old, last=CONFIG_NAME, shared=shared) as work:

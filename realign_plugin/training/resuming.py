@@ -112,8 +112,8 @@ def set_aside_incomplete(output_dir: str | Path) -> list[Path]:
 def set_aside_earlier(output_dir: str | Path) -> None:
     """Remove the results of an earlier run, and rename its checkpoints: one starts that does not go on from them.
 
-    Stopped before its own first checkpoint, the run that starts would else be taken for that one. Several processes may
-    call this at once.
+    Stopped before its own first checkpoint, the run that starts would else be taken for the earlier one. Several
+    processes may call this at once.
 
     Args:
         output_dir: The run's output folder.

@@ -166,3 +166,22 @@ def test_a_gradient_that_is_not_a_number_ends_the_run(subspace: Any, base_model:
     state = transformers.TrainerState(global_step=7, log_history=[{}])
     with pytest.raises(UserError, match="grad_norm: nan by step 7"):
         MaskLog().on_log(args, state, None, {"loss": 0.0, "grad_norm": float("nan")})
+
+
+@pytest.mark.parametrize("saves", [{"save_strategy": "no"}, {"save_steps": 2}])
+def test_a_run_whose_logits_are_not_numbers_ends_before_it_saves(
+    lab: Path, pairs: Path, tmp_path: Path, saves: dict[str, Any]
+) -> None:
+    subspace = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"])
+    trainer = trainer_of(lab, pairs, subspace, config(tmp_path, max_steps=3, **saves))
+    step = trainer.training_step
+
+    def spoilt(model: Any, *args: Any) -> Any:
+        loss = step(model, *args)
+        next(p for p in model.parameters() if p.grad is not None).grad[0] = float("inf")  # type: ignore[index]
+        return loss
+
+    trainer.training_step = spoilt  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"holds NaN or infinite numbers by step [23], expected finite ones"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
