@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, UserError, attach_subspace
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import fingerprint
 from realign_plugin.subspace.transfer import transfer
 from tests.conftest import logits_of, make_fine_tuned, make_llama, with_random_logits
 from tests.subspace.test_lora_adapters import edited_config

@@ -14,14 +14,16 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.merging.model_files import check_files, check_not_transposed, check_untied
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import all_settings, check_layers, check_setting, listed_models, shared_settings
 from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.subspace.building import check_same_model
-from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
 from realign_plugin.subspace.files import tensor_shapes
+from realign_plugin.subspace.fingerprints import differing, fingerprint, task_fingerprint
 from realign_plugin.subspace.spec import SubspaceSpec
 
 LOG = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ def _check_safety_subspace(
             f"masks of {adapter} (in weight space) are for, in the order of its training; list them"
         )
     shapes = tensor_shapes(adapter)
+    check_untied(base, shapes, "adapter")
     for module, parts in shapes.items():
         expected = (parts["B"][0], parts["A"][1]) if spec.vector_space == "lora" else parts["W"]
         found = base.shape(f"{module}.weight")
@@ -108,12 +111,11 @@ def _check_safety_subspace(
     for model in others:
         check_same_model(model, base, list(shapes))
         check_same_shapes(config, model, base)
-    _check_not_quantised(models, shapes)
-    targets = list(shapes)
+    sampled = spec.sampled_modules or list(shapes)
     if check_base:
-        _check_base(adapter, spec.base_sha256, base, targets)
+        _check_base(adapter, spec.base_sha256, base, sampled)
     if spec.vector_space == "weight":
-        _check_order(adapter, spec, others, targets)
+        _check_order(adapter, spec, others, sampled)
         _tell_unmasked(adapter, spec, base, others, shapes)
     return {"adapter": list(shapes)}
 
@@ -121,22 +123,23 @@ def _check_safety_subspace(
 def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, modules: list[str]) -> None:
     """Refuse a base other than the one the adapter was trained on."""
     found = fingerprint(base.path, modules)
-    for part in ("config", "weights"):
-        if part in recorded and part in found and recorded[part] != found[part]:
-            raise UserError(
-                f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
-                f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
-                "check_base: false"
-            )
+    part = differing(recorded, found)
+    if part is not None:
+        raise UserError(
+            f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
+            f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
+            "check_base: false"
+        )
 
 
 def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], modules: list[str]) -> None:
     """Refuse the models of the training in another order: each has its own weight and, with DARE, its own drop."""
-    tasks = [source for source in spec.sources if source.get("role") == "task"]
-    recorded = [str(source.get("sha256")) for source in tasks]
-    found = [fingerprint(model.path, modules).get("weights", "") for model in models]
-    if found != recorded and sorted(found) == sorted(recorded):
-        order = ", ".join(str(models[found.index(value)].path) for value in recorded)
+    recorded = [task_fingerprint(source) for source in spec.sources if source.get("role") == "task"]
+    found = [fingerprint(model.path, modules) for model in models]
+    places = [[differing(one, other) is None for other in found] for one in recorded]
+    in_place = all(differing(one, other) is None for one, other in zip(recorded, found, strict=False))
+    if not in_place and all(map(any, places)):
+        order = ", ".join(str(models[row.index(True)].path) for row in places)
         raise UserError(
             f"models: {', '.join(str(model.path) for model in models)} are in another order than when {adapter} was "
             f"trained, expected {order}; list them so"
@@ -170,9 +173,11 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
                 f"models: {model} has no role, so that {config.merge_method} would ignore it, expected role: "
                 "unaligned, fine_tuned or safe under its parameters; add one, or leave the model out"
             )
+    check_not_transposed(base, config.merge_method)
     check_sources(merge_methods.get(config.merge_method).spec, given, roles)
     adapters = {name: lora(given[name], name) for name in ADAPTERS if given.get(name)}
     for name, adapter in adapters.items():
+        check_untied(base, adapter.factors, name)
         for module, pair in adapter.factors.items():
             expected, found = (pair["B"].shape[0], pair["A"].shape[1]), base.shape(f"{module}.weight")
             if found != expected:
@@ -185,15 +190,7 @@ def _check_safe_method(config: MergeConfiguration, given: Mapping[str, str], mod
     for checkpoint in listed:
         check_same_model(checkpoint, base, [])
         check_same_shapes(config, checkpoint, base)
-    for changed in modules.values():
-        _check_not_quantised(models, changed)
     return modules
-
-
-def _check_not_quantised(models: Models, modules: Iterable[str]) -> None:
-    for model in models.values():
-        for module in modules:
-            model.dtype(f"{module}.weight")
 
 
 def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoint:
@@ -203,7 +200,9 @@ def _checkpoint(model: ModelReference, what: str, cache: str | None) -> Checkpoi
             "parameter"
         )
     try:
-        return Checkpoint(model.local_path(cache_dir=cache), what)
+        found = Checkpoint(model.local_path(cache_dir=cache), what)
+        check_files(found)
+        return found
     except UserError:
         raise
     except Exception as error:  # the hub's client has many errors; the user has to correct the path

@@ -56,6 +56,9 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
     Args:
         group: The tensor in the base model and in the models that are listed.
         parameters: The method's parameters.
+
+    Raises:
+        UserError: If fine-tuning changed experts that are one tensor.
     """
     base: Tensor = group.base.tensor
     roles: dict[str, Tensor] = {}
@@ -72,6 +75,7 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
         name = group.metadata.name or ""
         module = name.removesuffix(".weight") if name.endswith(".weight") and base.dim() == 2 else None
         tuned = Update(roles["fine_tuned"].float() - base.float()) if "fine_tuned" in roles and module else None
+        _check_experts(group, roles.get("fine_tuned"))
     if module is None or tuned is None:
         return None
     aligned = lora_update(adapters["aligned_adapter"], module, base.device) if "aligned_adapter" in adapters else None
@@ -86,6 +90,22 @@ def find_updates(group: TensorGroup, parameters: Mapping[str, Any]) -> Updates |
     if safe is not None and aligned is not None:
         safe = difference(safe, aligned)
     return Updates(module, aligned, alignment, tuned, safe)
+
+
+def _check_experts(group: TensorGroup, tuned: Tensor | None) -> None:
+    """Refuse matrices of experts in one tensor that fine-tuning changed: they would stay so, unlike all others.
+
+    Which of their sides is the output, and how many matrices are side by side in one, differs between architectures.
+    """
+    base: Tensor = group.base.tensor
+    if tuned is None or base.dim() != 3 or 1 in base.shape:  # a depthwise convolution is no stack of matrices
+        return
+    if any(not torch.equal(one.float(), two.float()) for one, two in zip(base, tuned, strict=True)):
+        raise UserError(
+            f"models: {group.metadata.name} holds the matrices of all experts, which fine-tuning changed and which "
+            "safe_lora and safe_merge cannot project, expected frozen experts; fine-tune the other modules with LoRA "
+            "and give task_adapter, or use a method of mergekit's (linear, task_arithmetic)"
+        )
 
 
 def as_fine_tuned(group: TensorGroup, parameters: Mapping[str, Any]) -> Tensor:

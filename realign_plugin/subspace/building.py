@@ -13,7 +13,8 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.method.masks import logits_shape
-from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets
+from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
+from realign_plugin.subspace.fingerprints import record_base, task_sha256
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_names import natural_key
 from realign_plugin.subspace.options import check_option
@@ -116,9 +117,9 @@ def model_parts(
     spec.target_modules = modules
     spec.lora_target = target if isinstance(target, str) else list(target)
     spec.vector_dtype = _common_dtype([m.dtype(f"{module}.weight") for m in [safe, *models] for module in modules])
-    spec.base_sha256 = fingerprint(base, modules)
+    record_base(spec, base)
     spec.sources = [
-        {"role": "task", "name": model.path.name, "sha256": _sample(model, modules), "weight": weight}
+        {"role": "task", "name": model.path.name, **task_sha256(model.path, spec.sampled_modules), "weight": weight}
         for model, weight in zip(models, spec.task_weights, strict=True)
     ]
 
@@ -136,7 +137,7 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
         modules: Target modules.
 
     Raises:
-        UserError: If architecture or shapes differ; what differs is named with both values.
+        UserError: If architecture or shapes differ, with both values, or a weight is quantised.
     """
     for key in ("model_type", "num_hidden_layers", "hidden_size"):
         ours, theirs = model.config.get(key), base.config.get(key)
@@ -146,6 +147,8 @@ def check_same_model(model: Checkpoint, base: Checkpoint, modules: Sequence[str]
                 "same; give models fine-tuned from this base"
             )
     for module in modules:
+        for one in (model, base):
+            one.dtype(f"{module}.weight")  # what is quantised has another shape too
         ours, theirs = model.shape(f"{module}.weight"), base.shape(f"{module}.weight")
         if ours != theirs:
             raise UserError(
@@ -219,10 +222,6 @@ def _initial_logits(spec: SubspaceSpec, shapes: dict[str, dict[str, torch.Size]]
 
 def _common_dtype(dtypes: Sequence[torch.dtype]) -> str:
     return str(reduce(torch.promote_types, dtypes)).removeprefix("torch.")
-
-
-def _sample(model: Checkpoint, modules: Sequence[str]) -> str:
-    return fingerprint(model.path, modules).get("weights", "")
 
 
 def _moved_modules(models: Sequence[Checkpoint], base: Checkpoint, modules: Sequence[str]) -> list[str]:

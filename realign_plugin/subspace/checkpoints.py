@@ -1,10 +1,8 @@
-"""Full checkpoints on disk, read one tensor at a time; and how a base model is recognised."""
+"""Full checkpoints on disk, read one tensor at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,27 +13,15 @@ from realign_plugin.errors import UserError
 from realign_plugin.subspace.tensor_files import all_finite, open_tensors
 from realign_plugin.text_files import read_json
 
+WHOLE_NAME: Final = "model.safetensors"
 INDEX_NAME: Final = "model.safetensors.index.json"
-SAMPLED_TENSORS: Final = 8
-SAMPLED_VALUES: Final = 256
 FIRST_ROWS: Final = 8
 """Rows of a tensor that are compared before the others are read."""
 
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
-_ARCHITECTURE: Final = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "tie_word_embeddings",
-    "num_local_experts",
-    "num_experts",
-)
-"""Keys of ``config.json`` that determine the weights; the others change with the version that wrote the file."""
+
+_PACKED: Final = ("weight", "weight_packed", "_blocks")
+"""How names of packed weights end: bitsandbytes, GPTQ and AWQ; compressed-tensors; MXFP4."""
 
 
 class Checkpoint:
@@ -73,23 +59,7 @@ class Checkpoint:
             raise UserError(
                 f"{self.what}: {self.path} is not a folder, expected a model saved with safetensors; check the path"
             )
-        index = self.path / INDEX_NAME
-        if index.is_file():
-            try:
-                named = read_json(index, self.what, "a weight_map", "copy it again")
-                shards = sorted(set(named["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as error:
-                raise UserError(
-                    f"{self.what}: {index} is corrupt ({error}), expected a weight_map; copy it again"
-                ) from error
-            missing = [shard for shard in shards if not (self.path / shard).is_file()]
-            if missing:
-                raise UserError(
-                    f"{self.what}: {self.path / missing[0]} does not exist, {INDEX_NAME} names it; copy the "
-                    "whole folder"
-                )
-            return [self.path / shard for shard in shards]
-        files = sorted(file for file in self.path.glob("*.safetensors") if not file.name.startswith("adapter_"))
+        files = weight_files(self.path, self.what)
         if not files:
             if (self.path / "adapter_config.json").is_file():
                 raise UserError(
@@ -140,6 +110,17 @@ class Checkpoint:
                 "give the checkpoint before quantisation"
             )
         return known[piece.get_dtype()]
+
+    def check_not_quantised(self) -> None:
+        """Refuse a model of which a weight is stored quantised; integers that are no weights, such as masks, may stay.
+
+        Raises:
+            UserError: With the first such tensor.
+        """
+        for name in self.names:
+            stored: str = self._reader(name).get_slice(name).get_dtype()
+            if stored.startswith("F") or name.endswith(_PACKED):
+                self.dtype(name)
 
     def element_size(self, name: str) -> int:
         """Bytes of one element of a tensor, from the header."""
@@ -194,50 +175,43 @@ class Checkpoint:
         return self._readers[found]
 
 
-def fingerprint(path: str | Path | None, modules: Sequence[str]) -> dict[str, str]:
-    """A base model's fingerprint: sha256 of its architecture and of a sample of its weights.
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The safetensors files that transformers reads a model from: one, or the shards that an index names.
 
-    Weights are rounded to bf16 first, so that a checkpoint and its copy in another float dtype of at least that
-    precision are the same; a quantised checkpoint has no sample.
+    Where there is neither, all that are not an adapter's; none where there is nothing.
 
     Args:
-        path: The model's folder; None and folders without readable files give an empty result.
-        modules: Target modules, from which the sample is taken.
+        folder: The model's folder.
+        what: What the user calls it.
 
-    Returns:
-        ``{"config": hex, "weights": hex}``, without what could not be read.
+    Raises:
+        UserError: If the index is corrupt, or names a file that does not exist.
     """
-    if path is None or not Path(path).is_dir():
-        return {}
-    found: dict[str, str] = {}
-    try:
-        checkpoint = Checkpoint(path, "model_name_or_path")
-        found["config"] = _config_sha256(checkpoint.config)
-    except UserError:
-        return found
-    if not modules:
-        return found
-    weights = hashlib.sha256()
-    for module in spread(modules, SAMPLED_TENSORS):
-        name = checkpoint.find(f"{module}.weight")
-        if name is None:
-            return found
-        piece = checkpoint._readers[name].get_slice(name)
-        shape = piece.get_shape()
-        if len(shape) != 2 or piece.get_dtype() not in ("F32", "F16", "BF16", "F64"):
-            return found
-        row = checkpoint.rows(name, max(1, -(-SAMPLED_VALUES // shape[1]))).flatten()[:SAMPLED_VALUES]
-        weights.update(module.encode())
-        weights.update(row.to(torch.bfloat16).view(torch.int16).numpy().tobytes())
-    found["weights"] = weights.hexdigest()
-    return found
+    whole, index = folder / WHOLE_NAME, folder / INDEX_NAME
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        return sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter_"))
+    shards = indexed_files(index, what)
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise UserError(f"{what}: {folder / missing[0]} does not exist, {INDEX_NAME} names it; copy the whole folder")
+    return [folder / shard for shard in shards]
 
 
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """Up to ``count`` evenly spaced items, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+def indexed_files(index: Path, what: str) -> list[str]:
+    """Names of the files that a model's index names.
+
+    Raises:
+        UserError: If it is corrupt.
+    """
+    found = read_json(index, what, "a weight_map", "copy it again").get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise UserError(
+            f"{what}: {index} is corrupt (weight_map is {found!r:.40}), expected names of files by names of tensors; "
+            "copy it again"
+        )
+    return sorted(set(found.values()))
 
 
 def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[str]:
@@ -275,12 +249,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _ends(module: str, end: str) -> bool:
     return module == end or module.endswith(f".{end}")
-
-
-def _config_sha256(config: dict[str, Any]) -> str:
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    kept = {key: config.get(key, (text or {}).get(key)) for key in _ARCHITECTURE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def without_wrappers(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, sha256
+from realign_plugin.subspace.fingerprints import differing, fingerprint
 from realign_plugin.subspace.lora_config import LoraConfig, parse_lora_config
 from realign_plugin.subspace.lora_names import check_names, natural_key, split_name
 from realign_plugin.subspace.spec import VECTOR_DTYPES
@@ -185,7 +187,8 @@ def check_same_modules(task: LoraAdapter, other: LoraAdapter, what: str, other_w
     Raises:
         UserError: If base model, modules, rank, alpha, rsLoRA or shapes differ; the module and both values are named.
     """
-    if task.base_model and other.base_model and not _same_model(task.base_model, other.base_model):
+    modules = [module for module in other.factors if not other.config.is_parameter(module)]
+    if task.base_model and other.base_model and not _same_model(task.base_model, other.base_model, modules):
         raise UserError(
             f"{what}: base model {task.base_model!r} differs from {other_what}'s {other.base_model!r}, expected one "
             "base; "
@@ -237,13 +240,15 @@ def _check_same_sizes(module: str, task: LoraAdapter, other: LoraAdapter, what: 
             )
 
 
-def _same_model(one: str, two: str) -> bool:
-    if one == two:
-        return True
+def _same_model(one: str, two: str, modules: Sequence[str]) -> bool:
     a, b = Path(one), Path(two)
+    if one == two or (a.exists() and a.resolve() == b.resolve()):
+        return True
     if a.exists() and b.exists():
+        found = [fingerprint(folder, modules) for folder in (a, b)]
+        if all("weights" in part for part in found):
+            return differing(*found) is None
         configs = [folder / "config.json" for folder in (a, b)]
-        copies = all(file.is_file() for file in configs) and configs[0].read_bytes() == configs[1].read_bytes()
-        return copies or a.resolve() == b.resolve()
+        return all(file.is_file() for file in configs) and configs[0].read_bytes() == configs[1].read_bytes()
     # A path and a hub id, or a path of another machine: the same last part is taken for the same model.
     return a.name == b.name

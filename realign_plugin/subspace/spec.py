@@ -61,6 +61,10 @@ class SubspaceSpec(SubspaceOptions):
         default_factory=dict,
         metadata={"help": "sha256 of the base model's architecture and of a sample of its weights."},
     )
+    sampled_modules: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Modules that the sample is of, whatever was left out later; none: of target_modules."},
+    )
     sources: list[dict[str, Any]] = field(
         default_factory=list, metadata={"help": "Provenance: role, name and sha256 of each source adapter."}
     )

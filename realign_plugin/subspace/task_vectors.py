@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -50,8 +51,10 @@ def task_weights(
     values = [given] if isinstance(given, (int, float, str)) else list(given)
     try:
         weights = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"task_weight: {given!r} is not a number, expected a number or a list of {tasks}") from error
+    except (TypeError, ValueError):
+        weights = [math.nan]
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"task_weight: {given!r} is not a finite number, expected a number or a list of {tasks}")
     if len(weights) == 1:
         weights *= tasks
     if len(weights) != tasks:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.subspace.fingerprints import differing
 from realign_plugin.subspace.options import FUSION_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
 
@@ -68,20 +69,22 @@ class TrainingRecord:
                 f"{checkpoint} does not say which training it is of (another tool's, or an earlier version's), "
                 f"expected one of this training; {fix}"
             )
-        known = sorted(self.base_sha256.keys() & found.base_sha256.keys())
-        for (theirs, shown), (ours, expected) in zip(found._facts(known), self._facts(known), strict=True):
+        for (theirs, shown), (ours, expected) in zip(found._facts(), self._facts(), strict=True):
             if theirs != ours:
                 raise UserError(f"{checkpoint} is of a training with {shown}, expected {expected}; {fix}")
+        if (part := differing(found.base_sha256, self.base_sha256)) is not None:
+            raise UserError(
+                f"{checkpoint} is of a training with another base model (sha256 of its {part}: "
+                f"{found.base_sha256[part][:12]}…), expected {self.base_sha256[part][:12]}…; {fix}"
+            )
 
-    def _facts(self, known: list[str]) -> list[tuple[Any, str]]:
-        """What is compared, each with its name; ``known`` are the parts of the base's fingerprint that both have."""
+    def _facts(self) -> list[tuple[Any, str]]:
+        """What is compared, each with its name."""
         sources = ", ".join(f"{s.get('name')} (sha256 {str(s.get('sha256'))[:8]}…)" for s in self.sources)
-        base = [self.base_sha256[part] for part in known]
         return [
             (self.stage, f"stage: {self.stage}"),
             (self.finetuning_type, f"finetuning_type: {self.finetuning_type}"),
             ([(s.get("role"), s.get("sha256")) for s in self.sources], f"the sources {sources}"),
             *((self.options.get(name), f"{name}: {self.options.get(name)!r}") for name in OPTIONS),
-            (base, f"the base model {', '.join(f'{part[:8]}…' for part in base)}"),
             (self.start, f"adapter_name_or_path: {f'sha256 {self.start[:8]}…' if self.start else None}"),
         ]

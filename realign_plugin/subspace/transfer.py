@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from realign_plugin.errors import UserError
-from realign_plugin.method.fusion import default_task_weight
 from realign_plugin.subspace.building import check_moved
 from realign_plugin.subspace.lora_adapters import Factors, LoraAdapter, check_same_modules, read_lora
 from realign_plugin.subspace.lora_config import LoraConfig
 from realign_plugin.subspace.spec import replace_spec
 from realign_plugin.subspace.subspace import SafetySubspace
-from realign_plugin.subspace.task_vectors import difference, keep_vectors
+from realign_plugin.subspace.task_vectors import difference, keep_vectors, task_weights
 
 
 def transfer(
@@ -45,11 +44,10 @@ def transfer(
         check_moved(adapter, replace(safe, factors={m: dict(p) for m, p in subspace.aligned.items()}), None, what)
     else:
         check_moved(adapter, None, None, what)
-    weight = default_task_weight(spec.fusion_method, 1) if task_weight is None else task_weight  # type: ignore[arg-type]
-    moved = replace_spec(spec, task_weights=[float(weight)])
+    moved = replace_spec(spec, task_weights=task_weights(task_weight, 1, spec.fusion_method))
     moved.sources = [s for s in spec.sources if s.get("role") != "task"]
     moved.sources += [{**s, "role": "mask"} for s in spec.sources if s.get("role") == "task"]
-    moved.sources.append(adapter.provenance("task", float(weight)))
+    moved.sources.append(adapter.provenance("task", moved.task_weights[0]))
     kept: list[Factors] = [{} for _ in range(moved.kept_deltas)]
     for module in subspace.logits:
         for factor in spec.factors:

@@ -10,7 +10,7 @@ from llamafactory.extras import logging
 from peft import PeftModel
 
 from realign_plugin.errors import UserError
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import record_base
 from realign_plugin.subspace.spec import check_chosen_mask
 from realign_plugin.training.resuming import TRAINING_OPTIONS
 from realign_plugin.training.settings.inference import CHOICE
@@ -44,9 +44,7 @@ def init_safety_subspace(model: Any, model_args: Any, finetuning_args: Any, is_t
         if hasattr(model, "add_model_tags"):
             model.add_model_tags(["safety_subspace"])  # shown on the model card
         if not subspace.spec.base_sha256:  # a model of the hub: in the cache since it was loaded
-            subspace.spec.base_sha256 = fingerprint(
-                model_folder(model_args.model_name_or_path, model_args.cache_dir), subspace.spec.target_modules or ()
-            )
+            record_base(subspace.spec, model_folder(model_args.model_name_or_path, model_args.cache_dir))
         peft_model = attach_subspace(model, subspace, is_trainable=is_trainable)
         logger.info_rank0(f"Fine-tuning method: safety subspace ({subspace})")
         return peft_model

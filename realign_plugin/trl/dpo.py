@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.fingerprints import record_base
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
@@ -77,9 +77,7 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             "train with LLaMA-Factory's stage: mask_dpo"
         )
     if not spec.base_sha256:
-        spec.base_sha256 = fingerprint(
-            model_folder(getattr(model, "name_or_path", "")), subspace.spec.target_modules or ()
-        )
+        record_base(spec, model_folder(getattr(model, "name_or_path", "")))
     record = TrainingRecord.of("mask_dpo", "safety_subspace", spec)
     policy = attach_subspace(model, subspace)
     return DPOParts(

@@ -68,7 +68,7 @@ def configuration(home: Path, adapter: Path, *models: Path, **parameters: Any) -
 def adapter(yard: Path, tmp_path: Path) -> Path:
     home = yard / "fp32"
     subspace = SafetySubspace.from_adapters(home / "aligned", [home / "task1"])
-    from realign_plugin.subspace.checkpoints import fingerprint
+    from realign_plugin.subspace.fingerprints import fingerprint
 
     subspace.spec.base_sha256 = fingerprint(home / "base", list(subspace.logits))
     return with_random_logits(subspace).save(tmp_path / "adapter")

@@ -61,7 +61,7 @@ def test_defaults_and_provenance(lab: Path, models: list[Path]) -> None:
     spec = subspace.spec
     assert (spec.vector_space, spec.mask_granularity, spec.has_aligned) == ("weight", "row", False)
     assert subspace.logits["model.layers.0.self_attn.q_proj"]["W"].shape == (32, 1)
-    assert set(spec.base_sha256) == {"config", "weights"}
+    assert set(spec.base_sha256) == {"architecture", "config", "weights", "weights_fp16"}
     assert spec.sources[0]["name"] == "full1"
     assert len(spec.sources[0]["sha256"]) == 64
 

@@ -1,4 +1,4 @@
-"""Full checkpoints: read lazily, refused with one line, told apart by their fingerprint."""
+"""Full checkpoints: read lazily, refused with one line, named where they are broken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from realign_plugin import UserError
-from realign_plugin.subspace.checkpoints import Checkpoint, fingerprint, linear_targets, spread
+from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets, weight_files
 
 Q0 = "model.layers.0.self_attn.q_proj"
 
@@ -32,6 +32,12 @@ def change(folder: Path, **tensors: torch.Tensor | None) -> None:
     save_file(state, file, metadata={"format": "pt"})
 
 
+def with_index(folder: Path, content: object) -> None:
+    """An index in place of the one file."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
 def test_shards_are_one_model(models: list[Path]) -> None:
     assert len(list(models[1].glob("*.safetensors"))) > 1
     whole, sharded = Checkpoint(models[0], "m"), Checkpoint(models[1], "m")
@@ -39,6 +45,20 @@ def test_shards_are_one_model(models: list[Path]) -> None:
     assert whole.shape(f"{Q0}.weight") == (32, 32)
     assert whole.dtype(f"{Q0}.weight") == torch.float32
     assert torch.equal(whole.tensor(f"{Q0}.weight"), load_file(models[0] / "model.safetensors")[f"{Q0}.weight"])
+
+
+def test_the_files_are_those_that_transformers_reads(lab: Path, models: list[Path], tmp_path: Path) -> None:
+    folder = copy(models[1], tmp_path / "m")
+    names = set(Checkpoint(folder, "m").names)
+    save_file({"layers.0.attention.wq.weight": torch.ones(4, 4)}, folder / "consolidated.safetensors")
+    assert set(Checkpoint(folder, "m").names) == names
+    shutil.copy(lab / "base" / "model.safetensors", folder)  # saved again, in one file; the shards stay
+    whole = load_file(lab / "base" / "model.safetensors")
+    assert torch.equal(Checkpoint(folder, "m").tensor(f"{Q0}.weight"), whole[f"{Q0}.weight"])
+    for shard in folder.glob("model-*"):
+        shard.unlink()
+    assert set(Checkpoint(folder, "m").names) == whole.keys()
+    assert weight_files(folder, "m") == [folder / "model.safetensors"]
 
 
 def test_wrappers_around_a_name_do_not_matter(models: list[Path]) -> None:
@@ -53,11 +73,12 @@ def test_wrappers_around_a_name_do_not_matter(models: list[Path]) -> None:
         (lambda f: shutil.rmtree(f), "m: .* is not a folder, expected a model"),
         (lambda f: (f / "model.safetensors").unlink(), "expected \\*.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\\x08" * 40), "is corrupt"),
-        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is corrupt"),
+        (lambda f: with_index(f, {}), r"index.json is corrupt \(weight_map is None\)"),
+        (lambda f: with_index(f, {"weight_map": {"a": 3}}), r"is corrupt \(weight_map is {'a': 3}\), expected names"),
+        (lambda f: with_index(f, {"weight_map": {"a": "b", "c": ["d"]}}), "is corrupt .*, expected names of files"),
+        (lambda f: with_index(f, {"weight_map": [1]}), "is corrupt .*, expected names of files by names of tensors"),
         (
-            lambda f: (f / "model.safetensors.index.json").write_text(
-                json.dumps({"weight_map": {"a": "b.safetensors"}})
-            ),
+            lambda f: with_index(f, {"weight_map": {"a": "b.safetensors"}}),
             "b.safetensors does not exist, model.safetensors.index.json names it",
         ),
     ],
@@ -99,30 +120,3 @@ def test_targets(lab: Path) -> None:
         UserError, match=r"lora_target: x_proj names no linear module .* k_proj, .*; correct lora_target"
     ):
         linear_targets(base, "q_proj,x_proj")
-
-
-def test_the_fingerprint_knows_a_model_in_another_dtype(lab: Path, models: list[Path], tmp_path: Path) -> None:
-    modules = linear_targets(Checkpoint(lab / "base", "m"), "all")
-    ours = fingerprint(lab / "base", modules)
-    assert set(ours) == {"config", "weights"}
-    folder = copy(lab / "base", tmp_path / "bf16")
-    state = {k: v.to(torch.bfloat16) for k, v in load_file(folder / "model.safetensors").items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16", "transformers_version": "9.9"}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert fingerprint(folder, modules) == ours
-    assert fingerprint(models[0], modules)["weights"] != ours["weights"]
-    assert fingerprint(models[0], modules)["config"] == ours["config"]
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 81}))
-    assert fingerprint(folder, modules)["config"] != ours["config"]
-    assert fingerprint("some/model-of-the-hub", modules) == {}
-    assert fingerprint(None, modules) == {}
-
-
-def test_spread_keeps_the_ends() -> None:
-    items = [str(n) for n in range(30)]
-    chosen = spread(items, 8)
-    assert chosen[0] == "0"
-    assert chosen[-1] == "29"
-    assert len(set(chosen)) == 8
-    assert spread(items[:3], 8) == items[:3]

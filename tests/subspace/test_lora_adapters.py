@@ -150,6 +150,23 @@ def test_a_copy_of_the_base_is_the_same(lab: Path, task: Path, tmp_path: Path) -
     assert len(SafetySubspace.from_adapters(lab / "aligned", [task]).logits) == 4
 
 
+def test_another_base_of_the_same_configuration_is_another(lab: Path, task: Path, models: list[Path]) -> None:
+    assert (models[0] / "config.json").read_bytes() == (lab / "base" / "config.json").read_bytes()
+    edited_config(task, base_model_name_or_path=str(models[0]))
+    with pytest.raises(UserError, match=r"^task_adapters\[0\]: base model '.*full1' differs from"):
+        SafetySubspace.from_adapters(lab / "aligned", [task])
+
+
+def test_a_copy_in_another_dtype_is_the_same(lab: Path, task: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(lab / "base", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "bf16")
+    assert (tmp_path / "bf16" / "config.json").read_bytes() != (lab / "base" / "config.json").read_bytes()
+    edited_config(task, base_model_name_or_path=str(tmp_path / "bf16"))
+    assert len(SafetySubspace.from_adapters(lab / "aligned", [task]).logits) == 4
+
+
 def test_a_file_in_place_of_a_folder(lab: Path) -> None:
     with pytest.raises(UserError, match="is a file, expected the folder"):
         read_lora(lab / "aligned" / "adapter_config.json", "aligned_adapter")

@@ -30,6 +30,12 @@ def test_transfer_is_the_mask_on_the_other_vector(lab: Path, subspace: Any) -> N
     assert transfer(subspace, lab / "task3").spec.task_weights == [1.0]
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_that_is_no_number(lab: Path, subspace: Any, weight: float) -> None:
+    with pytest.raises(UserError, match=rf"^task_weight: {weight} is not a finite number, expected a number or"):
+        transfer(subspace, lab / "task3", weight)
+
+
 def test_transfer_to_what_does_not_fit(lab: Path, models: list[Path], subspace: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task_adapter: .* equals"):
         transfer(subspace, lab / "aligned")

@@ -129,7 +129,7 @@ def stopped(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
             GOES_ON | {"adapter_name_or_path": "TRAINED"},
             "adapter_name_or_path: None, expected adapter_name_or_",
         ),
-        ("masks", {"model_name_or_path": "FULL"}, "the base model "),
+        ("masks", {"model_name_or_path": "FULL"}, "another base model (sha256 of its weights"),
         ("lora", DISTILLED, "finetuning_type: lora, expected finetuning_type: safety_subspace"),
         ("sft", {}, "does not say which training it is of"),
     ],

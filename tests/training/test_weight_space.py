@@ -34,7 +34,7 @@ def test_every_fusion_trains(lab: Path, models: list[Path], tmp_path: Path, fusi
     assert (subspace.spec.vector_space, subspace.spec.mask_granularity) == ("weight", "row")
     assert len(subspace.logits) == 4
     assert all(bool(pair["W"].any()) for pair in subspace.logits.values())
-    assert set(subspace.spec.base_sha256) == {"config", "weights"}
+    assert set(subspace.spec.base_sha256) == {"architecture", "config", "weights", "weights_fp16"}
 
 
 def test_the_loss_falls_and_a_resumed_run_is_an_unbroken_one(lab: Path, models: list[Path], tmp_path: Path) -> None:

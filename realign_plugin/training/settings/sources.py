@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
-from realign_plugin.subspace.checkpoints import fingerprint
+from realign_plugin.subspace.checkpoints import weight_files
+from realign_plugin.subspace.fingerprints import record_base
 from realign_plugin.subspace.fusing import ALL_ONES
 from realign_plugin.subspace.options import OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
@@ -85,7 +86,7 @@ def _built(sources: Sources) -> SafetySubspace:
             "model, and the teachers are more, expected 'safety_subspace'; set it"
         )
     check_base_model(base, subspace)
-    subspace.spec.base_sha256 = fingerprint(base, subspace.spec.target_modules or ())
+    record_base(subspace.spec, base)
     return subspace
 
 
@@ -136,7 +137,7 @@ def check_base_model(path: str | None, subspace: SafetySubspace) -> None:
     Raises:
         UserError: If a file is corrupt, or a target module has another shape in the model.
     """
-    for file in sorted(Path(path).glob("*.safetensors")) if path else ():
+    for file in weight_files(Path(path), "model_name_or_path") if path and Path(path).is_dir() else ():
         reader = open_tensors(file, "model_name_or_path")
         names = set(reader.keys())
         for module, pair in subspace.deltas[0].items():

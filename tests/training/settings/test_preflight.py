@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -197,6 +198,9 @@ def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tm
         UserError, match=r"q_proj has shape \(48, 48\) in .*wide, the adapters were trained for \(32, 32\)"
     ):
         sources.check_base_model(str(tmp_path / "wide"), subspace)
+    shutil.copytree(lab / "base", tmp_path / "base")
+    shutil.copy(tmp_path / "wide" / "model.safetensors", tmp_path / "base" / "model-00001-of-00001.safetensors")
+    sources.check_base_model(str(tmp_path / "base"), subspace)  # what an earlier save left is not read
     file = tmp_path / "wide" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=r"^model_name_or_path: .*model.safetensors is corrupt"):
