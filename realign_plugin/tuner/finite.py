@@ -42,7 +42,7 @@ def check_trained(tensors: Iterable[tuple[str, Tensor]], step: int) -> None:
         UserError: With the first that holds NaN or infinite numbers.
     """
     for name, tensor in tensors:
-        if not all_finite(tensor):
+        if not all_finite(tensor.detach()):
             raise UserError(
                 f"{name} holds NaN or infinite numbers by step {step}, expected finite ones; it is not saved, {FIX}"
             )
