@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
-from realign_plugin.subspace.fingerprints import record_base
+from realign_plugin.subspace.fingerprints import check_same_base, record_base
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
@@ -76,8 +76,12 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             f"mask_keep_weight: {spec.mask_keep_weight:g} is not part of TRL's loss, expected 0; leave it out, or "
             "train with LLaMA-Factory's stage: mask_dpo"
         )
+    folder = model_folder(getattr(model, "name_or_path", ""))
     if not spec.base_sha256:
-        record_base(spec, model_folder(getattr(model, "name_or_path", "")))
+        record_base(spec, folder)
+    modules = spec.sampled_modules or list(subspace.logits)
+    right = "the model that the subspace was trained on"
+    check_same_base("model", folder, right, spec.base_sha256, modules, "give it")
     record = TrainingRecord.of("mask_dpo", "safety_subspace", spec)
     policy = attach_subspace(model, subspace)
     return DPOParts(

@@ -143,6 +143,10 @@ def test_what_trl_cannot_do_is_refused(
     with pytest.raises(UserError, match=r"mask_keep_weight: 0\.5 is not part of TRL's loss"):
         mask_dpo(base_model, subspace, args)
     subspace.spec.mask_keep_weight = 0.0
+    subspace.spec.base_sha256 = {"weights": "0" * 64}
+    with pytest.raises(UserError, match=r"model: .*base is not the model that the subspace was trained on"):
+        mask_dpo(base_model, subspace, args)
+    subspace.spec.base_sha256 = {}
     with pytest.raises(UserError, match="reference: 'model' is unknown, expected one of init"):
         mask_dpo(base_model, subspace, args, "model")  # type: ignore[arg-type]
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
