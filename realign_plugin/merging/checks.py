@@ -33,7 +33,7 @@ from realign_plugin.outputs import refuse_inputs
 from realign_plugin.subspace.building import check_same_model
 from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
 from realign_plugin.subspace.files import tensor_shapes
-from realign_plugin.subspace.fingerprints import differing, fingerprint, task_fingerprint
+from realign_plugin.subspace.fingerprints import check_same_base, differing, fingerprint, task_fingerprint
 from realign_plugin.subspace.spec import SubspaceSpec
 
 LOG = logging.getLogger(__name__)
@@ -140,23 +140,12 @@ def _check_safety_subspace(
         check_same_shapes(config, model, base)
     sampled = spec.sampled_modules or list(shapes)
     if check_base:
-        _check_base(adapter, spec.base_sha256, base, sampled)
+        right, fix = f"the model that {adapter} was trained on", "give it, or set check_base: false"
+        check_same_base("base_model", base.path, right, spec.base_sha256, sampled, fix)
     if spec.vector_space == "weight":
         _check_order(adapter, spec, others, sampled)
         _tell_unmasked(adapter, spec, base, others, shapes)
     return {"adapter": list(shapes)}
-
-
-def _check_base(adapter: str, recorded: Mapping[str, str], base: Checkpoint, modules: list[str]) -> None:
-    """Refuse a base other than the one the adapter was trained on."""
-    found = fingerprint(base.path, modules)
-    part = differing(recorded, found)
-    if part is not None:
-        raise UserError(
-            f"base_model: {base.path} is not the model that {adapter} was trained on (sha256 of its {part}: "
-            f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; give it, or set "
-            "check_base: false"
-        )
 
 
 def _check_order(adapter: str, spec: SubspaceSpec, models: list[Checkpoint], modules: list[str]) -> None:

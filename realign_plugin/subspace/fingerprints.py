@@ -106,6 +106,30 @@ def differing(one: Mapping[str, str], other: Mapping[str, str]) -> str | None:
     return None
 
 
+def check_same_base(
+    what: str, path: str | Path | None, right: str, recorded: Mapping[str, str], modules: Sequence[str], fix: str
+) -> None:
+    """Refuse a base other than the one that something was trained on.
+
+    Args:
+        what: What the user calls the base, e.g. ``model_name_or_path``; the error message starts with it.
+        path: The base model's folder; anything else is not compared.
+        right: What the base should be, e.g. ``the model that realigned was trained on``.
+        recorded: That model's fingerprint.
+        modules: The modules that the recorded sample is of.
+        fix: What to do; the error message ends with it.
+
+    Raises:
+        UserError: With the part in which the two differ.
+    """
+    found = fingerprint(path, modules)
+    if (part := differing(recorded, found)) is not None:
+        raise UserError(
+            f"{what}: {path} is not {right} (sha256 of its {part}: "
+            f"{found[part][:12]}…, recorded {recorded[part][:12]}…), expected that one; {fix}"
+        )
+
+
 def spread(items: Sequence[str], count: int) -> list[str]:
     """Up to ``count`` evenly spaced items, the first and the last among them."""
     if len(items) <= count:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,15 +14,16 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_folder
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.lora_adapters import ADAPTER_FILES, CONFIG_NAME
 from realign_plugin.training.fsdp import compute_in_bf16
-from realign_plugin.training.resuming import is_finished
+from realign_plugin.training.resuming import is_finished, set_aside_earlier
 from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
+from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
+from realign_plugin.tuner.recording import RecordTraining
 from realign_plugin.tuner.schedule import NoiseSchedule
 from realign_plugin.tuner.sharding import even_shards
 
@@ -58,6 +58,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, *, model: Any, finetuning_args: Any, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
         self.is_subspace = isinstance(model.base_model, SafetySubspaceModel)
         ours: list[Any] = [StopBeforeOneMore()]
+        if (record := getattr(finetuning_args, "record", None)) is not None:  # not of a run that only evaluates
+            ours.insert(0, RecordTraining(record))
         if self.is_subspace:
             schedule = NoiseSchedule(finetuning_args.mask_noise, finetuning_args.mask_noise_end)
             ours += [WarnOfStandstill(), schedule]
@@ -68,10 +70,20 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
             compute_in_bf16(model, self.accelerator.device.type)
         self.nothing_left = False
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as the host does, but for a run that was stopped after its last step: it is complete as it is."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as the host does, but for a run that was stopped after its last step: it is complete as it is.
+
+        What an earlier run left in the output folder is not this one's, unless it goes on from there.
+        """
+        start, home = resume_from_checkpoint, Path(self.args.output_dir)
+        if (
+            self.args.should_save
+            and start is not True
+            and not (start and Path(start).resolve().parent == home.resolve())
+        ):
+            set_aside_earlier(home)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         except NothingLeftError:
             self.nothing_left, self.is_in_train = True, False
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -116,13 +128,8 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         Raises:
             UserError: If they are not: the trainer would go on with an adapter that holds NaN, and log a loss of 0.
         """
-        # With fp16 the gradient scaler leaves such steps out by itself.
-        if not self.args.fp16 and math.isnan(float(logs.get("grad_norm", 0.0))):
-            raise UserError(
-                f"grad_norm: nan by step {self.state.global_step}, expected a number; go on from an earlier "
-                "checkpoint with a smaller learning_rate, or on a GPU with flash_attn: disabled (torch 2.11's cuDNN "
-                "attention gave NaN there)"
-            )
+        if not self.args.fp16:  # with it the gradient scaler leaves such steps out by itself
+            check_gradients(logs, self.state.global_step)
         if self.is_subspace and ("loss" in logs or any(key.endswith("eval_loss") for key in logs)):
             prefix = "" if "loss" in logs else "eval_"
             for name, value in mask_statistics(self._tuner(self.model)).items():
@@ -184,7 +191,12 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
         """Save in one step: a kill or a full disk leaves the last good adapter.
 
         An earlier run's state goes with its adapter; the trainer writes its own after this.
+
+        Raises:
+            UserError: If what was trained holds NaN or infinite numbers.
         """
+        trained = ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
+        check_trained(trained if state_dict is None else state_dict.items(), self.state.global_step)
         old = (*ADAPTER_FILES, TRAINER_STATE_NAME)
         shared = self.args.world_size > 1  # the others write their random states into a checkpoint's folder
         with atomic_folder(output_dir or self.args.output_dir, replaces=old, last=CONFIG_NAME, shared=shared) as work:

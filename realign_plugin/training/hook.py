@@ -17,6 +17,7 @@ from realign_plugin.training import resuming
 from realign_plugin.training.fsdp import prepare_fsdp
 from realign_plugin.training.recomputing import restoring_random_numbers
 from realign_plugin.training.settings import (
+    bases,
     command_line,
     host_settings,
     inference,
@@ -92,6 +93,7 @@ def attach_parser(parser: ModuleType) -> None:
             options=finetuning_args.options(),
             loader=next((name for name in inference.LOADERS if getattr(model_args, name, False)), None),
         )
+        bases.check_base_of(model_args.model_name_or_path, model_args.adapter_name_or_path or [])
         verify(model_args, data_args, finetuning_args)
 
     parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
@@ -192,12 +194,13 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     else:
         options["model_name_or_path"] = model_args.model_name_or_path
         finetuning_args.subspace = sources.build_subspace(options)
+        bases.check_base_of_sources(model_args.model_name_or_path, finetuning_args.subspace)
         if (costs := sources.memory_line(finetuning_args.subspace)) is not None:
             _say(costs)
     if finetuning_args.mask_compile and training_args.do_train:
         check_compiler(training_args.device)
     if training_args.do_train:
-        resuming.set_aside_incomplete(training_args.output_dir)
+        finetuning_args.record = resuming.check_start(training_args, finetuning_args, resumed)
     if training_args.ddp_broadcast_buffers is None:
         training_args.ddp_broadcast_buffers = False
     if finetuning_args.mask_keep_weight > 0:

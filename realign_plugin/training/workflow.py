@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from llamafactory.data import PairwiseDataCollatorWithPadding, get_dataset, get_template_and_fix_tokenizer
 from llamafactory.extras.constants import IGNORE_INDEX
@@ -14,10 +14,8 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_modelcard_and_push, create_ref_model
 
-from realign_plugin.training.resuming import is_finished
+from realign_plugin.training.resuming import EVALUATED, is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
-
-EVALUATED: Final = "eval_results.json"
 
 
 def run_mask_dpo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -13,11 +12,14 @@ from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
-from realign_plugin.subspace.fingerprints import record_base
+from realign_plugin.subspace.fingerprints import check_same_base, record_base
 from realign_plugin.subspace.subspace import SafetySubspace
+from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
+from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
+from realign_plugin.tuner.recording import RecordTraining
 from realign_plugin.tuner.schedule import NoiseSchedule
 
 ReferenceKind = Literal["init", "aligned", "base"]
@@ -74,14 +76,24 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             f"mask_keep_weight: {spec.mask_keep_weight:g} is not part of TRL's loss, expected 0; leave it out, or "
             "train with LLaMA-Factory's stage: mask_dpo"
         )
+    folder = model_folder(getattr(model, "name_or_path", ""))
     if not spec.base_sha256:
-        record_base(spec, model_folder(getattr(model, "name_or_path", "")))
+        record_base(spec, folder)
+    modules = spec.sampled_modules or list(subspace.logits)
+    right = "the model that the subspace was trained on"
+    check_same_base("model", folder, right, spec.base_sha256, modules, "give it")
+    record = TrainingRecord.of("mask_dpo", "safety_subspace", spec)
     policy = attach_subspace(model, subspace)
     return DPOParts(
         model=policy,
         ref_model=Reference(policy, reference),
         args=args,
-        callbacks=[WarnOfStandstill(), NoiseSchedule(spec.mask_noise, spec.mask_noise_end), MaskLog()],
+        callbacks=[
+            RecordTraining(record),
+            WarnOfStandstill(),
+            NoiseSchedule(spec.mask_noise, spec.mask_noise_end),
+            MaskLog(),
+        ],
     )
 
 
@@ -116,7 +128,7 @@ class Reference(nn.Module):
 
 
 class MaskLog(TrainerCallback):  # type: ignore[misc]
-    """Keeps logits in fp32, logs the state of the mask, and stops a run whose gradients are not numbers."""
+    """Keeps logits in fp32, logs the state of the mask, and stops a run that no longer has numbers."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Undo TRL's rounding of logits to bf16 on a quantised base model; at their start it has lost nothing."""
@@ -124,6 +136,25 @@ class MaskLog(TrainerCallback):  # type: ignore[misc]
             for name in layer.adapter_layer_names:
                 for logits in getattr(layer, name).values():
                     logits.data = logits.data.float()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Look before a checkpoint is saved; transformers' own callback, which decides that, comes first.
+
+        Raises:
+            UserError: If a logit is not a number.
+        """
+        if control.should_save:
+            self.on_train_end(args, state, control, model)
+
+    on_epoch_end = on_step_end
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Look before the adapter is saved.
+
+        Raises:
+            UserError: If a logit is not a number.
+        """
+        check_trained(((name, p) for name, p in model.named_parameters() if p.requires_grad), state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float], model: Any = None, **kwargs: Any
@@ -133,11 +164,8 @@ class MaskLog(TrainerCallback):  # type: ignore[misc]
         Raises:
             UserError: If the gradient norm is NaN: the trainer would go on with an adapter that holds NaN.
         """
-        if not args.fp16 and math.isnan(float(logs.get("grad_norm", 0.0))):
-            raise UserError(
-                f"grad_norm: nan by step {state.global_step}, expected a number; go on from an earlier checkpoint "
-                "with a smaller learning_rate"
-            )
+        if not args.fp16:
+            check_gradients(logs, state.global_step)
         if "loss" in logs or "eval_loss" in logs:
             prefix = "" if "loss" in logs else "eval_"
             found = {f"{prefix}mask/{name}": value for name, value in mask_statistics(model.base_model).items()}

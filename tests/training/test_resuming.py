@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from llamafactory.hparams import get_train_args
 from llamafactory.train.tuner import run_exp
 from safetensors.torch import load_file
 
+from realign_plugin import UserError
+from realign_plugin.files import sha256
 from realign_plugin.training.resuming import is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
@@ -88,4 +93,110 @@ def test_more_steps_are_trained(lab: Path, tmp_path: Path, steps: list[int]) -> 
     assert not is_finished(tmp_path / "checkpoint-2" / "nowhere", 4)
     steps.clear()
     run_exp(training_options(lab, tmp_path, **(OPTIONS | {"max_steps": 6})))
+    assert len(steps) == 2
+
+
+SFT = {"stage": "sft", "finetuning_type": "lora", "dataset": "skill", "aligned_adapter": None, "task_adapters": None}
+DISTILLED = {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
+GOES_ON = {"aligned_adapter": None, "task_adapters": None}
+
+
+@pytest.fixture(scope="module")
+def stopped(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Outputs of runs with a checkpoint of step 2, by kind."""
+    root = tmp_path_factory.mktemp("stopped")
+    for name, changes in {"masks": {}, "lora": DISTILLED | {"finetuning_type": "lora"}, "sft": SFT}.items():
+        run_exp(training_options(lab, root / name, **(OPTIONS | {"max_steps": 2} | changes)))
+    shutil.copytree(root / "masks", root / "trained")
+    return {folder.name: folder for folder in root.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (
+            "masks",
+            {"task_adapters": "TASK2"},
+            "the sources aligned (sha256 AAAA…), task1 (sha256 1111…), expected the",
+        ),
+        ("masks", {"aligned_adapter": None}, "the sources aligned (sha256 AAAA…), task1 (sha256 1111…), expected the"),
+        ("masks", {"task_weight": 0.5}, "task_weight: [1.0], expected task_weight: [0.5]"),
+        ("masks", {"fusion_method": "ties"}, "fusion_method: 'task_arithmetic', expected fusion_method: 'ties'"),
+        ("masks", {"mask_granularity": "row"}, "mask_granularity: 'element', expected mask_granularity: 'row'"),
+        ("masks", DISTILLED, "stage: mask_dpo, expected stage: safety_distill"),
+        (
+            "masks",
+            GOES_ON | {"adapter_name_or_path": "TRAINED"},
+            "adapter_name_or_path: None, expected adapter_name_or_",
+        ),
+        ("lora", DISTILLED, "finetuning_type: lora, expected finetuning_type: safety_subspace"),
+        ("sft", {}, "does not say which training it is of"),
+    ],
+)
+def test_another_trainings_checkpoint_is_refused(
+    lab: Path, stopped: dict[str, Path], kind: str, changes: dict[str, Any], message: str
+) -> None:
+    """Before a model is loaded; nothing is renamed."""
+    places = {"TASK2": [str(lab / "task2")], "TRAINED": str(stopped["trained"])}
+    changes = {name: places.get(str(value), value) for name, value in changes.items()}
+    for mark, name in (("AAAA", "aligned"), ("1111", "task1")):
+        message = message.replace(mark, sha256(lab / name / "adapter_model.safetensors")[:8])
+    checkpoint = stopped[kind] / "checkpoint-2"
+    options = training_options(lab, stopped[kind], **(OPTIONS | {"learning_rate": 0.1} | changes))
+    with pytest.raises(UserError, match=f"resume_from_checkpoint: {checkpoint} .*{re.escape(message)}.*overwrite_out"):
+        get_train_args(options)
+    assert checkpoint.is_dir()
+    with pytest.raises(
+        UserError, match=f"resume_from_checkpoint: {checkpoint} .*; give one of this training, or none"
+    ):
+        get_train_args(options | {"output_dir": f"{stopped[kind]}2", "resume_from_checkpoint": str(checkpoint)})
+
+
+def test_what_a_run_can_change_when_it_goes_on(lab: Path, stopped: dict[str, Path], tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(lab / "task1", tmp_path / "moved"))
+    changes = {"task_adapters": [str(moved)], "learning_rate": 0.2, "mask_temperature": 0.7, "seed": 3}
+    args = get_train_args(training_options(lab, stopped["masks"], **(OPTIONS | changes)))[2]
+    assert args.resume_from_checkpoint == str(stopped["masks"] / "checkpoint-2")
+    assert get_train_args(training_options(lab, stopped["sft"], overwrite_output_dir=True))[2].output_dir
+
+
+def test_a_full_fine_tunings_checkpoint_is_refused_and_not_renamed(lab: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-5"
+    shutil.copytree(lab / "base", checkpoint)
+    (checkpoint / "trainer_state.json").write_text("{}")
+    with pytest.raises(UserError, match="checkpoint-5 does not say which training it is of"):
+        get_train_args(training_options(lab, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_an_overwriting_run_that_is_stopped_is_not_taken_for_the_one_before(
+    lab: Path, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"val_size": 0.25, "do_eval": True, "max_steps": 6}
+    run_exp(training_options(lab, tmp_path, **options))
+    before = contents(tmp_path)
+    options |= {"learning_rate": 0.5, "max_steps": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskDPOTrainer, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # its adapter is saved
+            run_exp(training_options(lab, tmp_path, overwrite_output_dir=True, **options))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+    assert len(list(tmp_path.glob("earlier-checkpoint-*"))) == 3
+    assert not (tmp_path / "eval_results.json").exists()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    (tmp_path / "trainer_state.json").unlink()  # as if killed after step 3
+    steps.clear()
+    run_exp(training_options(lab, tmp_path, **options))
+    assert len(steps) == 2
+    after = contents(tmp_path)
+    assert all(before[name] != after[name] for name in ("adapter_model.safetensors", "eval_results.json"))
+
+
+def test_a_run_from_a_checkpoint_elsewhere_is_not_the_one_in_its_folder(
+    lab: Path, stopped: dict[str, Path], tmp_path: Path, steps: list[int]
+) -> None:
+    run_exp(training_options(lab, tmp_path, **OPTIONS))
+    steps.clear()
+    resumed = {"resume_from_checkpoint": str(stopped["masks"] / "checkpoint-2"), "overwrite_output_dir": True}
+    run_exp(training_options(lab, tmp_path, **OPTIONS, **resumed))
     assert len(steps) == 2

@@ -1,4 +1,4 @@
-"""A training's save that is killed."""
+"""A training's save that is killed, or that would save what is not numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from llamafactory.train.tuner import run_exp
 
-from realign_plugin import SafetySubspace
+from realign_plugin import SafetySubspace, UserError
+from realign_plugin.training.adapter_trainer import AdapterTrainer
 from realign_plugin.training.trainer import MaskDPOTrainer
 from tests.conftest import training_options
 from tests.kills import RENAMES, kill_at_each_change
@@ -58,3 +59,28 @@ def test_a_save_that_is_killed_leaves_the_old_adapter_or_the_new_one(
     trainer._save(str(run))
     trainer.save_state()
     assert not list(tmp_path.glob(".*")) + list(run.glob(".*"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["safety_subspace", "lora"])
+def test_what_is_not_numbers_is_not_saved(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
+) -> None:
+    """Though nothing is logged between the gradient and the save; a checkpoint before it stays."""
+    step = AdapterTrainer.training_step
+
+    def spoilt(self: AdapterTrainer, model: Any, *args: Any) -> Any:
+        loss = step(self, model, *args)
+        if self.state.global_step == 2:
+            next(p for p in model.parameters() if p.grad is not None).grad[0] = value  # type: ignore[index]
+        return loss
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", spoilt)
+    lora = {"stage": "safety_distill", "finetuning_type": "lora", "dataset": "safety,skill", "skill_dataset": "skill"}
+    saves = {"max_steps": 3, "logging_steps": 500, "save_strategy": "steps", "save_steps": 2}
+    with pytest.raises(
+        UserError, match=r"base_model\.model.* holds NaN or infinite numbers by step 3, expected finite"
+    ):
+        run_exp(training_options(lab, tmp_path, **(lora if kind == "lora" else {}), **saves))
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+    assert (tmp_path / "checkpoint-2" / "adapter_model.safetensors").is_file()

@@ -43,21 +43,29 @@ def history(run: Path) -> list[dict[str, Any]]:
     return list(json.loads((run / "trainer_state.json").read_text())["log_history"])
 
 
-def first_step(lab: Path, pairs: Path, out: Path, reference: Any, **options: Any) -> dict[str, Any]:
-    """What is logged of one step whose policy is the fine-tuned model itself."""
+def trainer_of(
+    lab: Path, pairs: Path, subspace: SafetySubspace, args: DPOConfig, reference: Any = "init"
+) -> DPOTrainer:
+    """TRL's trainer of a subspace on the pico base model."""
     from datasets import load_dataset
 
-    subspace = SafetySubspace.from_adapters(
-        lab / "aligned", [lab / "task1"], mask_init=30.0, mask_noise=0.0, mask_estimator="straight_through", **options
-    )
-    args = DPOConfig(
-        str(out), max_steps=1, logging_steps=1, learning_rate=0.1, use_cpu=True, bf16=False, report_to="none"
-    )
-    trainer = DPOTrainer(
+    return DPOTrainer(
         **mask_dpo(AutoModelForCausalLM.from_pretrained(lab / "base"), subspace, args, reference),
         train_dataset=load_dataset("json", data_files=str(pairs), split="train"),
         processing_class=AutoTokenizer.from_pretrained(lab / "base"),
     )
+
+
+def config(out: Path, **settings: Any) -> DPOConfig:
+    return DPOConfig(str(out), learning_rate=0.1, use_cpu=True, bf16=False, report_to="none", **settings)
+
+
+def first_step(lab: Path, pairs: Path, out: Path, reference: Any, **options: Any) -> dict[str, Any]:
+    """What is logged of one step whose policy is the fine-tuned model itself."""
+    subspace = SafetySubspace.from_adapters(
+        lab / "aligned", [lab / "task1"], mask_init=30.0, mask_noise=0.0, mask_estimator="straight_through", **options
+    )
+    trainer = trainer_of(lab, pairs, subspace, config(out, max_steps=1, logging_steps=1), reference)
     trainer.train()
     return dict(trainer.state.log_history[0])
 
@@ -135,6 +143,10 @@ def test_what_trl_cannot_do_is_refused(
     with pytest.raises(UserError, match=r"mask_keep_weight: 0\.5 is not part of TRL's loss"):
         mask_dpo(base_model, subspace, args)
     subspace.spec.mask_keep_weight = 0.0
+    subspace.spec.base_sha256 = {"weights": "0" * 64}
+    with pytest.raises(UserError, match=r"model: .*base is not the model that the subspace was trained on"):
+        mask_dpo(base_model, subspace, args)
+    subspace.spec.base_sha256 = {}
     with pytest.raises(UserError, match="reference: 'model' is unknown, expected one of init"):
         mask_dpo(base_model, subspace, args, "model")  # type: ignore[arg-type]
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -142,8 +154,38 @@ def test_what_trl_cannot_do_is_refused(
         mask_dpo(base_model, subspace, args)
 
 
+def test_another_trainings_checkpoint_is_refused(lab: Path, pairs: Path, tmp_path: Path) -> None:
+    subspaces = [SafetySubspace.from_adapters(lab / "aligned", [lab / name]) for name in ("task1", "task1", "task2")]
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    trainer_of(lab, pairs, subspaces[0], config(tmp_path, max_steps=1, **settings)).train()
+    resumed = trainer_of(lab, pairs, subspaces[1], config(tmp_path, max_steps=2, **settings))
+    assert resumed.train(resume_from_checkpoint=True).global_step == 2
+    other = trainer_of(lab, pairs, subspaces[2], config(tmp_path, max_steps=3, **settings))
+    with pytest.raises(UserError, match=r"the checkpoint of step 2 is of a training with the sources .*, task1 \("):
+        other.train(resume_from_checkpoint=True)
+
+
 def test_a_gradient_that_is_not_a_number_ends_the_run(subspace: Any, base_model: Any, tmp_path: Path) -> None:
     args = DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     state = transformers.TrainerState(global_step=7, log_history=[{}])
     with pytest.raises(UserError, match="grad_norm: nan by step 7"):
         MaskLog().on_log(args, state, None, {"loss": 0.0, "grad_norm": float("nan")})
+
+
+@pytest.mark.parametrize("saves", [{"save_strategy": "no"}, {"save_steps": 2}])
+def test_a_run_whose_logits_are_not_numbers_ends_before_it_saves(
+    lab: Path, pairs: Path, tmp_path: Path, saves: dict[str, Any]
+) -> None:
+    subspace = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"])
+    trainer = trainer_of(lab, pairs, subspace, config(tmp_path, max_steps=3, **saves))
+    step = trainer.training_step
+
+    def spoilt(model: Any, *args: Any) -> Any:
+        loss = step(model, *args)
+        next(p for p in model.parameters() if p.grad is not None).grad[0] = float("inf")  # type: ignore[index]
+        return loss
+
+    trainer.training_step = spoilt  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"holds NaN or infinite numbers by step [23], expected finite ones"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
