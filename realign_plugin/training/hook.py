@@ -13,6 +13,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
+from realign_plugin.subspace.files import PEFT_TYPE
 from realign_plugin.training import resuming
 from realign_plugin.training.fsdp import prepare_fsdp
 from realign_plugin.training.recomputing import restoring_random_numbers
@@ -129,6 +130,9 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
                 choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)
             host_settings.check_data(data_args, finetuning_args)
+        elif training_args.do_train and not finetuning_args.create_new_adapter:
+            for path in filter(inference.is_subspace, (model_args.adapter_name_or_path or [])[-1:]):
+                preflight.refuse_stock_training(path, names["stage"])
         return groups
 
     return run
@@ -237,7 +241,10 @@ def attach_adapter(adapter: ModuleType) -> None:
         given: dict[str, Any] = getattr(finetuning_args, "options", dict)()
         asked = not is_trainable and inference.asks_for_subspace(loaded, given)
         if kind != preflight.TYPE and built is None and not asked:
-            return original(config, model, model_args, finetuning_args, is_trainable)
+            found = original(config, model, model_args, finetuning_args, is_trainable)
+            if is_trainable and PEFT_TYPE in (one.peft_type for one in getattr(found, "peft_config", {}).values()):
+                preflight.refuse_stock_training(loaded[-1], finetuning_args.stage)  # of the hub, or in a subfolder
+            return found
         from realign_plugin.training.adapter import init_distilled_lora, init_safety_subspace
 
         if kind == preflight.LORA and built is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,22 @@ def test_a_second_training_without_a_word_goes_on_as_the_first(lab: Path, tmp_pa
 def test_what_a_subspace_was_built_with_stays(lab: Path, trained: Path, tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(given))}: .* with adapter_name_or_path, expected none"):
         run_exp(training_options(lab, tmp_path / "run", adapter_name_or_path=str(trained), **GOING_ON, **given))
+
+
+@pytest.mark.parametrize("where", ["folder", "subfolder"])
+def test_a_stock_stage_does_not_train_the_mask(
+    lab: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """That of a subfolder, as that of a hub id, is known once it is loaded."""
+    place = {"adapter_name_or_path": str(trained)}
+    if where == "subfolder":
+        place = {"adapter_name_or_path": str(trained.parent), "adapter_folder": trained.name}
+    else:
+        loaded = "llamafactory.train.dpo.workflow.load_model"
+        monkeypatch.setattr(loaded, lambda *a, **k: pytest.fail("a model was loaded"))
+    options = training_options(lab, tmp_path / "run", stage="dpo", finetuning_type="lora", max_steps=1, **GOING_ON)
+    with pytest.raises(UserError, match="is a safety subspace, of which stage: dpo would train the mask"):
+        run_exp(options | place)
+    monkeypatch.undo()
+    run_exp(options | place | {"create_new_adapter": True})
+    assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["peft_type"] == "LORA"

@@ -160,6 +160,22 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         )
 
 
+def refuse_stock_training(subspace: str, stage: str) -> None:
+    """Refuse a stock stage that would train a subspace's logits, by its own loss and at its own learning rate.
+
+    Args:
+        subspace: The last of ``adapter_name_or_path``, which the host trains further.
+        stage: The host's.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    raise UserError(
+        f"adapter_name_or_path: {subspace} is a safety subspace, of which stage: {stage} would train the mask, "
+        f"expected a LoRA adapter; set create_new_adapter: true, or `realign export {subspace} OUT` and give OUT"
+    )
+
+
 def _check_resumed(
     options: Mapping[str, Any], resumed: Sequence[str], adapters: Sequence[str], models: Sequence[str]
 ) -> None:
