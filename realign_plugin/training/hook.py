@@ -125,7 +125,8 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
         model_args, data_args, training_args, finetuning_args, _ = groups
         finetuning_args.given = frozenset(name for name in preflight.OPTIONS if _given(name, args))
         names = finetuning_args.real_names
-        if names["stage"] in preflight.STAGES or names["finetuning_type"] == preflight.TYPE:
+        known = {"do_train": training_args.do_train, "adapter_name_or_path": model_args.adapter_name_or_path}
+        if preflight.is_ours(names | known):
             if not _given("learning_rate", args):
                 choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)

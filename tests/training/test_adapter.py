@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.method.draws import Draw
+from realign_plugin.training.settings import command_line
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from tests.conftest import training_options, with_random_logits
 from tests.training.test_mask_dpo import same_logits
@@ -163,3 +164,17 @@ def test_a_stock_stage_does_not_train_the_mask(
     monkeypatch.undo()
     run_exp(options | place | {"create_new_adapter": True})
     assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_a_stock_stage_evaluates_under_the_subspaces_type(lab: Path, trained: Path, tmp_path: Path) -> None:
+    """As LLaMA Board asks for it."""
+    found = []
+    for kind in ("safety_subspace", "lora"):
+        given = {"stage": "sft", "finetuning_type": kind, "adapter_name_or_path": str(trained), "do_eval": True}
+        more = {"do_train": None, "dataset": None, "eval_dataset": "skill", **GOING_ON}
+        options = training_options(lab, tmp_path / kind, **given, **more)
+        (file := tmp_path / "x.json").write_text(json.dumps(options))
+        command_line.check_command([str(file)])
+        run_exp(options)
+        found.append(json.loads((tmp_path / kind / "eval_results.json").read_text())["eval_loss"])
+    assert found[0] == found[1]

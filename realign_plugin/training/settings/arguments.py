@@ -9,6 +9,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.settings.distillation import DistillArguments
 from realign_plugin.training.settings.preflight import (
+    DISTILL,
     HOST_STAGES,
     OPTIONS,
     STAGE,
@@ -108,7 +109,7 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
         for name, fix in REFUSED.items():
             if getattr(self, name):
                 raise UserError(f"{name}: {getattr(self, name)!r} has no meaning here, expected none; {fix}")
-        if self.stage != STAGE and self.ref_model is not None:
+        if self.stage == DISTILL and self.ref_model is not None:
             raise UserError(
                 f"ref_model: {self.ref_model!r} with stage: {self.stage}, expected none: the teachers are in the "
                 "network; leave it out"

@@ -16,6 +16,7 @@ from realign_plugin.training.settings.preflight import (
     TYPE,
     check_options,
     check_training,
+    is_ours,
     split_paths,
 )
 from realign_plugin.training.settings.processes import HOST_OPTIONS, check_processes
@@ -41,9 +42,9 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool}
+    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool, "do_train": bool}
     types |= {name: hint for name, hint in get_type_hints(DistillArguments).items() if hint is float}
-    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
+    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", "do_train", *HOST_OPTIONS):
         kind: Any = types.get(name, str)
         kind = _boolean if kind is bool else kind
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
@@ -106,7 +107,7 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
         UserError: If our options or the adapters are at fault.
     """
     options = command_options(argv)
-    if not _is_ours(options):
+    if not is_ours(options):
         return
     for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
         if os.environ.get(name, "").lower() in ("true", "y", "1"):

@@ -119,6 +119,21 @@ def _check_compiled(spec: SubspaceSpec) -> None:
         )
 
 
+def is_ours(options: Mapping[str, Any]) -> bool:
+    """Whether a run is one of our stages', or is to train masks.
+
+    A stock stage that does not train evaluates a trained subspace, or predicts with it, as any adapter; LLaMA Board
+    asks for that under the subspace's own type.
+
+    Args:
+        options: Our options by name, and the host's ``do_train`` and ``adapter_name_or_path``.
+    """
+    if options.get("stage") in STAGES:
+        return True
+    trains = options.get("do_train") or not options.get("adapter_name_or_path")
+    return options.get("finetuning_type") == TYPE and bool(trains)
+
+
 def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> None:
     """Check that a training run has sources, and a stage and a type that belong together.
 

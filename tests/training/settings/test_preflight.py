@@ -179,6 +179,7 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
         "true",
     ]
     expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "mask_compile": True, "fusion_seed": 3}
+    expected["do_train"] = True
     assert command_line.command_options(flags) == expected
     assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
