@@ -182,7 +182,8 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     preflight.check_training(options, resumed)
     if training_args.do_train:
         tasks = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
-        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *tasks[0], *tasks[1]]
+        others = [finetuning_args.ref_model, *preflight.split_paths(finetuning_args.ref_model_adapters)]
+        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *tasks[0], *tasks[1], *resumed, *others]
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)

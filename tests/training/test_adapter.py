@@ -147,6 +147,16 @@ def test_what_a_subspace_was_built_with_stays(lab: Path, trained: Path, tmp_path
         run_exp(training_options(lab, tmp_path / "run", adapter_name_or_path=str(trained), **GOING_ON, **given))
 
 
+@pytest.mark.parametrize("which", ["adapter_name_or_path", "ref_model", "ref_model_adapters"])
+def test_the_output_is_not_what_is_read(lab: Path, trained: Path, tmp_path: Path, which: str) -> None:
+    given = {"adapter_name_or_path": str(trained), "overwrite_output_dir": True, **GOING_ON}
+    if which != "adapter_name_or_path":
+        given |= {"ref_model": str(lab / "base"), "mask_reference": "model", which: str(lab / "task2")}
+    out = Path(given[which])
+    with pytest.raises(UserError, match=rf"is an input of this command \({out}\), expected another path"):
+        run_exp(training_options(lab, out, **given))
+
+
 @pytest.mark.parametrize("where", ["folder", "subfolder"])
 def test_a_stock_stage_does_not_train_the_mask(
     lab: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -195,11 +195,14 @@ def _check_resumed(
     options: Mapping[str, Any], resumed: Sequence[str], adapters: Sequence[str], models: Sequence[str]
 ) -> None:
     """Refuse anything but one safety subspace, without sources, as a training that goes on."""
-    if adapters or models:
-        raise UserError(
-            f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
-            "set, expected one; give the aligned model's adapter as aligned_adapter"
+    given = {"task_adapters": adapters, "task_models": models, "aligned_adapter": options.get("aligned_adapter")}
+    if (name := next((name for name, value in given.items() if value), None)) is not None:
+        fix = (
+            f"leave {name} out to go on from it, or adapter_name_or_path to train another"
+            if is_subspace(resumed[0])
+            else "give LoRA adapters as aligned_adapter and task_adapters, and no adapter_name_or_path"
         )
+        raise UserError(f"{name} and adapter_name_or_path ({', '.join(resumed)}) are both set, expected one; {fix}")
     if len(resumed) > 1 or not is_subspace(resumed[0]):
         raise UserError(
             f"adapter_name_or_path: {', '.join(resumed)} is not a single safety subspace, expected the output of a "

@@ -79,7 +79,11 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
             "aligned_adapter: 'a' with task_models, expected none",
         ),
         ({"task_adapters": None, "task_models": ["m"]}, ["x"], "task_models and adapter_name_or_path \\(x\\)"),
-        ({}, ["x"], "task_adapters and adapter_name_or_path \\(x\\) are both set"),
+        (
+            {},
+            ["x"],
+            "task_adapters and adapter_name_or_path \\(x\\) are both set, expected one; give LoRA adapters as",
+        ),
         ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is not a single safety subspace"),
     ],
 )
@@ -96,6 +100,16 @@ def test_a_resumed_subspace_that_cannot_be_compiled(lab: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="mask_compile: true with fusion_method: ties"):
         preflight.check_training(options, [str(tmp_path / "ties")])
     preflight.check_training(options, [str(tmp_path / "dare")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("task_adapters", ["a"]), ("task_models", ["m"]), ("aligned_adapter", "a")]
+)
+def test_a_subspace_goes_on_without_sources(subspace: Any, tmp_path: Path, name: str, value: Any) -> None:
+    folder = str(subspace.save(tmp_path / "s"))
+    options = GOOD | {"task_adapters": None, "task_models": None} | {name: value}
+    with pytest.raises(UserError, match=f"{name} and adapter_name_or_path .* leave {name} out to go on from it, or"):
+        preflight.check_training(options, [folder])
 
 
 def test_paths_and_weights_from_text() -> None:
