@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -123,11 +124,11 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     def run(args: Any = None) -> Any:
         groups = parse(args)
         model_args, data_args, training_args, finetuning_args, _ = groups
-        finetuning_args.given = frozenset(name for name in preflight.OPTIONS if _given(name, args))
+        finetuning_args.given = _given([type(group) for group in groups], args)
         names = finetuning_args.real_names
         known = {"do_train": training_args.do_train, "adapter_name_or_path": model_args.adapter_name_or_path}
         if preflight.is_ours(names | known):
-            if not _given("learning_rate", args):
+            if "learning_rate" not in finetuning_args.given:
                 choose_learning_rate(training_args, names["finetuning_type"])
             prepare_training(model_args, training_args, finetuning_args)
             host_settings.check_data(data_args, finetuning_args)
@@ -139,16 +140,18 @@ def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _given(name: str, args: Any) -> bool:
-    """Whether an argument stands in the file, the mapping or the flags that a run is started with."""
+def _given(classes: Sequence[Any], args: Any) -> frozenset[str]:
+    """Arguments that stand in the file, the mapping or the flags that a run is started with, in any of their forms."""
     from llamafactory.hparams.parser import read_args
+    from transformers import HfArgumentParser
 
     found = read_args(args)
-    return (
-        name in found
-        if isinstance(found, dict)
-        else any(word.lstrip("-").partition("=")[0].replace("-", "_") == name for word in found)
-    )
+    if not isinstance(found, dict):
+        flags = HfArgumentParser(classes)
+        for action in flags._actions:
+            action.default = argparse.SUPPRESS
+        found = vars(flags.parse_known_args(found)[0])
+    return frozenset(name for name, value in found.items() if value is not None)
 
 
 def choose_learning_rate(training_args: Any, kind: str) -> None:

@@ -41,14 +41,17 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
             return {}
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool, "do_train": bool}
     types |= {name: hint for name, hint in get_type_hints(DistillArguments).items() if hint is float}
     for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", "do_train", *HOST_OPTIONS):
         kind: Any = types.get(name, str)
         kind = _boolean if kind is bool else kind
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
-        parser.add_argument(f"--{name}", type=kind, **bare)
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, **bare)
+        if kind is _boolean:
+            off: dict[str, Any] = {"dest": name, "action": "store_const", "const": False}
+            parser.add_argument(f"--no_{name}", f"--no-{name.replace('_', '-')}", **off)
     try:
         known, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:

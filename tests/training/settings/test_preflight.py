@@ -14,6 +14,7 @@ import pytest
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.training import resuming
 from realign_plugin.training.settings import command_line, inference, preflight, sources
+from realign_plugin.training.settings.known_arguments import known_arguments
 from tests.conftest import make_llama, training_options
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
@@ -202,6 +203,17 @@ def test_numbers_among_flags_have_the_types_of_their_options() -> None:
     flags = "--stage mask_dpo --finetuning_type safety_subspace --task_adapters a --fusion_seed 3 --mask_seed 7"
     spec = preflight.check_options(command_line.command_options([*flags.split(), "--mask_noise_end", "0"]))
     assert (spec.fusion_seed, spec.mask_seed, spec.mask_noise_end) == (3, 7, 0.0)
+
+
+def test_flags_in_all_forms_that_the_host_takes() -> None:
+    """With dashes, cut short, and negated; none of the host's names is a short form of one that is read here."""
+    words = "--task-adapters a --finetuning_t safety_subspace --no-mask-rescale --do-train"
+    expected = {"task_adapters": "a", "finetuning_type": "safety_subspace", "mask_rescale": False, "do_train": True}
+    assert command_line.command_options(words.split()) == expected
+    read = [*preflight.OPTIONS, "adapter_name_or_path", "model_name_or_path", "do_train", "deepspeed", "fsdp_config"]
+    theirs = known_arguments().keys() - set(read) - {"fsdp", "task"}  # read too; no training's
+    assert len(theirs) > 200
+    assert not [(one, name) for one in theirs for name in read if name.startswith(one)]
 
 
 def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:
