@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +25,7 @@ from realign_plugin.training.settings import (
     processes,
     sources,
 )
+from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import HOST_STAGES
 
 
@@ -98,6 +98,7 @@ def attach_parser(parser: ModuleType) -> None:
 
     parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
     parser._parse_train_args = _prepared(parser._parse_train_args)  # type: ignore[attr-defined]
+    parser._parse_infer_args = _inferring(parser._parse_infer_args)  # type: ignore[attr-defined]
     parser.get_train_args = _restored(parser.get_train_args)  # type: ignore[attr-defined]
     parser.get_infer_args = _restored(parser.get_infer_args)  # type: ignore[attr-defined]
     parser.get_eval_args = _restored(parser.get_eval_args)  # type: ignore[attr-defined]
@@ -119,39 +120,39 @@ def _restored(get_args: Callable[..., Any]) -> Callable[..., Any]:
 
 def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     """After a training run's arguments are parsed and before the host acts on them: our checks and our settings."""
+    from realign_plugin.training.settings.arguments import given_options
 
     @functools.wraps(parse)
     def run(args: Any = None) -> Any:
         groups = parse(args)
         model_args, data_args, training_args, finetuning_args, _ = groups
-        finetuning_args.given = _given([type(group) for group in groups], args)
+        given = given_options(groups, args)
         names = finetuning_args.real_names
-        known = {"do_train": training_args.do_train, "adapter_name_or_path": model_args.adapter_name_or_path}
-        if preflight.is_ours(names | known):
-            if "learning_rate" not in finetuning_args.given:
+        if preflight.is_ours(names | given):
+            if "learning_rate" not in given:
                 choose_learning_rate(training_args, names["finetuning_type"])
-            prepare_training(model_args, training_args, finetuning_args)
+            prepare_training(model_args, training_args, finetuning_args, given)
             host_settings.check_data(data_args, finetuning_args)
-        elif training_args.do_train and not finetuning_args.create_new_adapter:
-            for path in filter(inference.is_subspace, (model_args.adapter_name_or_path or [])[-1:]):
-                preflight.refuse_stock_training(path, names["stage"])
+            return groups
+        check_meaning(given)
+        if training_args.do_train and not finetuning_args.create_new_adapter:
+            preflight.check_stock_training(model_args.adapter_name_or_path or [], names["stage"])
         return groups
 
     return run
 
 
-def _given(classes: Sequence[Any], args: Any) -> frozenset[str]:
-    """Arguments that stand in the file, the mapping or the flags that a run is started with, in any of their forms."""
-    from llamafactory.hparams.parser import read_args
-    from transformers import HfArgumentParser
+def _inferring(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """After the arguments of an export, chat or API run are parsed: which of our options mean something."""
+    from realign_plugin.training.settings.arguments import given_options
 
-    found = read_args(args)
-    if not isinstance(found, dict):
-        flags = HfArgumentParser(classes)
-        for action in flags._actions:
-            action.default = argparse.SUPPRESS
-        found = vars(flags.parse_known_args(found)[0])
-    return frozenset(name for name, value in found.items() if value is not None)
+    @functools.wraps(parse)
+    def run(args: Any = None) -> Any:
+        groups = parse(args)
+        check_meaning(given_options(groups, args), trains=False)
+        return groups
+
+    return run
 
 
 def choose_learning_rate(training_args: Any, kind: str) -> None:
@@ -169,13 +170,14 @@ def choose_learning_rate(training_args: Any, kind: str) -> None:
         _say(f"learning_rate is not set: {rate:g}, as finetuning_type: {kind} needs it")
 
 
-def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
+def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any, given: Mapping[str, Any]) -> None:
     """Check a run of one of our stages, read its adapters, and choose the settings that masks need.
 
     Args:
         model_args: The host's model arguments; changed in place.
         training_args: The host's training arguments; changed in place.
         finetuning_args: Ours; the subspace that was built is kept there until the model is loaded.
+        given: The arguments that were given, by name.
 
     Raises:
         UserError: If something in them cannot work.
@@ -183,6 +185,7 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     options = finetuning_args.options() | finetuning_args.real_names
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
+    check_meaning(given)
     if training_args.do_train:
         tasks = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
         others = [finetuning_args.ref_model, *preflight.split_paths(finetuning_args.ref_model_adapters)]
@@ -247,8 +250,9 @@ def attach_adapter(adapter: ModuleType) -> None:
         asked = not is_trainable and inference.asks_for_subspace(loaded, given)
         if kind != preflight.TYPE and built is None and not asked:
             found = original(config, model, model_args, finetuning_args, is_trainable)
-            if is_trainable and PEFT_TYPE in (one.peft_type for one in getattr(found, "peft_config", {}).values()):
-                preflight.refuse_stock_training(loaded[-1], finetuning_args.stage)  # of the hub, or in a subfolder
+            kinds = {one.peft_type for one in getattr(found, "peft_config", {}).values()}
+            if is_trainable:  # an adapter of the hub, or in a subfolder, is known only now
+                preflight.check_stock_training(loaded, finetuning_args.stage, lambda _: PEFT_TYPE in kinds)
             return found
         from realign_plugin.training.adapter import init_distilled_lora, init_safety_subspace
 

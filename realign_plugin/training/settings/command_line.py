@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.settings.distillation import DistillArguments
+from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import (
     OPTIONS,
     STAGES,
@@ -111,6 +112,7 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     """
     options = command_options(argv)
     if not is_ours(options):
+        check_meaning(options)
         return
     for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
         if os.environ.get(name, "").lower() in ("true", "y", "1"):
@@ -121,5 +123,6 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
+    check_meaning(options)
     if not resumed:
         kept[:] = [(sources_of(options), build_subspace(options))]

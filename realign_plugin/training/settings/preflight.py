@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,20 +175,22 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         )
 
 
-def refuse_stock_training(subspace: str, stage: str) -> None:
+def check_stock_training(adapters: Sequence[str], stage: str, masked: Callable[[str], bool] = is_subspace) -> None:
     """Refuse a stock stage that would train a subspace's logits, by its own loss and at its own learning rate.
 
     Args:
-        subspace: The last of ``adapter_name_or_path``, which the host trains further.
+        adapters: ``adapter_name_or_path``, the last of which the host trains further.
         stage: The host's.
+        masked: What tells a subspace.
 
     Raises:
         UserError: With what to do instead.
     """
-    raise UserError(
-        f"adapter_name_or_path: {subspace} is a safety subspace, of which stage: {stage} would train the mask, "
-        f"expected a LoRA adapter; set create_new_adapter: true, or `realign export {subspace} OUT` and give OUT"
-    )
+    for path in filter(masked, adapters[-1:]):
+        raise UserError(
+            f"adapter_name_or_path: {path} is a safety subspace, of which stage: {stage} would train the mask, "
+            f"expected a LoRA adapter; set create_new_adapter: true, or `realign export {path} OUT` and give OUT"
+        )
 
 
 def _check_resumed(

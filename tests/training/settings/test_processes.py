@@ -178,7 +178,8 @@ def test_a_path_that_torchruns_command_would_split(lab: Path, tmp_path: Path) ->
     command_line.check_command([str(file)])
     with pytest.raises(UserError, match=r"my runs/x\.yaml': has white space"):
         command_line.check_command([str(file)], by_torchrun=True)
-    file.write_text(yaml.safe_dump(options | {"stage": "sft", "finetuning_type": "lora"}))
+    stock = {"stage": "sft", "finetuning_type": "lora", "aligned_adapter": None, "task_adapters": None}
+    file.write_text(yaml.safe_dump(options | stock))
     command_line.check_command([str(file)], by_torchrun=True)  # not ours
 
 
