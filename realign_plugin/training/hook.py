@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
@@ -25,23 +24,9 @@ from realign_plugin.training.settings import (
     processes,
     sources,
 )
+from realign_plugin.training.settings.command_line import exit_on_user_error
 from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import HOST_STAGES
-
-
-def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistake into its one line and exit code 2."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            if int(os.environ.get("RANK", "0")) == 0:
-                print(f"error: {error}", file=sys.stderr)
-            sys.exit(UserError.exit_code)
-
-    return run
 
 
 def attach_launcher(launcher: ModuleType) -> None:
@@ -264,7 +249,7 @@ def attach_adapter(adapter: ModuleType) -> None:
 
 
 def attach_tuner(tuner: ModuleType) -> None:
-    """Dispatch our stages; in torchrun's processes, end a user's mistake with one line."""
+    """Dispatch our stages; where no launcher does, end a user's mistake with one line."""
     originals = {stage: getattr(tuner, f"run_{stage}") for stage in HOST_STAGES.values()}
     run_exp = tuner.run_exp
 
@@ -294,5 +279,11 @@ def attach_tuner(tuner: ModuleType) -> None:
     for stage in originals:
         setattr(tuner, f"run_{stage}", routed(stage))
     tuner.get_train_args = get_train_args  # type: ignore[attr-defined]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        tuner.run_exp = exit_on_user_error(run_exp)  # type: ignore[attr-defined]
+
+    @functools.wraps(run_exp)
+    def run(args: Any = None, *rest: Any, **more: Any) -> None:
+        # A command line, by torchrun, accelerate or `python -m llamafactory.launcher`; callers in Python get errors.
+        is_command = args is None or "TORCHELASTIC_RUN_ID" in os.environ
+        (exit_on_user_error(run_exp) if is_command else run_exp)(args, *rest, **more)
+
+    tuner.run_exp = run  # type: ignore[attr-defined]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 from realign_plugin.errors import UserError
@@ -22,6 +24,21 @@ from realign_plugin.training.settings.preflight import (
 )
 from realign_plugin.training.settings.processes import HOST_OPTIONS, check_processes
 from realign_plugin.training.settings.sources import build_subspace, kept, sources_of
+
+
+def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a user's mistake into its one line and exit code 2."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"error: {error}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+
+    return run
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:
