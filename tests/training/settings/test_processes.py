@@ -65,6 +65,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_what_fsdp2_cannot_do_is_refused(launched: Callable[..., None]) -> None:
     assert fsdp_version({"fsdp": "", "fsdp_config": {}}) is None
     assert fsdp_version({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}) == 2
+    assert fsdp_version({"fsdp": "full_shard", "fsdp_config": '{"version": "2"}'}) == 2
+    assert fsdp_version({"fsdp": "full_shard", "fsdp_config": '{"version": 2'}) == 1
+    assert zero_stage('{"zero_optimization": {"stage": 3}}') == 3
     with pytest.raises(UserError, match=r"^fsdp_config: FSDP version 1 flattens .* expected version 2; set fsdp_conf"):
         check_processes({"fsdp": ["full_shard"], "fsdp_config": {}})
     checkpointing = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "activation_checkpointing": True}}
