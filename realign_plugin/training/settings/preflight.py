@@ -152,9 +152,10 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     if options.get("finetuning_type") == LORA and (models or resumed):
         name = "task_models" if models else "adapter_name_or_path"
+        fix = "" if models else "; evaluate in the training itself (do_eval: true), or the trained adapter by lm_eval"
         raise UserError(
             f"{name}: {(models or resumed)[0]!r} with finetuning_type: lora, expected none; give the adapters of the "
-            "fine-tuned models as task_adapters"
+            f"fine-tuned models as task_adapters{fix}"
         )
     if adapters and models:
         raise UserError(
