@@ -13,7 +13,6 @@ from llamafactory.extras.misc import calculate_tps
 from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_modelcard_and_push, create_ref_model
-from transformers import TrainerState
 
 from realign_plugin.training.resuming import STATE, is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
@@ -98,7 +97,7 @@ def _train(
         finished = is_finished(folder, steps)
         if trainer.is_world_process_zero():
             what = "is finished" if finished else "was stopped before its model was saved, which is done now"
-            done = TrainerState.load_from_json(f"{folder}/{STATE}").global_step if finished else steps
+            done = trainer.state.load_from_json(f"{folder}/{STATE}").global_step if finished else steps
             early = f"it was stopped early, after {done} of {steps} steps"
             how = f"all of its {steps} steps had been trained" if done == steps else early
             print(f"realign-plugin: {folder} {what}: {how}", file=sys.stderr)
