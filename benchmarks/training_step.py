@@ -162,7 +162,8 @@ def through_llamafactory(chosen: argparse.Namespace, side: str) -> list[float]:
         count = 4 if side == "mask_dpo_4" else 1
         tasks = [str(folder / f"task{n + 1}") for n in range(count)]
         arguments |= {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": tasks}
-        arguments |= {"aligned_adapter": str(folder / "aligned"), "mask_compile": side == "compiled"}
+        arguments |= {"aligned_adapter": str(folder / "aligned")}
+        arguments |= {"mask_compile": True} if side == "compiled" else {}
     if side in DISTILLED:
         arguments |= {"stage": "safety_distill", "dataset": "safety,skill", "skill_dataset": "skill"}
         arguments |= {"finetuning_type": "lora" if side == "distill_lora" else "safety_subspace"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from realign_plugin.errors import UserError
 from realign_plugin.files import try_folder
 from realign_plugin.method.compiled import check_compiler
 from realign_plugin.outputs import refuse_inputs
+from realign_plugin.subspace.files import PEFT_TYPE
 from realign_plugin.training import resuming
 from realign_plugin.training.fsdp import prepare_fsdp
 from realign_plugin.training.recomputing import restoring_random_numbers
@@ -25,22 +25,9 @@ from realign_plugin.training.settings import (
     processes,
     sources,
 )
+from realign_plugin.training.settings.command_line import exit_on_user_error
+from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import HOST_STAGES
-
-
-def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a user's mistake into its one line and exit code 2."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            if int(os.environ.get("RANK", "0")) == 0:
-                print(f"error: {error}", file=sys.stderr)
-            sys.exit(UserError.exit_code)
-
-    return run
 
 
 def attach_launcher(launcher: ModuleType) -> None:
@@ -98,6 +85,7 @@ def attach_parser(parser: ModuleType) -> None:
 
     parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
     parser._parse_train_args = _prepared(parser._parse_train_args)  # type: ignore[attr-defined]
+    parser._parse_infer_args = _inferring(parser._parse_infer_args)  # type: ignore[attr-defined]
     parser.get_train_args = _restored(parser.get_train_args)  # type: ignore[attr-defined]
     parser.get_infer_args = _restored(parser.get_infer_args)  # type: ignore[attr-defined]
     parser.get_eval_args = _restored(parser.get_eval_args)  # type: ignore[attr-defined]
@@ -119,33 +107,39 @@ def _restored(get_args: Callable[..., Any]) -> Callable[..., Any]:
 
 def _prepared(parse: Callable[..., Any]) -> Callable[..., Any]:
     """After a training run's arguments are parsed and before the host acts on them: our checks and our settings."""
+    from realign_plugin.training.settings.arguments import given_options
 
     @functools.wraps(parse)
     def run(args: Any = None) -> Any:
         groups = parse(args)
         model_args, data_args, training_args, finetuning_args, _ = groups
-        finetuning_args.given = frozenset(name for name in preflight.OPTIONS if _given(name, args))
+        given = given_options(groups, args)
         names = finetuning_args.real_names
-        if names["stage"] in preflight.STAGES or names["finetuning_type"] == preflight.TYPE:
-            if not _given("learning_rate", args):
+        if preflight.is_ours(names | given):
+            if "learning_rate" not in given:
                 choose_learning_rate(training_args, names["finetuning_type"])
-            prepare_training(model_args, training_args, finetuning_args)
+            prepare_training(model_args, training_args, finetuning_args, given)
             host_settings.check_data(data_args, finetuning_args)
+            return groups
+        check_meaning(given)
+        if training_args.do_train and not finetuning_args.create_new_adapter:
+            preflight.check_stock_training(model_args.adapter_name_or_path or [], names["stage"])
         return groups
 
     return run
 
 
-def _given(name: str, args: Any) -> bool:
-    """Whether an argument stands in the file, the mapping or the flags that a run is started with."""
-    from llamafactory.hparams.parser import read_args
+def _inferring(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """After the arguments of an export, chat or API run are parsed: which of our options mean something."""
+    from realign_plugin.training.settings.arguments import given_options
 
-    found = read_args(args)
-    return (
-        name in found
-        if isinstance(found, dict)
-        else any(word.lstrip("-").partition("=")[0].replace("-", "_") == name for word in found)
-    )
+    @functools.wraps(parse)
+    def run(args: Any = None) -> Any:
+        groups = parse(args)
+        check_meaning(given_options(groups, args), trains=False)
+        return groups
+
+    return run
 
 
 def choose_learning_rate(training_args: Any, kind: str) -> None:
@@ -163,13 +157,14 @@ def choose_learning_rate(training_args: Any, kind: str) -> None:
         _say(f"learning_rate is not set: {rate:g}, as finetuning_type: {kind} needs it")
 
 
-def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) -> None:
+def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any, given: Mapping[str, Any]) -> None:
     """Check a run of one of our stages, read its adapters, and choose the settings that masks need.
 
     Args:
         model_args: The host's model arguments; changed in place.
         training_args: The host's training arguments; changed in place.
         finetuning_args: Ours; the subspace that was built is kept there until the model is loaded.
+        given: The arguments that were given, by name.
 
     Raises:
         UserError: If something in them cannot work.
@@ -177,9 +172,11 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any) 
     options = finetuning_args.options() | finetuning_args.real_names
     resumed = list(model_args.adapter_name_or_path or [])
     preflight.check_training(options, resumed)
+    check_meaning(given)
     if training_args.do_train:
         tasks = [preflight.split_paths(options.get(name)) for name in ("task_adapters", "task_models")]
-        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *tasks[0], *tasks[1]]
+        others = [finetuning_args.ref_model, *preflight.split_paths(finetuning_args.ref_model_adapters)]
+        read = [model_args.model_name_or_path, options.get("aligned_adapter"), *tasks[0], *tasks[1], *resumed, *others]
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
@@ -240,7 +237,11 @@ def attach_adapter(adapter: ModuleType) -> None:
         given: dict[str, Any] = getattr(finetuning_args, "options", dict)()
         asked = not is_trainable and inference.asks_for_subspace(loaded, given)
         if kind != preflight.TYPE and built is None and not asked:
-            return original(config, model, model_args, finetuning_args, is_trainable)
+            found = original(config, model, model_args, finetuning_args, is_trainable)
+            kinds = {one.peft_type for one in getattr(found, "peft_config", {}).values()}
+            if is_trainable:  # an adapter of the hub, or in a subfolder, is known only now
+                preflight.check_stock_training(loaded, finetuning_args.stage, lambda _: PEFT_TYPE in kinds)
+            return found
         from realign_plugin.training.adapter import init_distilled_lora, init_safety_subspace
 
         if kind == preflight.LORA and built is not None:
@@ -251,7 +252,7 @@ def attach_adapter(adapter: ModuleType) -> None:
 
 
 def attach_tuner(tuner: ModuleType) -> None:
-    """Dispatch our stages; in torchrun's processes, end a user's mistake with one line."""
+    """Dispatch our stages; where no launcher does, end a user's mistake with one line."""
     originals = {stage: getattr(tuner, f"run_{stage}") for stage in HOST_STAGES.values()}
     run_exp = tuner.run_exp
 
@@ -281,5 +282,11 @@ def attach_tuner(tuner: ModuleType) -> None:
     for stage in originals:
         setattr(tuner, f"run_{stage}", routed(stage))
     tuner.get_train_args = get_train_args  # type: ignore[attr-defined]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        tuner.run_exp = exit_on_user_error(run_exp)  # type: ignore[attr-defined]
+
+    @functools.wraps(run_exp)
+    def run(args: Any = None, *rest: Any, **more: Any) -> None:
+        # A command line, by torchrun, accelerate or `python -m llamafactory.launcher`; callers in Python get errors.
+        is_command = args is None or "TORCHELASTIC_RUN_ID" in os.environ
+        (exit_on_user_error(run_exp) if is_command else run_exp)(args, *rest, **more)
+
+    tuner.run_exp = run  # type: ignore[attr-defined]

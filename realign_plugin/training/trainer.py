@@ -75,9 +75,9 @@ class MaskDPOTrainer(AdapterTrainer, CustomDPOTrainer):  # type: ignore[misc]
     def get_batch_loss_metrics(
         self, model: Any, batch: dict[str, Tensor], train_eval: Literal["train", "eval"] = "train"
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Stock DPO's loss and metrics, with the keep penalty added to the loss."""
+        """Stock DPO's loss and metrics, with the keep penalty added to the loss that is trained on."""
         loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
         weight = self.finetuning_args.mask_keep_weight
-        if weight > 0:
+        if weight > 0 and train_eval == "train":
             loss = loss + weight * keep_penalty(self._tuner(model).logits())
         return loss, metrics

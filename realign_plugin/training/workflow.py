@@ -14,7 +14,7 @@ from llamafactory.extras.ploting import plot_loss
 from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.trainer_utils import create_modelcard_and_push, create_ref_model
 
-from realign_plugin.training.resuming import EVALUATED, is_finished
+from realign_plugin.training.resuming import EVALUATED, STATE, is_finished
 from realign_plugin.training.trainer import MaskDPOTrainer
 
 
@@ -95,7 +95,10 @@ def _train(
         finished = is_finished(folder, steps)
         if trainer.is_world_process_zero():
             what = "is finished" if finished else "was stopped before its model was saved, which is done now"
-            print(f"realign-plugin: {folder} {what}: all of its {steps} steps had been trained", file=sys.stderr)
+            done = trainer.state.load_from_json(f"{folder}/{STATE}").global_step if finished else steps
+            early = f"it was stopped early, after {done} of {steps} steps"
+            how = f"all of its {steps} steps had been trained" if done == steps else early
+            print(f"realign-plugin: {folder} {what}: {how}", file=sys.stderr)
         if finished:
             return False
     trainer.save_model()

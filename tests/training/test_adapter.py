@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.method.draws import Draw
+from realign_plugin.training.settings import command_line
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from tests.conftest import training_options, with_random_logits
 from tests.training.test_mask_dpo import same_logits
@@ -143,3 +145,46 @@ def test_a_second_training_without_a_word_goes_on_as_the_first(lab: Path, tmp_pa
 def test_what_a_subspace_was_built_with_stays(lab: Path, trained: Path, tmp_path: Path, given: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{next(iter(given))}: .* with adapter_name_or_path, expected none"):
         run_exp(training_options(lab, tmp_path / "run", adapter_name_or_path=str(trained), **GOING_ON, **given))
+
+
+@pytest.mark.parametrize("which", ["adapter_name_or_path", "ref_model", "ref_model_adapters"])
+def test_the_output_is_not_what_is_read(lab: Path, trained: Path, tmp_path: Path, which: str) -> None:
+    given = {"adapter_name_or_path": str(trained), "overwrite_output_dir": True, **GOING_ON}
+    if which != "adapter_name_or_path":
+        given |= {"ref_model": str(lab / "base"), "mask_reference": "model", which: str(lab / "task2")}
+    out = Path(given[which])
+    with pytest.raises(UserError, match=rf"is an input of this command \({out}\), expected another path"):
+        run_exp(training_options(lab, out, **given))
+
+
+@pytest.mark.parametrize("where", ["folder", "subfolder"])
+def test_a_stock_stage_does_not_train_the_mask(
+    lab: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """That of a subfolder, as that of a hub id, is known once it is loaded."""
+    place = {"adapter_name_or_path": str(trained)}
+    if where == "subfolder":
+        place = {"adapter_name_or_path": str(trained.parent), "adapter_folder": trained.name}
+    else:
+        loaded = "llamafactory.train.dpo.workflow.load_model"
+        monkeypatch.setattr(loaded, lambda *a, **k: pytest.fail("a model was loaded"))
+    options = training_options(lab, tmp_path / "run", stage="dpo", finetuning_type="lora", max_steps=1, **GOING_ON)
+    with pytest.raises(UserError, match="is a safety subspace, of which stage: dpo would train the mask"):
+        run_exp(options | place)
+    monkeypatch.undo()
+    run_exp(options | place | {"create_new_adapter": True})
+    assert json.loads((tmp_path / "run" / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_a_stock_stage_evaluates_under_the_subspaces_type(lab: Path, trained: Path, tmp_path: Path) -> None:
+    """As LLaMA Board asks for it."""
+    found = []
+    for kind in ("safety_subspace", "lora"):
+        given = {"stage": "sft", "finetuning_type": kind, "adapter_name_or_path": str(trained), "do_eval": True}
+        more = {"do_train": None, "dataset": None, "eval_dataset": "skill", **GOING_ON}
+        options = training_options(lab, tmp_path / kind, **given, **more)
+        (file := tmp_path / "x.json").write_text(json.dumps(options))
+        command_line.check_command([str(file)])
+        run_exp(options)
+        found.append(json.loads((tmp_path / kind / "eval_results.json").read_text())["eval_loss"])
+    assert found[0] == found[1]

@@ -37,7 +37,7 @@ def test_a_rate_that_moves_none_is_named(lab: Path, tmp_path: Path, capsys: pyte
     assert max(float(t.abs().max()) for pair in logits.values() for t in pair.values()) < 1.1 * 1.5e-4
 
 
-@pytest.mark.parametrize("words", [["--learning_rate", "5e-5"], ["--learning_rate=5e-5"], ["--learning-rate", "5e-5"]])
+@pytest.mark.parametrize("words", [["--learning_rate", "5e-5"], ["--learning_rate=5e-5"], ["--learning-r", "5e-5"]])
 def test_a_rate_among_flags(lab: Path, tmp_path: Path, words: list[str]) -> None:
     options = training_options(lab, tmp_path / "run", learning_rate=None, task_adapters=str(lab / "task1"))
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]

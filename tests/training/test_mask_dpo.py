@@ -186,6 +186,14 @@ def test_the_keep_penalty_keeps_more(lab: Path, tmp_path: Path) -> None:
     assert means[1] > means[0] + 0.02
 
 
+def test_the_keep_penalty_is_no_part_of_the_evaluation(lab: Path, tmp_path: Path) -> None:
+    asked = {"do_train": None, "dataset": None, "do_eval": True, "eval_dataset": "pairs", "max_samples": 4}
+    for weight in (0.0, 50.0):
+        run_exp(training_options(lab, tmp_path / f"{weight}", mask_keep_weight=weight, max_steps=None, **asked))
+    found = [json.loads((tmp_path / f"{weight}" / "eval_results.json").read_text()) for weight in (0.0, 50.0)]
+    assert found[0]["eval_loss"] == found[1]["eval_loss"]
+
+
 def test_bf16_base_keeps_fp32_logits(lab: Path, tmp_path: Path) -> None:
     from tests.conftest import make_llama, make_tokenizer
 

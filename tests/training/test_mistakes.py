@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from realign_plugin import UserError
 from tests.conftest import make_lora, training_options
 from tests.subspace.test_lora_adapters import BAD
 
@@ -89,3 +90,18 @@ def test_bad_options(
     if changes.get("task_adapters"):
         changes = {"task_adapters": [str(made[name]()) for name in changes["task_adapters"]]}
     check(tmp_path, training_options(lab, tmp_path / "run", **changes), message, monkeypatch, capsys)
+
+
+def test_the_launcher_as_a_module(lab: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """As ``python -m llamafactory.launcher FILE`` and accelerate start it: without the command's own launcher."""
+    from llamafactory.train.tuner import run_exp
+
+    options = training_options(lab, tmp_path / "run", mask_reference="initial")
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(options))
+    monkeypatch.setattr(sys, "argv", ["launcher.py", str(tmp_path / "x.yaml")])
+    with pytest.raises(SystemExit) as caught:
+        run_exp()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: mask_reference: 'initial' is unknown")
+    with pytest.raises(UserError, match="mask_reference: 'initial' is unknown"):
+        run_exp(options)

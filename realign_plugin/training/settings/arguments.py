@@ -1,14 +1,19 @@
 """LLaMA-Factory's fine-tuning arguments with those of ``mask_dpo`` added."""
 
+from argparse import SUPPRESS
+from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields, make_dataclass
 from typing import Any, Final, Literal, get_type_hints
 
 from llamafactory.hparams.finetuning_args import FinetuningArguments
+from llamafactory.hparams.parser import read_args
+from transformers import HfArgumentParser
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.settings.distillation import DistillArguments
 from realign_plugin.training.settings.preflight import (
+    DISTILL,
     HOST_STAGES,
     OPTIONS,
     STAGE,
@@ -108,7 +113,7 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
         for name, fix in REFUSED.items():
             if getattr(self, name):
                 raise UserError(f"{name}: {getattr(self, name)!r} has no meaning here, expected none; {fix}")
-        if self.stage != STAGE and self.ref_model is not None:
+        if self.stage == DISTILL and self.ref_model is not None:
             raise UserError(
                 f"ref_model: {self.ref_model!r} with stage: {self.stage}, expected none: the teachers are in the "
                 "network; leave it out"
@@ -140,3 +145,28 @@ class RealignFinetuningArguments(SafetySubspaceArguments, FinetuningArguments): 
         """Put the names of our stage and type back, once the host has checked its arguments."""
         for name, value in self.real_names.items():
             setattr(self, name, value)
+
+
+def given_options(groups: Sequence[Any], args: Any) -> dict[str, Any]:
+    """Arguments that stand in the file, the mapping or the flags that a run is started with, in any of their forms.
+
+    Args:
+        groups: What the host's parser made of them; the names of all that were given are kept with ours.
+        args: What the parser was called with.
+
+    Returns:
+        Their values by name, as parsed.
+    """
+    found = read_args(args)
+    if not isinstance(found, dict):
+        flags = HfArgumentParser([type(group) for group in groups])
+        for action in flags._actions:
+            action.default = SUPPRESS
+        found = vars(flags.parse_known_args(found)[0])
+    values: dict[str, Any] = {}
+    for group in groups:
+        values |= {name: value for name, value in vars(group).items() if found.get(name) is not None}
+        if isinstance(group, RealignFinetuningArguments):
+            group.given = frozenset(name for name, value in found.items() if value is not None)
+            values |= {name: value for name, value in group.real_names.items() if name in values}
+    return values

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.settings.distillation import DistillArguments
+from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import (
     OPTIONS,
     STAGES,
     TYPE,
     check_options,
     check_training,
+    is_ours,
     split_paths,
 )
 from realign_plugin.training.settings.processes import HOST_OPTIONS, check_processes
 from realign_plugin.training.settings.sources import build_subspace, kept, sources_of
+
+
+def exit_on_user_error(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a user's mistake into its one line and exit code 2."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            if int(os.environ.get("RANK", "0")) == 0:
+                print(f"error: {error}", file=sys.stderr)
+            sys.exit(UserError.exit_code)
+
+    return run
 
 
 def command_options(argv: Sequence[str]) -> dict[str, Any]:
@@ -40,14 +59,17 @@ def command_options(argv: Sequence[str]) -> dict[str, Any]:
             return {}
         values = OmegaConf.to_container(merged)
         return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool}
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    types = get_type_hints(SubspaceOptions) | {"mask_noise_end": float, "mask_compile": bool, "do_train": bool}
     types |= {name: hint for name, hint in get_type_hints(DistillArguments).items() if hint is float}
-    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", *HOST_OPTIONS):
+    for name in (*OPTIONS, "adapter_name_or_path", "model_name_or_path", "do_train", *HOST_OPTIONS):
         kind: Any = types.get(name, str)
         kind = _boolean if kind is bool else kind
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
-        parser.add_argument(f"--{name}", type=kind, **bare)
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", type=kind, **bare)
+        if kind is _boolean:
+            off: dict[str, Any] = {"dest": name, "action": "store_const", "const": False}
+            parser.add_argument(f"--no_{name}", f"--no-{name.replace('_', '-')}", **off)
     try:
         known, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
@@ -106,7 +128,8 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
         UserError: If our options or the adapters are at fault.
     """
     options = command_options(argv)
-    if not _is_ours(options):
+    if not is_ours(options):
+        check_meaning(options)
         return
     for name in ("USE_MCA", "USE_MEGATRON_BRIDGE"):
         if os.environ.get(name, "").lower() in ("true", "y", "1"):
@@ -117,5 +140,6 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
+    check_meaning(options)
     if not resumed:
         kept[:] = [(sources_of(options), build_subspace(options))]

@@ -32,6 +32,10 @@ MODEL: Final = {
     ),
 }
 
+PREFERENCES: Final = [
+    "pref_beta", "pref_ftx", "pref_loss", "pref_bco_weight", "dpo_label_smoothing", "simpo_gamma", "ld_alpha",
+    "ref_model_adapters", "ref_model_quantization_bit",
+]  # fmt: skip
 TRAINERS: Final = ("use_mca", "use_megatron_bridge", "use_hyper_parallel")
 """Options of the host for trainers of its own stages, in this version or its next."""
 
@@ -100,8 +104,28 @@ def check_settings(model_args: Any, training_args: Any, finetuning_args: Any) ->
     if stage == DISTILL:
         _refuse(finetuning_args, LOSSES, stage)
         _refuse(training_args, GENERATION, stage)
-    if kind == LORA and (finetuning_args.lora_rank != 8 or finetuning_args.lora_dropout > 0):
-        yield "lora_rank, lora_alpha and lora_dropout are not used: the fine-tuned adapter itself is trained further"
+    for arguments, names, why in _unused(training_args, finetuning_args, stage, kind):
+        named = [name for name in names if name in finetuning_args.given and getattr(arguments, name, None)]
+        if named:
+            yield f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} not used: {why}"
+
+
+def _unused(training_args: Any, finetuning_args: Any, stage: str, kind: str) -> Iterator[tuple[Any, list[str], str]]:
+    """Options of the host that mean nothing to a stage and a type, and why."""
+    lora = ["lora_rank", "lora_alpha", "lora_dropout", "create_new_adapter"]
+    if finetuning_args.task_models:
+        yield finetuning_args, lora, "what is trained are masks of whole weights"
+    else:
+        own = "the fine-tuned adapter itself is trained further" if kind == LORA else "the adapters' own are masked"
+        yield finetuning_args, [*lora, "lora_target"], own
+    if stage == DISTILL:
+        yield finetuning_args, PREFERENCES, LOSS
+        yield training_args, ["label_smoothing_factor"], LOSS
+        return
+    if finetuning_args.ref_model is None:
+        yield finetuning_args, ["ref_model_adapters", "ref_model_quantization_bit"], "there is no ref_model"
+    yield training_args, ["label_smoothing_factor"], "DPO's is dpo_label_smoothing"
+    yield training_args, ["do_predict"], "pairs are evaluated, not answered"
 
 
 def _refuse(arguments: Any, names: dict[str, str], stage: str) -> None:

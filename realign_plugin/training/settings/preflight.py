@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,6 +119,21 @@ def _check_compiled(spec: SubspaceSpec) -> None:
         )
 
 
+def is_ours(options: Mapping[str, Any]) -> bool:
+    """Whether a run is one of our stages', or is to train masks.
+
+    A stock stage that does not train evaluates a trained subspace, or predicts with it, as any adapter; LLaMA Board
+    asks for that under the subspace's own type.
+
+    Args:
+        options: Our options by name, and the host's ``do_train`` and ``adapter_name_or_path``.
+    """
+    if options.get("stage") in STAGES:
+        return True
+    trains = options.get("do_train") or not options.get("adapter_name_or_path")
+    return options.get("finetuning_type") == TYPE and bool(trains)
+
+
 def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> None:
     """Check that a training run has sources, and a stage and a type that belong together.
 
@@ -137,9 +152,10 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
     adapters, models = split_paths(options.get("task_adapters")), split_paths(options.get("task_models"))
     if options.get("finetuning_type") == LORA and (models or resumed):
         name = "task_models" if models else "adapter_name_or_path"
+        fix = "" if models else "; evaluate in the training itself (do_eval: true), or the trained adapter by lm_eval"
         raise UserError(
             f"{name}: {(models or resumed)[0]!r} with finetuning_type: lora, expected none; give the adapters of the "
-            "fine-tuned models as task_adapters"
+            f"fine-tuned models as task_adapters{fix}"
         )
     if adapters and models:
         raise UserError(
@@ -160,15 +176,36 @@ def check_training(options: Mapping[str, Any], resumed: Sequence[str] = ()) -> N
         )
 
 
+def check_stock_training(adapters: Sequence[str], stage: str, masked: Callable[[str], bool] = is_subspace) -> None:
+    """Refuse a stock stage that would train a subspace's logits, by its own loss and at its own learning rate.
+
+    Args:
+        adapters: ``adapter_name_or_path``, the last of which the host trains further.
+        stage: The host's.
+        masked: What tells a subspace.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    for path in filter(masked, adapters[-1:]):
+        raise UserError(
+            f"adapter_name_or_path: {path} is a safety subspace, of which stage: {stage} would train the mask, "
+            f"expected a LoRA adapter; set create_new_adapter: true, or `realign export {path} OUT` and give OUT"
+        )
+
+
 def _check_resumed(
     options: Mapping[str, Any], resumed: Sequence[str], adapters: Sequence[str], models: Sequence[str]
 ) -> None:
     """Refuse anything but one safety subspace, without sources, as a training that goes on."""
-    if adapters or models:
-        raise UserError(
-            f"{'task_adapters' if adapters else 'task_models'} and adapter_name_or_path ({resumed[0]}) are both "
-            "set, expected one; give the aligned model's adapter as aligned_adapter"
+    given = {"task_adapters": adapters, "task_models": models, "aligned_adapter": options.get("aligned_adapter")}
+    if (name := next((name for name, value in given.items() if value), None)) is not None:
+        fix = (
+            f"leave {name} out to go on from it, or adapter_name_or_path to train another"
+            if is_subspace(resumed[0])
+            else "give LoRA adapters as aligned_adapter and task_adapters, and no adapter_name_or_path"
         )
+        raise UserError(f"{name} and adapter_name_or_path ({', '.join(resumed)}) are both set, expected one; {fix}")
     if len(resumed) > 1 or not is_subspace(resumed[0]):
         raise UserError(
             f"adapter_name_or_path: {', '.join(resumed)} is not a single safety subspace, expected the output of a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ def fsdp_version(options: Mapping[str, Any]) -> int | None:
     """The version of FSDP that ``accelerate launch`` (its environment) or the options ask for; None without FSDP.
 
     Args:
-        options: The host's ``fsdp`` and ``fsdp_config`` (a path or the configuration itself), if set.
+        options: The host's ``fsdp`` and ``fsdp_config`` (a path or the configuration itself, as text or read), if set.
     """
     if _launched_with_fsdp():
         return int(os.environ.get("FSDP_VERSION") or 1)
@@ -84,13 +85,19 @@ def zero_stage(config: Any) -> int:
     """The ZeRO stage of a DeepSpeed configuration; 0 where there is none, or it cannot be read (the host says so).
 
     Args:
-        config: Path of a JSON file, or its content.
+        config: Path of a JSON file, or its content, as text or read.
     """
     stage = (_read(config).get("zero_optimization") or {}).get("stage", 0)
     return stage if isinstance(stage, int) else 0
 
 
 def _read(config: Any) -> Mapping[str, Any]:
+    if isinstance(config, str) and config.startswith("{"):  # transformers takes JSON itself, too
+        try:
+            found = json.loads(config)
+        except ValueError:  # the host says so
+            return {}
+        return found if isinstance(found, dict) else {}
     if isinstance(config, str):
         try:
             return read_json(Path(config), "deepspeed", "its configuration")

@@ -66,7 +66,8 @@ def test_another_trainer_does_not_run_its_stage_for_ours(monkeypatch: pytest.Mon
 
 
 def test_every_list_of_arguments_has_ours() -> None:
-    functions = ("_verify_model_args", "_parse_train_args", "get_train_args", "get_infer_args", "get_eval_args")
+    functions = ("_verify_model_args", *(f"_parse_{kind}_args" for kind in ("train", "infer")))
+    functions += tuple(f"get_{kind}_args" for kind in ("train", "infer", "eval"))
     parser = SimpleNamespace(
         _TRAIN_MBRIDGE_ARGS=[int, FinetuningArguments], others=[int], **dict.fromkeys(functions, print)
     )
@@ -99,15 +100,6 @@ def test_only_the_last_answer_of_a_conversation_is_learnt_from(
     monkeypatch.setattr(SafetyDistillTrainer, "compute_loss", kept)
     run_exp(options(world, tmp_path / "run", dataset_dir=str(tmp_path / "data"), max_steps=1))
     assert seen == [[3], [3]]  # sorry, no, and the end
-
-
-def test_the_rank_is_the_adapters(
-    world: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run_exp(options(world, tmp_path / "run", finetuning_type="lora", lora_rank=2, learning_rate=1e-3, max_steps=1))
-    assert "lora_rank, lora_alpha and lora_dropout are not used" in capsys.readouterr().err
 
 
 def test_experts_have_one_lora_adapter(lab: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.training import resuming
 from realign_plugin.training.settings import command_line, inference, preflight, sources
+from realign_plugin.training.settings.known_arguments import known_arguments
 from tests.conftest import make_llama, training_options
 
 GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapters": ["a"]}
@@ -80,7 +81,11 @@ def test_good_options_choose_the_mask_they_train_for() -> None:
             "aligned_adapter: 'a' with task_models, expected none",
         ),
         ({"task_adapters": None, "task_models": ["m"]}, ["x"], "task_models and adapter_name_or_path \\(x\\)"),
-        ({}, ["x"], "task_adapters and adapter_name_or_path \\(x\\) are both set"),
+        (
+            {},
+            ["x"],
+            "task_adapters and adapter_name_or_path \\(x\\) are both set, expected one; give LoRA adapters as",
+        ),
         ({"task_adapters": None}, ["x"], "adapter_name_or_path: x is not a single safety subspace"),
     ],
 )
@@ -97,6 +102,16 @@ def test_a_resumed_subspace_that_cannot_be_compiled(lab: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="mask_compile: true with fusion_method: ties"):
         preflight.check_training(options, [str(tmp_path / "ties")])
     preflight.check_training(options, [str(tmp_path / "dare")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("task_adapters", ["a"]), ("task_models", ["m"]), ("aligned_adapter", "a")]
+)
+def test_a_subspace_goes_on_without_sources(subspace: Any, tmp_path: Path, name: str, value: Any) -> None:
+    folder = str(subspace.save(tmp_path / "s"))
+    options = GOOD | {"task_adapters": None, "task_models": None} | {name: value}
+    with pytest.raises(UserError, match=f"{name} and adapter_name_or_path .* leave {name} out to go on from it, or"):
+        preflight.check_training(options, [folder])
 
 
 def test_paths_and_weights_from_text() -> None:
@@ -180,6 +195,7 @@ def test_options_of_a_command_line(tmp_path: Path) -> None:
         "true",
     ]
     expected = {"stage": "mask_dpo", "mask_noise": 0.5, "mask_rescale": False, "mask_compile": True, "fusion_seed": 3}
+    expected["do_train"] = True
     assert command_line.command_options(flags) == expected
     assert command_line.command_options([str(tmp_path / "none.yaml")]) == {}
 
@@ -188,6 +204,17 @@ def test_numbers_among_flags_have_the_types_of_their_options() -> None:
     flags = "--stage mask_dpo --finetuning_type safety_subspace --task_adapters a --fusion_seed 3 --mask_seed 7"
     spec = preflight.check_options(command_line.command_options([*flags.split(), "--mask_noise_end", "0"]))
     assert (spec.fusion_seed, spec.mask_seed, spec.mask_noise_end) == (3, 7, 0.0)
+
+
+def test_flags_in_all_forms_that_the_host_takes() -> None:
+    """With dashes, cut short, and negated; none of the host's names is a short form of one that is read here."""
+    words = "--task-adapters a --finetuning_t safety_subspace --no-mask-rescale --do-train"
+    expected = {"task_adapters": "a", "finetuning_type": "safety_subspace", "mask_rescale": False, "do_train": True}
+    assert command_line.command_options(words.split()) == expected
+    read = [*preflight.OPTIONS, "adapter_name_or_path", "model_name_or_path", "do_train", "deepspeed", "fsdp_config"]
+    theirs = known_arguments().keys() - set(read) - {"fsdp", "task"}  # read too; no training's
+    assert len(theirs) > 200
+    assert not [(one, name) for one in theirs for name in read if name.startswith(one)]
 
 
 def test_another_base_model_is_found_by_its_headers(lab: Path, subspace: Any, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_what_fsdp2_cannot_do_is_refused(launched: Callable[..., None]) -> None:
     assert fsdp_version({"fsdp": "", "fsdp_config": {}}) is None
     assert fsdp_version({"fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}) == 2
+    assert fsdp_version({"fsdp": "full_shard", "fsdp_config": '{"version": "2"}'}) == 2
+    assert fsdp_version({"fsdp": "full_shard", "fsdp_config": '{"version": 2'}) == 1
+    assert zero_stage('{"zero_optimization": {"stage": 3}}') == 3
     with pytest.raises(UserError, match=r"^fsdp_config: FSDP version 1 flattens .* expected version 2; set fsdp_conf"):
         check_processes({"fsdp": ["full_shard"], "fsdp_config": {}})
     checkpointing = {"fsdp": "full_shard", "fsdp_config": {"version": 2, "activation_checkpointing": True}}
@@ -178,7 +181,8 @@ def test_a_path_that_torchruns_command_would_split(lab: Path, tmp_path: Path) ->
     command_line.check_command([str(file)])
     with pytest.raises(UserError, match=r"my runs/x\.yaml': has white space"):
         command_line.check_command([str(file)], by_torchrun=True)
-    file.write_text(yaml.safe_dump(options | {"stage": "sft", "finetuning_type": "lora"}))
+    stock = {"stage": "sft", "finetuning_type": "lora", "aligned_adapter": None, "task_adapters": None}
+    file.write_text(yaml.safe_dump(options | stock))
     command_line.check_command([str(file)], by_torchrun=True)  # not ours
 
 
