@@ -249,7 +249,9 @@ def run_stock() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         *words: Any, env: dict[str, str] | None = None, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"} | (env or {})
+        # Now and then, on a loaded machine, one of two processes ends with SIGABRT: what it did then is said.
+        own = {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}", "PYTHONFAULTHANDLER": "1"}
+        environment = os.environ | own | (env or {})
         forked = words[0] in COMMANDS and not READ_AT_START & (env or {}).keys()
         return run_command([str(word) for word in words], environment, stdin, forked)
 

@@ -169,7 +169,7 @@ def write(options: dict[str, Any], file: Path) -> Path:
 
 
 def check(result: Any) -> None:
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == 0, result.stderr[-20000:]
 
 
 def run_two(run_stock: Run, file: Path, engine: str) -> Any:
