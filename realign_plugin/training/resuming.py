@@ -81,7 +81,7 @@ def check_start(training_args: Any, finetuning_args: Any, resumed: Sequence[str]
     if checkpoint is True or (checkpoint is None and not getattr(training_args, "overwrite_output_dir", False)):
         set_aside_incomplete(training_args.output_dir)
         checkpoint = _last_checkpoint(training_args.output_dir)
-        fix = "give another output_dir, or set overwrite_output_dir: true to start anew"
+        fix = "give another output_dir, or set overwrite_output_dir: true to start from the beginning"
     if checkpoint:
         state = _state(Path(checkpoint)) or {}
         record.check(
