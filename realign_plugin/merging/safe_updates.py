@@ -98,7 +98,7 @@ def _check_experts(group: TensorGroup, tuned: Tensor | None) -> None:
     Which of their sides is the output, and how many matrices are side by side in one, differs between architectures.
     """
     base: Tensor = group.base.tensor
-    if tuned is None or base.dim() != 3 or 1 in base.shape:  # a depthwise convolution is no stack of matrices
+    if tuned is None or base.dim() != 3 or 1 in base.shape:  # a depthwise convolution holds no matrices
         return
     if any(not torch.equal(one.float(), two.float()) for one, two in zip(base, tuned, strict=True)):
         raise UserError(

@@ -61,7 +61,7 @@ def test_copies_of_the_tasks_keep_their_order(home: Path, merge: Merge, tmp_path
 
 
 def test_subspaces_saved_before(home: Path, merge: Merge, tmp_path: Path) -> None:
-    """One file a model: the fingerprint is written out anew in ``legacy``, which reads no shards."""
+    """One file a model: the fingerprint is written out in ``legacy`` by itself, which reads no shards."""
     one, two = (make_fine_tuned(home / "base", tmp_path / f"full{n}", seed=30 + n) for n in (1, 2))
     built = SafetySubspace.from_models(home / "base", [one, two], task_weight=[0.2, 0.8])
     folder = saved_before(built.save(tmp_path / "two"), home / "base", [one, two])
