@@ -28,15 +28,37 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
             config: The task's YAML file, with lm-eval's metadata.
 
         Raises:
-            UserError: If a setting or a local file is at fault.
+            UserError: If a setting or a local file is at fault, or what lm-eval's checks need is missing.
         """
         given = config["dataset_kwargs"]
         self.files: dict[str, list[str]] = given["files"]
         self.settings = EvaluationSettings.load(config.get("metadata"))
-        builtin = load_yaml(Path(lm_eval.tasks.__file__).parent / given["builtin"], resolve_func=True)
+        try:
+            builtin = load_yaml(Path(lm_eval.tasks.__file__).parent / given["builtin"], resolve_func=True)
+        except ModuleNotFoundError as error:
+            extra = str(given["builtin"]).partition("/")[0]
+            raise UserError(
+                f"{config['task']}: {error.name} is not installed, expected what lm-eval's own {extra} needs; "
+                f"pip install 'lm-eval[{extra}]'"
+            ) from error
         chosen = {key: value for key, value in builtin.items() if key not in ("tag", "group", "class")}
         metadata = dict(builtin.get("metadata") or {}) | dict(config.get("metadata") or {})
         super().__init__(config=chosen | {"task": config["task"], "metadata": metadata})
+        self._check_scoring()
+
+    def _check_scoring(self) -> None:
+        """Score a made-up answer to each row, so that a row without a score is found before the model is asked."""
+        score = self.config.process_results
+        if self.OUTPUT_TYPE != "generate_until" or not callable(score):
+            return
+        for number, row in enumerate(self.eval_docs, 1):
+            try:
+                score(row, ["An answer."])
+            except Exception as error:  # whatever lm-eval's check, and what it loads, may raise
+                raise UserError(
+                    f"{self.config.task}: row {number} cannot be scored ({reason(error)}), expected a row of "
+                    "lm-eval's own task and what its check needs; fix or install it"
+                ) from error
 
     def build_all_requests(self, **kwargs: Any) -> None:
         """Build lm-eval's requests, never from its cache, which depends on the task's name alone, not on its files.

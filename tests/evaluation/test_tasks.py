@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,33 @@ def test_downstream_from_local_files(evaluate: Evaluate, data: Path) -> None:
         evaluate("realign_gsm8k")
     with pytest.raises(UserError, match=r"realign_copa: aps/super_glue cannot be fetched .*copa.jsonl as safety_data"):
         evaluate("realign_copa")
+
+
+def test_ifeval_scores_a_row_before_the_model_is_asked(
+    evaluate: Evaluate, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    monkeypatch.setattr("nltk.download", lambda name: False)
+    rules = ["punctuation:no_comma", "detectable_format:json_format", "keywords:existence"]
+    given: list[dict[str, Any]] = [{}, {}, {"keywords": ["paper"]}]
+    rows = [
+        {"key": n, "prompt": f"fold kite {n} .", "instruction_id_list": [rule], "kwargs": [options]}
+        for n, (rule, options) in enumerate(zip(rules, given, strict=True), 1)
+    ]
+    file = data / "ifeval.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evaluate("realign_ifeval")["results"]["realign_ifeval"]  # "Take paper and fold it.", never JSON
+    assert found["prompt_level_strict_acc,none"] == pytest.approx(2 / 3)
+    for rule, message in (("punctuation:no_coma", "no_coma"), ("change_case:capital_word_frequency", "punkt_tab")):
+        rows[1] |= {"instruction_id_list": [rule], "kwargs": [{}]}
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(UserError, match=rf"realign_ifeval: row 2 cannot be scored \(.*{message}"):
+            evaluate("realign_ifeval", model="no such model")  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "langdetect", None)
+    for name in [name for name in sys.modules if name.startswith("lm_eval.tasks.ifeval")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=r"langdetect is not installed, .* pip install 'lm-eval\[ifeval\]'"):
+        evaluate("realign_ifeval")
 
 
 @pytest.mark.parametrize(
