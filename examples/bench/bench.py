@@ -38,8 +38,18 @@ CONTEXT: Final[Any] = get_context("spawn" if torch.cuda.is_available() else "for
 """A forked process cannot use a GPU that its parent has looked for."""
 
 
-def jobs(plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Names of all jobs in their order, with the jobs that have to be finished before; ``repaired`` are models."""
+def jobs(
+    plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[str] = (), tuned: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Names of all jobs in their order, with the jobs that have to be finished before.
+
+    Args:
+        plan: The world's.
+        seeds: Of the rows.
+        starts: Fine-tuned models.
+        repaired: Models of finished repairs.
+        tuned: Settings of which a side's best is chosen; all if there are none.
+    """
     found: dict[str, list[str]] = {}
     for name, start in plan.starts.items():
         if name in starts:
@@ -51,7 +61,7 @@ def jobs(plan: Plan, seeds: Sequence[int], starts: set[str], repaired: Sequence[
     if plan.main in starts:
         found |= {f"test-{name}": tested for name in repaired}
     others = {start: [f"test-{end}-{start}" for end in ENDS] for start in plan.others}
-    trials = plan.trials()
+    trials = {name: trial for name, trial in plan.trials().items() if not tuned or name in tuned}
     for name, one in plan.settings(seeds).items():
         if one.start in starts:
             needs = (
@@ -135,6 +145,7 @@ def run(
     repair: Annotated[int | None, typer.Option(help="Seed of trial.py whose data all seeds use.")] = None,
     starts: Annotated[str, typer.Option(help="Fine-tuned models, with commas; all if not given.")] = "",
     rows: Annotated[str, typer.Option(help="Rows to run, in this order, with commas; by default all.")] = "",
+    tuned: Annotated[str, typer.Option(help="Settings to choose a side's options from; by default all.")] = "",
     workers: Annotated[int, typer.Option(help="Jobs at a time.")] = 1,
     seconds: Annotated[float, typer.Option(help="Start no job after so many.")] = 1e9,
 ) -> None:
@@ -143,7 +154,10 @@ def run(
     (bench.folder / "logs").mkdir(parents=True, exist_ok=True)
     bench.world.prepare()
     numbers, plan = [int(seed) for seed in seeds.split(",")], bench.world.plan
-    chosen = jobs(plan, numbers, set(starts.split(",")) if starts else set(plan.starts), bench.repaired(numbers))
+    kept, few = (set(given.split(",")) if given else set() for given in (starts, tuned))
+    chosen = jobs(plan, numbers, kept or set(plan.starts), bench.repaired(numbers), sorted(few))
+    for row in few - set(plan.trials()):
+        raise typer.BadParameter(f"{row} is none of the settings that are compared", param_hint="--tuned")
     for row in rows.split(",") if rows else []:
         if not {f"row-{row}", f"test-{row}"} & set(chosen):
             raise typer.BadParameter(

@@ -109,6 +109,8 @@ def test_a_row_is_run_with_all_that_it_needs_and_nothing_else(plan: Plan) -> Non
     used = {need for name in kept for need in jobs[name]}
     assert kept == used | {"row-masks-moved"}
     assert {"row-masks-seed-0", f"ends-{plan.main}-1"} <= kept < set(jobs)
+    few = bench.jobs(plan, [0], set(plan.starts), tuned=["masks-0.1", "lora-1"])
+    assert few["row-masks-16-rows"] == [f"ends-{plan.main}", "row-masks-0.1"]
 
 
 @plans
