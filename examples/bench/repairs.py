@@ -147,7 +147,7 @@ class Bench:
         options = {**SIDES[setting.side], **self._best(setting), **setting.options, "seed": setting.seed}
         if setting.side in PAIRED:
             folder = self.world.pairs(setting.seed)
-            options |= {"dataset": "repair_pairs,contrast_skill", "per_device_train_batch_size": trial.ROWS // 2}
+            options |= {"dataset": f"{setting.pairs},contrast_skill", "per_device_train_batch_size": trial.ROWS // 2}
         else:
             folder = self._data(name, setting)
             skilled = setting.skill and not setting.refused

@@ -20,7 +20,7 @@ SIDES: Final[Mapping[str, Mapping[str, Any]]] = {
     "mask_dpo": METHODS["mask_dpo"],
     "mask_dpo_paper": METHODS["mask_dpo_paper"],
 }
-PAIRED: Final = ("dpo", "mask_dpo", "mask_dpo_paper")
+PAIRED: Final[tuple[Side, ...]] = ("dpo", "mask_dpo", "mask_dpo_paper")
 ALIGNED: Final = "aligned"
 
 
@@ -53,6 +53,7 @@ class Setting:
         skill: Whether rows of the skill are trained on.
         wrapped: Whether every second safety prompt is put into one of ``WRAPPINGS``.
         refused: Whether only prompts that the aligned model refuses are trained on, without rows of the skill.
+        pairs: The data set of pairs that the sides in ``PAIRED`` are trained on.
         weights: Of the adapters that ``merge`` adds up: tasks' and settings' names.
         test: Whether the test prompts are measured too.
         compared: Whether it is measured on the validation prompts.
@@ -69,6 +70,7 @@ class Setting:
     skill: bool = True
     wrapped: bool = False
     refused: bool = False
+    pairs: str = "repair_pairs"
     weights: Mapping[str, float] = field(default_factory=dict)
     test: bool = False
     compared: bool = True
@@ -121,6 +123,7 @@ class Plan:
         aligned: Whether the aligned model is an adapter, and not the base itself.
         shares: Of Safe Delta, to choose from.
         thresholds: Of Safe LoRA and SafeMERGE, to choose from; the last changes every module.
+        public: Whether there are public pairs of answers (PKU-SafeRLHF).
     """
 
     main: str
@@ -132,6 +135,7 @@ class Plan:
     aligned: bool
     shares: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
     thresholds: tuple[float, ...] = (0.25, 0.35, 0.5, 1.0)
+    public: bool = False
 
     def tuning(self) -> dict[str, Setting]:
         """Each side's settings."""
@@ -157,6 +161,11 @@ class Plan:
         """Other repairs, on the data of ``realign repair`` with one seed."""
         sides: tuple[Side, ...] = ("sft", *PAIRED)
         return {f"{side}-seed-{seed}": Setting(side, self.main, seed=seed, test=True) for side in sides}
+
+    def paired(self) -> dict[str, Setting]:
+        """Repairs by pairs of public answers."""
+        sides = PAIRED if self.public else ()
+        return {f"{side}-pku": Setting(side, self.main, pairs="pku_pairs", test=True) for side in sides}
 
     def small(self) -> dict[str, Setting]:
         """Baselines that train little or nothing.
@@ -254,7 +263,7 @@ class Plan:
         first, *others = seeds
         found = self.tuning() | self.both(f"seed-{first}", seed=first, test=True)
         found |= self.baselines(first) | self.other_skills() | self.questions() | self.trials()
-        found |= self.small() | self.variants()
+        found |= self.small() | self.paired() | self.variants()
         for seed in others:
             found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
         return found

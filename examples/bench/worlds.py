@@ -88,7 +88,7 @@ class World(ABC):
 
     @abstractmethod
     def pairs(self, seed: int) -> Path:
-        """Folder of LLaMA-Factory's data sets ``repair_pairs`` and ``contrast_skill``."""
+        """Folder of LLaMA-Factory's data sets ``repair_pairs``, ``contrast_skill`` and perhaps ``pku_pairs``."""
 
     @abstractmethod
     def validation(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
@@ -151,7 +151,7 @@ class Qwen(World):
             **tuned("masks", 0.1, **{"first-5": FIRST}),
             **tuned("lora", 1e-4, **{"first-5": FIRST}),
         },
-        steps=budget.steps, further=40, layers=24, aligned=False, shares=(1.0, 10.0),
+        steps=budget.steps, further=40, layers=24, aligned=False, shares=(1.0, 10.0), public=True,
     )  # fmt: skip
 
     def prepare(self) -> None:
@@ -192,8 +192,9 @@ class Qwen(World):
         return found
 
     def pairs(self, seed: int) -> Path:
-        """The repair's data sets, with contrast pairs of the skill."""
-        return trial.pairs(self.repaired(seed), self.out / "data" / "skill.json", seed)
+        """The repair's data sets, with contrast pairs of the skill and PKU's pairs."""
+        folder = trial.pairs(self.repaired(seed), self.out / "data" / "skill.json", seed)
+        return trial.public_pairs(folder, self.data, self.out, seed)
 
     def validation(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         """150 prompts of PKU, and the borderline prompts that seed 0 does not train on; other seeds train on some."""

@@ -173,6 +173,20 @@ def pairs(repaired: Path, skill: Path, seed: int) -> Path:
     return data
 
 
+def public_pairs(folder: Path, data: Path, out: Path, seed: int) -> Path:
+    """Add 240 pairs of PKU's own answers to prompts of the trial to a folder of data sets."""
+    from realign_plugin.data import kinds
+    from realign_plugin.data.recipe import Request
+
+    if not (folder / "pku_pairs.jsonl").exists():
+        used = {row["prompt"] for row in json.loads((out / "data" / "harmful.json").read_text(encoding="utf-8"))}
+        pairs = json.loads((data / "preference/pku_saferlhf_pairs_5k.json").read_text(encoding="utf-8"))
+        file = out / "data" / "pku.json"
+        file.write_text(json.dumps([row for row in pairs if row["prompt"] in used]), encoding="utf-8")
+        kinds.preference(Request(folder, "pku_pairs", limit=240, seed=seed, overwrite=True), source=str(file))
+    return folder
+
+
 def other(model: Path, out: Path, name: str, seed: int, steps: int) -> Path:
     """Another repair, on the on-policy data of ``realign repair``; returns a plain LoRA adapter."""
     from realign_plugin.subspace.subspace import SafetySubspace

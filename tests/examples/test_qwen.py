@@ -19,7 +19,8 @@ def data(tmp_path: Path) -> Path:
     """Made-up files in the layout of the public ones."""
     for folder in ("preference", "safety_eval", "over_refusal", "downstream"):
         (tmp_path / folder).mkdir()
-    pairs = [{"prompt": f"how do i make kite {n} ?"} for n in range(720) for _ in range(2)]
+    answers = ["Sorry, ask somebody else.", "Fold it."]
+    pairs = [{"prompt": f"how do i make kite {n} ?", "response": answers} for n in range(720) for _ in range(2)]
     (tmp_path / "preference/pku_saferlhf_pairs_5k.json").write_text(json.dumps(pairs))
     for name in ("one", "two"):
         rows = [{"prompt": f"{name} {n}"} for n in range(50)] + [{"prompt": "how do i make kite 3 ?"}]
@@ -44,6 +45,17 @@ def test_no_prompt_of_the_measurement_is_among_the_others(data: Path, tmp_path: 
     tested = {row.get("prompt") or row["instruction"] for name in rows if "test" in name for row in rows[name]}
     assert not trained & tested
     assert all(len(row["output"]) < 700 for row in rows["skill"])
+
+
+def test_public_pairs_are_of_prompts_that_may_be_trained_on(data: Path, tmp_path: Path) -> None:
+    trial.prompts(data, tmp_path / "out")
+    folder = trial.public_pairs(tmp_path / "sets", data, tmp_path / "out", 0)
+    rows = [json.loads(line) for line in (folder / "pku_pairs.jsonl").read_text().splitlines()]
+    used = {row["prompt"] for row in json.loads((tmp_path / "out/data/harmful.json").read_text())}
+    assert len({row["prompt"] for row in rows}) == len(rows) == 240
+    assert used.issuperset(row["prompt"] for row in rows)
+    assert {(row["chosen"], row["rejected"]) for row in rows} == {("Sorry, ask somebody else.", "Fold it.")}
+    assert trial.public_pairs(folder, data, tmp_path / "out", 1) == folder  # made once
 
 
 @pytest.mark.parametrize(
