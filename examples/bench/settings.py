@@ -163,9 +163,9 @@ class Plan:
         return {f"{side}-seed-{seed}": Setting(side, self.main, seed=seed, test=True) for side in sides}
 
     def paired(self) -> dict[str, Setting]:
-        """Repairs by pairs of public answers."""
-        sides = PAIRED if self.public else ()
-        return {f"{side}-pku": Setting(side, self.main, pairs="pku_pairs", test=True) for side in sides}
+        """Repairs by pairs of public answers; measured on the test prompts."""
+        given: dict[str, Any] = {"pairs": "pku_pairs", "test": True, "compared": False}
+        return {f"{side}-pku": Setting(side, self.main, **given) for side in (PAIRED if self.public else ())}
 
     def small(self) -> dict[str, Setting]:
         """Baselines that train little or nothing.
