@@ -258,6 +258,13 @@ class Plan:
             **self.both("temperature-2", options={"distill_temperature": 2.0}),
         }
 
+    def repeated(self, seed: int) -> dict[str, Setting]:
+        """The rows about few prompts, no skill data and long training, with another seed."""
+        kept = ("16-rows", "64-rows", "no-skill", f"{3 * self.steps}-steps")
+        found = self.questions() | self.variants()
+        some = {name: one for name, one in found.items() if name.partition("-")[2] in kept}
+        return {f"{name}-seed-{seed}": replace(one, seed=seed) for name, one in some.items()}
+
     def settings(self, seeds: Sequence[int]) -> dict[str, Setting]:
         """All rows, the most telling first."""
         first, *others = seeds
@@ -266,6 +273,7 @@ class Plan:
         found |= self.small() | self.paired() | self.variants()
         for seed in others:
             found |= self.both(f"seed-{seed}", seed=seed, test=True) | self.baselines(seed)
+            found |= self.repeated(seed)
         return found
 
     def same(self, setting: Setting, best: Mapping[str, Any]) -> Iterator[str]:

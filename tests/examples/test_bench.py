@@ -127,6 +127,7 @@ def test_each_job_comes_after_what_it_needs(plan: Plan) -> None:
     assert {f"test-{name}" for name, row in rows.items() if row.test} < set(jobs)
     assert "row-masks-0.3" in jobs["row-masks-seed-1"]
     assert "row-lora-seed-0" in jobs["row-lora-moved"]
+    assert rows["lora-16-rows-seed-2"].rows == 16
 
 
 @plans
