@@ -37,7 +37,7 @@ for end in "${@:-peft-0.18.1 peft-0.21.2 train newest}"; do
                 "$home/bin/python" -m pytest tests/tuner tests/training
                 ;;
             newest)
-                environment newest "[merge,eval]" "transformers>5.6" "peft<0.22" huggingface_hub tokenizers
+                environment newest "[merge,eval]" "transformers>5.6" "peft<0.22" huggingface_hub tokenizers "lm-eval[ifeval]"
                 "$home/bin/python" -m pytest tests/merging tests/evaluation
                 ;;
             *)
