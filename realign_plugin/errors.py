@@ -23,7 +23,8 @@ class UserError(ValueError):
 
 def reason(error: Exception, width: int = 120) -> str:
     """What another library's error says, on one line and cut at a word."""
-    return textwrap.shorten(str(error), width, placeholder=" …") or type(error).__name__
+    text = str(error).strip().strip("*")  # nltk frames its errors
+    return textwrap.shorten(text, width, placeholder=" …") or type(error).__name__
 
 
 def cannot_load(option: str, model: str | Path, error: Exception) -> UserError:

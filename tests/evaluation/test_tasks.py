@@ -195,10 +195,13 @@ def test_ifeval_scores_a_row_before_the_model_is_asked(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = evaluate("realign_ifeval")["results"]["realign_ifeval"]  # "Take paper and fold it.", never JSON
     assert found["prompt_level_strict_acc,none"] == pytest.approx(2 / 3)
-    for rule, message in (("punctuation:no_coma", "no_coma"), ("change_case:capital_word_frequency", "punkt_tab")):
+    for rule, message in (
+        ("punctuation:no_coma", "punctuation:no_coma"),
+        ("change_case:capital_word_frequency", "Resource .punkt_tab"),
+    ):
         rows[1] |= {"instruction_id_list": [rule], "kwargs": [{}]}
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        with pytest.raises(UserError, match=rf"realign_ifeval: row 2 cannot be scored \(.*{message}"):
+        with pytest.raises(UserError, match=rf"realign_ifeval: row 2 cannot be scored \('?{message}"):
             evaluate("realign_ifeval", model="no such model")  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "langdetect", None)
     for name in [name for name in sys.modules if name.startswith("lm_eval.tasks.ifeval")]:
