@@ -9,22 +9,17 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import Final
 
 import realign_plugin
 from realign_plugin.terminal import print_table
+from realign_plugin_boot import HOOKS
 
-HOSTS = {
-    "peft": ("peft",),
-    "llamafactory": (
-        "llamafactory.hparams.parser",
-        "llamafactory.model.adapter",
-        "llamafactory.train.tuner",
-        "llamafactory.launcher",
-    ),
-    "mergekit": ("mergekit.merge_methods.registry", "mergekit.merge"),
-    "lm-eval": ("lm_eval.tasks.manager", "lm_eval.evaluator", "lm_eval._cli.harness"),
+HOSTS: Final = {
+    host: tuple(module for module in HOOKS if module.partition(".")[0] == host.replace("-", "_"))
+    for host in ("peft", "llamafactory", "mergekit", "lm-eval")
 }
-"""Host, and the modules whose import attaches the plugin to it."""
+"""Host, and all its modules that the plugin attaches to when they are imported."""
 
 _PROBE = """
 import importlib, json, sys

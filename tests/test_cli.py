@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from realign_plugin import SafetySubspace
 from realign_plugin.cli import main
-from realign_plugin.doctor import host_states
+from realign_plugin.doctor import HOSTS, host_states
 from realign_plugin.subspace.lora_adapters import read_lora
 
 
@@ -136,6 +137,18 @@ def test_doctor(run_stock: Callable[..., Any]) -> None:
         assert "not attached" not in line
     off = run_stock("realign", "doctor", env={"REALIGN_PLUGIN": "0"})
     assert off.stdout.count("off (REALIGN_PLUGIN=0)") >= 1, off.stdout + off.stderr
+
+
+@pytest.mark.parametrize("module", ["peft", "llamafactory.extras.constants", "llamafactory.webui.runner"])
+def test_doctor_names_any_hook_that_failed(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    breaks = f"import realign_plugin_boot as b\nb.HOOKS[{module!r}] = ('after', 'no_such_module', 'attach')\n"
+    (tmp_path / "sitecustomize.py").write_text(breaks)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    host = module.partition(".")[0]
+    found = host_states({host: HOSTS[host]})[host]
+    assert found.startswith("not attached: ")
+    assert module in found
+    assert "No module named 'no_such_module'" in found
 
 
 def test_doctor_goes_on_after_a_host_that_is_broken() -> None:

@@ -59,11 +59,10 @@ def judge(
 
 
 def _judge(samples: list[Path], session: Session, out: Path | None) -> None:
-    from realign_plugin.evaluation.rejudge import judge_samples, results
+    from realign_plugin.evaluation.rejudge import judge_files, results
     from realign_plugin.evaluation.report import print_metrics
 
-    session.prepare()
-    judged = [judge_samples(file, session) for file in samples]
+    judged = judge_files(samples, session, pooled=out is not None)
     print_metrics(judged, session)
     if out is not None:
         write_json(out, results(judged, session))

@@ -10,6 +10,7 @@ from typing import Any
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Kind, assess, begun, summarise
+from realign_plugin.evaluation.judging.prompts import Item
 from realign_plugin.evaluation.metrics.kappa import Kappa
 from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, describe
 from realign_plugin.evaluation.prompt_sets import whole_groups
@@ -45,21 +46,52 @@ def task_name(file: Path) -> str:
     return match[1] if match else file.stem
 
 
-def judge_samples(file: Path, session: Session) -> Judged:
-    """Judge the answers of one file and write the verdicts into its samples.
+@dataclass(frozen=True)
+class _Samples:
+    """One samples file that can be judged.
+
+    Attributes:
+        file: The file.
+        task: Name of the task.
+        kind: What its prompts are.
+        rows: Its samples.
+        prefixes: With what the model's answer was begun, of each sample.
+        items: What the judge is given, of each sample.
+    """
+
+    file: Path
+    task: str
+    kind: Kind
+    rows: Sequence[dict[str, Any]]
+    prefixes: Sequence[str]
+    items: Sequence[Item]
+
+
+def judge_files(files: Sequence[Path], session: Session, *, pooled: bool = False) -> list[Judged]:
+    """Judge the answers of some files and write the verdicts into their samples; all are read before any is judged.
 
     Verdicts come from the judge's cache where it holds them, so that a run that broke off goes on where it was, and
     judging again what was judged gives the same numbers and costs nothing.
 
     Args:
-        file: lm-eval's samples file.
+        files: lm-eval's samples files.
         session: Judge and settings.
+        pooled: Whether the metrics go into one file of results, where each task has one place.
 
     Raises:
-        UserError: If the file cannot be read or written, or the reference does not fit.
+        UserError: If a file cannot be read or written or does not fit, the judge cannot be used, the reference does
+            not fit, or two files are of one task.
     """
-    from realign_plugin.evaluation.judging.judge import Item
+    names = [task_name(file) for file in files]
+    if pooled and (twice := next((name for name in names if names.count(name) > 1), None)):
+        both = ", ".join(str(file) for file, name in zip(files, names, strict=True) if name == twice)
+        raise UserError(f"SAMPLES: {both} are all of {twice}, expected one file each; give one model's at a time")
+    found = [_read(file, session) for file in files]
+    session.prepare()
+    return [_judge(one, session) for one in found]
 
+
+def _read(file: Path, session: Session) -> _Samples:
     rows = read_samples(file, "samples")
     task = task_name(file)
     noted = [row["doc"].get("realign") or {} for row in rows]
@@ -81,22 +113,25 @@ def judge_samples(file: Path, session: Session) -> Judged:
         Item(doc["id"], doc["prompt"], begun(prefix, answer_of(row)), known.get(doc["id"]))
         for doc, prefix, row in zip(docs, prefixes, rows, strict=True)
     ]
-    found = assess(items, session, kind)
-    for row, note, prefix, assessment in zip(rows, noted, prefixes, found, strict=True):
-        row["doc"]["realign"] = assessment.record(kind, prefix) | {"thinking": note.get("thinking", "")}
+    return _Samples(file, task, kind, rows, prefixes, items)
+
+
+def _judge(samples: _Samples, session: Session) -> Judged:
+    found = assess(samples.items, session, samples.kind)
+    for row, prefix, assessment in zip(samples.rows, samples.prefixes, found, strict=True):
+        thinking = (row["doc"].get("realign") or {}).get("thinking", "")
+        row["doc"]["realign"] = assessment.record(samples.kind, prefix) | {"thinking": thinking}
         values = assessment.metrics()
         row.update(values)
         row["metrics"] = list(values)
-    write_samples(file, rows)
-    return Judged(file, task, kind, summarise(found, session.settings.judge_max_unjudged), len(rows), rows)
+    write_samples(samples.file, samples.rows)
+    metrics = summarise(found, session.settings.judge_max_unjudged)
+    return Judged(samples.file, samples.task, samples.kind, metrics, len(samples.rows), samples.rows)
 
 
 def results(judged: Sequence[Judged], session: Session) -> dict[str, Any]:
     """The metrics in the form of lm-eval's results file, which ``realign compare`` reads."""
     names = [one.task for one in judged]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        files = ", ".join(str(one.file) for one in judged if one.task == twice)
-        raise UserError(f"SAMPLES: {files} are all of {twice}, expected one file each; give one model's at a time")
     values = {one.task: {f"{name},none": value for name, value in one.metrics.items()} for one in judged}
     better = {one.task: HIGHER_IS_BETTER[one.kind] for one in judged}
     groups = whole_groups(names)

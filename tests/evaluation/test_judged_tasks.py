@@ -13,7 +13,7 @@ from lm_eval.utils import handle_non_serializable, make_table
 from realign_plugin import UserError
 from realign_plugin.evaluation.compare import compare
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from realign_plugin.evaluation.rejudge import judge_samples, results
+from realign_plugin.evaluation.rejudge import judge_files, results
 from realign_plugin.evaluation.samples import read_samples, write_samples
 from realign_plugin.evaluation.session import Session, reset
 from tests.evaluation.judging.judge_server import judge_server
@@ -85,7 +85,7 @@ def test_judge_and_phrases_see_what_follows_the_thinking(
         assert found["results"]["safety_catqa"] == plain
         file = save(found, tmp_path, "safety_catqa")
         assert "<think>" in file.read_text()  # the samples keep what was written
-        later = judge_samples(file, Session(EvaluationSettings.load({})))
+        [later] = judge_files([file], Session(EvaluationSettings.load({})))
         assert later.metrics["harmful_rate"] == plain["harmful_rate,none"]
 
 
@@ -95,7 +95,7 @@ def test_predict_only_asks_no_judge(evaluate: Evaluate, monkeypatch: pytest.Monk
         found = evaluate("safety_catqa", options={"predict_only": True})
         assert server.calls == 0
         file = save(found, tmp_path, "safety_catqa")
-        later = judge_samples(file, Session(EvaluationSettings.load({})))
+        [later] = judge_files([file], Session(EvaluationSettings.load({})))
         direct = evaluate("safety_catqa")["results"]["safety_catqa"]
         assert {f"{name},none": float(value) for name, value in later.metrics.items()} == {
             key: float(direct[key]) for key in direct if key.endswith(",none") and "_stderr" not in key
@@ -124,7 +124,7 @@ def test_a_server_that_goes_down_leaves_the_samples_and_a_second_try_does_the_re
         file = save(found, tmp_path, "safety_catqa")
         server.dies_after = None
         before = server.calls
-        done = judge_samples(file, Session(EvaluationSettings.load({})))
+        [done] = judge_files([file], Session(EvaluationSettings.load({})))
         assert server.calls - before == 11 - 6
         assert done.metrics["unjudged_rate"] == 0
         rows = read_samples(file, "samples")
@@ -207,7 +207,7 @@ def test_results_of_judged_samples_can_be_compared(
         judged(monkeypatch, server.url)
         reset()
         session = Session(EvaluationSettings.load({}))
-        data = results([judge_samples(file, session)], session)
+        data = results(judge_files([file], session), session)
     (tmp_path / "judged.json").write_text(json.dumps(data))
     rows = {row["metric"]: row for row in compare([f"one={tmp_path / 'judged.json'}"])["rows"]}
     assert rows["safety_catqa: harmful_rate"]["cells"][0]["count"] == 11
@@ -223,7 +223,7 @@ def test_sets_that_are_judged_together_are_pooled_as_lm_eval_pools_them(
         files = [save(found, tmp_path, task) for task in members]
         reset()
         session = Session(EvaluationSettings.load({}))
-        all_judged = [judge_samples(file, session) for file in files]
+        all_judged = judge_files(files, session)
         data = results(all_judged, session)
     assert data["group_subtasks"] == {"safety": members}
     usual, again = found["results"]["safety"], data["results"]["safety"]

@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 
 from realign_plugin.evaluation.answers import evaluated
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from realign_plugin.evaluation.rejudge import judge_samples
+from realign_plugin.evaluation.rejudge import judge_files
 from realign_plugin.evaluation.session import Session
 from realign_plugin.evaluation.task import PromptTask
 from realign_plugin.evaluation.task_names import tasks_folder
@@ -60,7 +60,7 @@ def test_thinking_that_the_template_opened_and_that_was_cut_off_is_no_answer(
         assert samples[0]["doc"]["realign"]["incoherent"] == "unfinished thinking"
         assert all("Mix it?" in sample["resps"][0][0] for sample in samples)
         calls = server.calls
-        later = judge_samples(save(found, tmp_path, "safety_catqa"), Session(EvaluationSettings.load({})))
+        [later] = judge_files([save(found, tmp_path, "safety_catqa")], Session(EvaluationSettings.load({})))
         assert server.calls == calls
         assert later.metrics["incoherent_rate"] == pytest.approx(5 / 12)
         assert later.metrics["harmful_rate"] == pytest.approx(3 / 7)

@@ -106,17 +106,26 @@ def test_the_environment_names_the_judge_as_it_does_for_lm_eval(
     assert "judge: 'openai' needs OPENAI_API_KEY" in capsys.readouterr().err
 
 
-def test_two_files_of_one_task_are_refused(
-    samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "row", "said"),
+    [
+        ("samples_safety_catqa_2026-02-02T03-04-05.678901.jsonl", None, "are all of safety_catqa, expected one file"),
+        ("samples_safety_advbench_2026-01-02T03-04-05.678901.jsonl", {"doc": {"question": "why ?"}}, "has no prompt"),
+    ],
+)
+def test_a_second_file_that_does_not_fit_is_refused_before_any_is_judged(
+    name: str, row: Any, said: str, samples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = samples.with_name("samples_safety_catqa_2026-02-02T03-04-05.678901.jsonl")
-    other.write_bytes(samples.read_bytes())
+    other, before = samples.with_name(name), samples.read_bytes()
+    other.write_bytes(before if row is None else (json.dumps(row | {"resps": [["so"]]}) + "\n").encode())
     with judge_server(rule=lambda text: "[[unharmful]]") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         with pytest.raises(SystemExit) as caught:
             main(["judge", str(samples), str(other), "--out", str(samples.with_name("out.json"))])
+        assert server.calls == 0
     assert caught.value.code == 2
-    assert "are all of safety_catqa, expected one file each" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+    assert samples.read_bytes() == before
 
 
 def test_a_reference_has_the_words_that_the_task_begins_with(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.compare import compare, markdown
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from realign_plugin.evaluation.rejudge import judge_samples, results
+from realign_plugin.evaluation.rejudge import judge_files, results
 from realign_plugin.evaluation.report import print_comparison
 from realign_plugin.evaluation.result_files import read_results
 from realign_plugin.evaluation.samples import read_samples
@@ -105,7 +105,7 @@ def test_malformed_samples_are_read_or_refused_in_one_line(tmp_path: Path) -> No
         save(file, json.dumps(SAMPLE) + "\n" + text + "\n", draw)
         before = file.read_bytes()
         messages.append(
-            refusal(lambda: json.dumps(results([judge_samples(file, session)], session), allow_nan=False), text)
+            refusal(lambda: json.dumps(results(judge_files([file], session), session), allow_nan=False), text)
         )
         assert messages[-1] is None or file.read_bytes() == before
     assert not [message for message in messages if message and "\n" in message]
