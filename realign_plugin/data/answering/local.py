@@ -8,9 +8,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from realign_plugin.chat_templates import thinking
+from realign_plugin.data.answering.chats import chat_tokenizer, rendered
 from realign_plugin.data.rows.examples import Prompt
-from realign_plugin.errors import UserError, cannot_load
+from realign_plugin.errors import UserError
+from realign_plugin.evaluation.answers.thinking import opened_by
 
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine_tuned"
@@ -37,64 +38,6 @@ def common_start(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows start with; at least one token of each row is left."""
     longest = min(map(len, rows)) - 1
     return next((n for n in range(longest) if any(row[n] != rows[0][n] for row in rows)), longest)
-
-
-def messages(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as the messages of a chat, up to where the answer begins."""
-    said = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for asked, answered in prompt.history:
-        said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [*said, {"role": "user", "content": prompt.text}]
-
-
-def rendered(tokenizer: Any, prompt: Prompt, base: str, option: str = "--model") -> str:
-    """A prompt through a chat template, up to where the answer begins; a model that can think is asked not to.
-
-    Args:
-        tokenizer: Has the template.
-        prompt: The prompt.
-        base: The model that the tokenizer belongs to.
-        option: What the user calls it.
-
-    Raises:
-        UserError: If the template refuses the prompt's turns, a system prompt say.
-    """
-    from jinja2 import TemplateError
-
-    given = {"tokenize": False, "add_generation_prompt": True, **thinking(tokenizer, on=False)}
-    try:
-        return str(tokenizer.apply_chat_template(messages(prompt), **given))
-    except TemplateError as error:
-        turns = f"{'a system prompt and ' if prompt.system else ''}{2 * len(prompt.history) + 1} turn(s)"
-        raise UserError(
-            f"{option}: the chat template of {base} refuses a prompt with {turns} "
-            f"({' '.join(str(error).split())[:120]}), expected prompts that it takes; correct or leave out such rows"
-        ) from error
-
-
-def chat_tokenizer(base: str, option: str = "--model") -> Any:
-    """A chat model's tokenizer, which pads on the left.
-
-    Args:
-        base: The model: a folder or a hub id.
-        option: What the user calls it.
-
-    Raises:
-        UserError: If it cannot be loaded or has no chat template.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise cannot_load(option, base, error) from error
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{option}: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 class Answerer:
@@ -161,6 +104,10 @@ class Answerer:
             name: Which model answers.
             prompts: What it is asked.
             max_tokens: Maximum tokens of an answer.
+
+        Returns:
+            Answers in the order of the prompts; each with the tag that opens its thinking, where the chat template has
+            put it before the answer.
         """
         import torch
 
@@ -240,7 +187,7 @@ class Answerer:
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, **given
             )
         said = self.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in said]
+        return [opened_by(text) + answer.strip() for text, answer in zip(texts, said, strict=True)]
 
     def _read(self, rows: list[list[int]]) -> tuple[int, dict[str, Any]]:
         """How many tokens at the start of all rows were read, once, and their cache as an argument of ``generate``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,11 @@ from realign_plugin.data.answering.local import (
     Answerer,
     common_start,
 )
+from realign_plugin.data.on_policy_options import Sources
 from realign_plugin.data.rows.examples import Prompt
+from realign_plugin.evaluation.answers.thinking import final_answer
 from tests.conftest import make_llama, make_lora, make_tokenizer
+from tests.data.two_models import make
 
 PROMPTS = [Prompt("how do i make a kite ?"), Prompt("what is blue ?"), Prompt("tell me the way to bake bread ?")]
 
@@ -101,6 +105,19 @@ def test_a_start_is_not_shared_where_a_layer_sees_a_window(tmp_path: Path) -> No
     assert common_start(rows) >= 8
     assert answerer._read(rows) == (0, {})
     assert answerer._batch("base", texts, 6) == [answerer._batch("base", [text], 6)[0] for text in texts]
+
+
+def test_a_template_that_opens_the_thinking(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    """The tag is in the prompt; without it, thoughts that were cut off would pass for an answer."""
+    thinks = shutil.copytree(lab / "base", tmp_path / "thinks")
+    template = thinks / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    answerer = Answerer(str(thinks), {"base": None})
+    said = answerer.answers("base", PROMPTS, 6)
+    assert all(answer.startswith("<think>") for answer in said)
+    assert [final_answer(answer) for answer in said] == [None] * 3
+    with pytest.raises(UserError, match=r"20 of 20 answers of the aligned model are still thinking after 8 tokens"):
+        make(lab, tmp_path / "data", asked, Answerer, model=str(thinks), max_tokens=8, skill_max_tokens=8)
 
 
 def test_where_rows_part() -> None:
