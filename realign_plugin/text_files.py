@@ -175,7 +175,7 @@ def encoding_of(start: bytes) -> str:
     return json.detect_encoding(start)
 
 
-def read_text(path: Path, what: str, expected: str, fix: str = "check the file") -> str:
+def read_text(path: Path, what: str, expected: str, fix: str = "check the file", *, whole_lines: bool = False) -> str:
     """The text of a file, plain or gzipped (``.gz``), in UTF-8 or UTF-16.
 
     Args:
@@ -183,6 +183,7 @@ def read_text(path: Path, what: str, expected: str, fix: str = "check the file")
         what: What the user calls it: an option, or the file's role; empty if the path says it all.
         expected: What it should hold, for messages.
         fix: What to do, for messages.
+        whole_lines: Whether a last line without its end, which may stop within a character, is left out.
 
     Raises:
         UserError: If it cannot be read, or is not text.
@@ -191,6 +192,8 @@ def read_text(path: Path, what: str, expected: str, fix: str = "check the file")
         data = path.read_bytes()
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
+        if whole_lines:
+            data = data[: data.rfind(b"\n") + 1]
         return data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         reason = f"is not {error.encoding.upper()} text (byte {error.start})"
