@@ -1,8 +1,7 @@
-"""Text files that users give, read in one place: encoding, lines, JSON, JSON Lines, CSV. A mistake is one line."""
+"""Text files that users give, read in one place: encoding, lines, JSON, JSON Lines. A mistake is one line."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -21,8 +20,6 @@ DEEPEST: Final = 200
 """Nesting depth of lists and objects; Python's own limit is about 1,000."""
 LONGEST_NUMBER: Final = 300
 """Digits of a whole number; more do not fit a float."""
-LONGEST_FIELD: Final = 1 << 24
-"""Characters of a CSV field."""
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -136,34 +133,6 @@ def json_lines(lines: Iterable[str], *, surrogates: bool = False) -> Iterator[tu
             yield number, parse_json(line.rstrip(), surrogates=surrogates)
         except NotJsonError as error:
             yield number, Broken(error.reason, error.column)
-
-
-def csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
-    """The rows of a CSV text below its header, each with its first line's number; ``Broken`` in place of a bad one.
-
-    Args:
-        lines: A file opened with ``newline=""``.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(lines)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield line, Broken("broken CSV")
-            continue
-        if not fields:
-            continue
-        if header is None:
-            header = fields
-        elif len(fields) != len(header):
-            yield line, Broken("not as many fields as the header")
-        else:
-            yield line, dict(zip(header, fields, strict=True))
 
 
 def encoding_of(start: bytes) -> str:
