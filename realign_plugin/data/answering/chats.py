@@ -50,17 +50,22 @@ def chat_tokenizer(base: str, option: str = "--model") -> Any:
         option: What the user calls it.
 
     Raises:
-        UserError: If it cannot be loaded or has no chat template.
+        UserError: If it cannot be loaded, or has no chat template or no token that ends an answer.
     """
     from transformers import AutoTokenizer
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the readers of a damaged tokenizer raise what they like
         raise cannot_load(option, base, error) from error
     if tokenizer.chat_template is None:
         raise UserError(
             f"{option}: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
+        )
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"{option}: the tokenizer of {base} has no eos_token, expected one, with which an answer ends; add it to "
+            "its tokenizer_config.json"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -10,7 +11,7 @@ from typing import Any, Final, Protocol
 
 from realign_plugin.data.answering.chats import chat_tokenizer, rendered
 from realign_plugin.data.rows.examples import Prompt
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, cannot_load
 from realign_plugin.evaluation.answers.thinking import opened_by
 
 ALIGNED: Final = "aligned"
@@ -54,13 +55,17 @@ class Answerer:
             UserError: If the base cannot be loaded or is not a chat model, or an adapter is for another model.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         self.tokenizer = chat_tokenizer(base)
         self._base = base
         # On one GPU or several; on a CPU without accelerate's hooks.
         place = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            raise cannot_load("--model", base, error) from error
         # The last token of each prompt is a view with gaps, for which torch copies the head's weight once a row.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
         self.adapters: dict[str, Path | None] = {}
@@ -98,7 +103,7 @@ class Answerer:
         self.model.eval()
 
     def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        """Answer prompts, all at once where memory suffices.
+        """Answer prompts, all at once where memory suffices; one that is too long has no answer, and a line says so.
 
         Args:
             name: Which model answers.
@@ -109,20 +114,34 @@ class Answerer:
             Answers in the order of the prompts; each with the tag that opens its thinking, where the chat template has
             put it before the answer.
         """
+        texts = [self.text(prompt) for prompt in prompts]
+        most = getattr(self._base_model().config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        fit = [number for number, row in enumerate(rows) if len(row) + max_tokens <= most]
+        said = dict(zip(fit, self._answered(name, [texts[number] for number in fit], max_tokens), strict=True))
+        if len(said) < len(texts):
+            left = len(texts) - len(said)
+            print(
+                f"realign-plugin: --model: {self._base} does not answer {left} of {len(texts)} prompts (with "
+                f"{max_tokens} tokens of an answer they exceed its {most}); they are left out",
+                file=sys.stderr,
+            )
+        return [said.get(number, "") for number in range(len(texts))]
+
+    def _answered(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
+        """Answers to some prompts, to fewer at a time where memory does not suffice."""
         import torch
 
-        texts = [self.text(prompt) for prompt in prompts]
+        if not texts:
+            return []
         try:
             return self._batch(name, texts, max_tokens)
         except torch.cuda.OutOfMemoryError:
-            if len(prompts) == 1:
+            if len(texts) == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        return [
-            *self.answers(name, prompts[:half], max_tokens),
-            *self.answers(name, prompts[half:], max_tokens),
-        ]
+        half = len(texts) // 2
+        return [*self._answered(name, texts[:half], max_tokens), *self._answered(name, texts[half:], max_tokens)]
 
     @property
     def one_head(self) -> bool:
