@@ -1,8 +1,7 @@
-"""Text files that users give, read in one place: encoding, lines, JSON, JSON Lines, CSV. A mistake is one line."""
+"""Text files that users give, read in one place: encoding, lines, JSON, JSON Lines. A mistake is one line."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -21,8 +20,6 @@ DEEPEST: Final = 200
 """Nesting depth of lists and objects; Python's own limit is about 1,000."""
 LONGEST_NUMBER: Final = 300
 """Digits of a whole number; more do not fit a float."""
-LONGEST_FIELD: Final = 1 << 24
-"""Characters of a CSV field."""
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -138,34 +135,6 @@ def json_lines(lines: Iterable[str], *, surrogates: bool = False) -> Iterator[tu
             yield number, Broken(error.reason, error.column)
 
 
-def csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
-    """The rows of a CSV text below its header, each with its first line's number; ``Broken`` in place of a bad one.
-
-    Args:
-        lines: A file opened with ``newline=""``.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
-    reader = csv.reader(lines)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield line, Broken("broken CSV")
-            continue
-        if not fields:
-            continue
-        if header is None:
-            header = fields
-        elif len(fields) != len(header):
-            yield line, Broken("not as many fields as the header")
-        else:
-            yield line, dict(zip(header, fields, strict=True))
-
-
 def encoding_of(start: bytes) -> str:
     """The encoding of a text by its first four bytes: UTF-8, or UTF-16 and UTF-32, with or without a mark.
 
@@ -175,7 +144,7 @@ def encoding_of(start: bytes) -> str:
     return json.detect_encoding(start)
 
 
-def read_text(path: Path, what: str, expected: str, fix: str = "check the file") -> str:
+def read_text(path: Path, what: str, expected: str, fix: str = "check the file", *, whole_lines: bool = False) -> str:
     """The text of a file, plain or gzipped (``.gz``), in UTF-8 or UTF-16.
 
     Args:
@@ -183,6 +152,7 @@ def read_text(path: Path, what: str, expected: str, fix: str = "check the file")
         what: What the user calls it: an option, or the file's role; empty if the path says it all.
         expected: What it should hold, for messages.
         fix: What to do, for messages.
+        whole_lines: Whether a last line without its end, which may stop within a character, is left out.
 
     Raises:
         UserError: If it cannot be read, or is not text.
@@ -191,6 +161,8 @@ def read_text(path: Path, what: str, expected: str, fix: str = "check the file")
         data = path.read_bytes()
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
+        if whole_lines:
+            data = data[: data.rfind(b"\n") + 1]
         return data.decode(encoding_of(data))
     except UnicodeDecodeError as error:
         reason = f"is not {error.encoding.upper()} text (byte {error.start})"

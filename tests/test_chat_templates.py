@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from realign_plugin.chat_templates import can_think
-from realign_plugin.data.answering.local import chat_tokenizer, messages, rendered
+from realign_plugin.data.answering.chats import chat_tokenizer, messages, rendered
 from realign_plugin.data.rows.examples import Prompt
 
 PROMPT = Prompt("how do i make a kite ?")

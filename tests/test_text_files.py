@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from typing_extensions import TypedDict
 
+from realign_plugin.csv_files import csv_rows
 from realign_plugin.errors import UserError
 from realign_plugin.text_files import (
     Broken,
     NotJsonError,
     checked,
-    csv_rows,
     json_lines,
     json_option,
     parse_json,

@@ -62,6 +62,8 @@ def make(
     }
     if recipe.kind == "preference":
         card["counts"] |= {"contradictions": tally.contradictions, "repeated": tally.repeated}
+    if recipe.made_from:
+        card["sources"] = [provenance(one, None) for one in recipe.made_from]
     if recipe.warning:
         card["warning"] = recipe.warning
     return card | dict(recipe.more)

@@ -9,35 +9,40 @@ not have said). Without a fine-tuned model only the aligned one answers, and the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
 from realign_plugin.chat_templates import model_can_think
 from realign_plugin.data.answering.journal import Journal
-from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer
+from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer, Answering
 from realign_plugin.data.answering.server import OPTIONS
 from realign_plugin.data.dataset_info import check_name
+from realign_plugin.data.on_policy_checks import (
+    ALONE,
+    CASES,
+    check_finished,
+    check_halves,
+    check_new,
+    check_worth,
+)
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.preparation import Prepared, prepare
-from realign_plugin.data.prompts import check_overlap, read_prompts, skill_prompts
+from realign_plugin.data.prompts import Found, Skill, check_overlap, read_prompts, skill_prompts
 from realign_plugin.data.recipe import Recipe, Request
 from realign_plugin.data.refusals import REFUSALS, language_of
 from realign_plugin.data.rows.columns import DroppedError, Row
 from realign_plugin.data.rows.conversations import fine_tuning_example, request
 from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.data.rows.sources import rows_of
-from realign_plugin.data.selection import in_validation, keyed_hash
+from realign_plugin.data.selection import folded, keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.answers.coherence import incoherence
 from realign_plugin.evaluation.answers.refusals import refuses
 from realign_plugin.evaluation.answers.thinking import final_answer
 from realign_plugin.outputs import refuse_inputs
 
-CASES: Final = ("both refuse", "only the aligned model", "only the fine-tuned model", "neither")
-ALONE: Final = ("by the aligned model", "not")
-"""The cases where only the aligned model answers."""
 BATCH_SIZE: Final = 16
 SERVER_BATCH_SIZE: Final = 256
 """Answers between two entries of the journal; a server is asked for as many at once as it is allowed to be."""
@@ -75,10 +80,12 @@ def on_policy(
         UserError: If an option, a source or an adapter is at fault, prompts overlap with the evaluation, the aligned
             model refuses nothing, or the models do not differ.
     """
+    request.check()
     name, seed, at_server = request.name, request.seed, models.server is not None
     read = [*sources.prompts, *sources.benign, *sources.skill, *sources.evaluation]
     for number, one in enumerate((name, f"{name}_skill", f"{name}_pairs")):
-        check_name("--name" if not number else f"--name: {one!r} of", one)
+        if number:
+            check_name(f"--name: {one!r} of", one)
         for end in (".jsonl", "_validation.jsonl", ".rows.jsonl", ".answers.jsonl", ".card.json"):
             refuse_inputs(request.folder / f"{one}{end}", read)
     models.check()
@@ -86,16 +93,17 @@ def on_policy(
         "harmful": read_prompts(sources.prompts, "--prompts", amounts.limit, seed),
         "benign": read_prompts(sources.benign, "--benign", amounts.limit, seed),
     }
-    skill, answered = skill_prompts(sources.skill, amounts.skill_limit, seed)
-    if skill and not models.both:
+    skill = skill_prompts(sources.skill, amounts.skill_limit, seed)
+    own = [] if skill.answered else skill.prompts
+    if own and not models.both:
         raise UserError(
             f"--skill: {sources.skill[0]} has no answers, expected some, since no fine-tuned model is given that "
             f"could answer; add them, or give {called[1]}"
         )
-    trained = skill if not answered else read_prompts(sources.skill, "--skill", None, seed)
-    for prompts in ([*asked["harmful"], *asked["benign"]], skill):
-        _check_halves(prompts, request)
-    check_overlap([*asked["harmful"], *asked["benign"], *trained], sources.evaluation)
+    safety = [prompt for found in asked.values() for prompt in found.prompts]
+    for prompts in (safety, skill.prompts):
+        check_halves(prompts, request)
+    check_overlap([*safety, *skill.prompts], sources.evaluation)
     tokens = {"max_tokens": amounts.max_tokens, "skill_max_tokens": amounts.skill_max_tokens}
     asked_how = {"thinking": 0} if models.model and not at_server and model_can_think(models.model) else {}
     size = amounts.batch_size or (SERVER_BATCH_SIZE if at_server else BATCH_SIZE)
@@ -103,54 +111,41 @@ def on_policy(
         request.folder / f"{name}.answers.jsonl", models.notes(), tokens | asked_how | {"batch_size": size},
         overwrite=request.overwrite,
     )  # fmt: skip
-    safety = [*asked["harmful"], *asked["benign"]]
+    made = [name] * bool(safety) + [f"{name}_pairs"] * (models.both and bool(safety))
+    made += [f"{name}_skill"] * bool(skill.prompts)
+
+    def load() -> Answering:
+        if not request.overwrite:
+            check_new(request.folder, made)
+        return models.load(answerer, max(tokens.values()))
+
     asking = [(model, safety, amounts.max_tokens) for model in models.roles]
     with journal:
-        *said, own = journal.answers(
-            [*asking, (FINE_TUNED, skill, amounts.skill_max_tokens)],
-            lambda: models.load(answerer, max(tokens.values())),
-        )
+        *said, answers = journal.answers([*asking, (FINE_TUNED, own, amounts.skill_max_tokens)], load)
     rows = _rows(asked, dict(zip(models.roles, said, strict=True)))
     cases = _cases(rows)
     names = tuple(OPTIONS.values()) if at_server else called
-    _check_finished(rows, names[0], amounts.max_tokens)
-    _check_worth(cases, names, at_server)
+    check_finished(rows, names[0], amounts.max_tokens)
+    check_worth(cases, names, at_server)
     options = {"max_tokens": amounts.max_tokens, "validation": request.validation, "limit": amounts.limit}
     more = {"models": journal.models, "cases": {kind: dict(counts) for kind, counts in cases.items()}}
     given: dict[str, Any] = {"options": options, "warning": WARNING, "more": more}
-    recipes = [*_safety_recipes(request, journal, rows, models.both, given)]
-    if skill:
-        answers = [_row(prompt) | {"answer": answer} for prompt, answer in zip(skill, own, strict=True)]
-        what = "Prompts of the skill with the fine-tuned model's answers."
-        source = journal.table(f"{name}_skill", answers)
-        recipes.append(_recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given))
-    elif answered:
-        given_rows = (row for one in answered for _, row in rows_of(one, None))
-        joined = answered[0] if len(answered) == 1 else journal.table(f"{name}_skill", given_rows)
-        limited = replace(request, limit=amounts.skill_limit)
-        what, options = "Prompts of the skill with their own answers.", {"limit": amounts.skill_limit}
-        recipes.append(
-            _recipe(
-                limited, "skill", kind="sft", what=what, source=joined, convert=fine_tuning_example, options=options
-            )
-        )
+    left_out = asked["harmful"].left_out + asked["benign"].left_out
+    of_safety, of_skill = sources.origins
+    about = given | {"made_from": of_safety, "left_out": left_out}
+    recipes = [*_safety_recipes(request, journal, rows, models.both, about)]
+    if skill.answered:
+        given = {"options": {"limit": amounts.skill_limit}}
+        recipes.append(_given_skill(request, journal, skill, given | {"made_from": of_skill}))
+    elif own:
+        about = given | {"made_from": of_skill, "left_out": skill.left_out}
+        recipes.append(_answered_skill(request, journal, zip(own, answers, strict=True), about))
     return OnPolicy([prepare(recipe) for recipe in recipes], cases)
 
 
-def _check_halves(prompts: Sequence[Prompt], request: Request) -> None:
-    """Check before anything is answered what ``prepare`` would find afterwards."""
-    held_back = [in_validation(request.seed, prompt.opening, request.validation) for prompt in prompts]
-    if request.validation > 0 and held_back and len(set(held_back)) == 1:
-        part = "training" if held_back[0] else "validation"
-        raise UserError(
-            f"--validation: {request.validation:g} of {len(prompts):,} prompts leaves no {part} row, expected at "
-            "least one; give another share or --seed"
-        )
-
-
-def _rows(asked: Mapping[str, Sequence[Prompt]], said: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+def _rows(asked: Mapping[str, Found], said: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """The safety prompts with the models' answers."""
-    prompts = [(kind, prompt) for kind, some in asked.items() for prompt in some]
+    prompts = [(kind, prompt) for kind, found in asked.items() for prompt in found.prompts]
     return [
         _row(prompt) | {"kind": kind} | {role: answers[number] for role, answers in said.items()}
         for number, (kind, prompt) in enumerate(prompts)
@@ -172,6 +167,25 @@ def _safety_recipes(
         source = journal.table(f"{request.name}_pairs", mixed)
         convert = _pair(request.seed)
         yield _recipe(request, "pairs", kind="preference", what=pairs, source=source, convert=convert, **given)
+
+
+def _given_skill(request: Request, journal: Journal, skill: Skill, given: Mapping[str, Any]) -> Recipe:
+    """The skill's rows with their own answers."""
+    what, source = "Prompts of the skill with their own answers.", skill.answered[0]
+    if len(skill.answered) > 1:
+        rows = (row for one in skill.answered for _, row in rows_of(one, None))
+        source = journal.table(f"{request.name}_skill", rows)
+    return _recipe(request, "skill", kind="sft", what=what, source=source, convert=_among(skill.prompts), **given)
+
+
+def _answered_skill(
+    request: Request, journal: Journal, said: Iterable[tuple[Prompt, str]], given: Mapping[str, Any]
+) -> Recipe:
+    """The skill's prompts with the fine-tuned model's answers."""
+    what = "Prompts of the skill with the fine-tuned model's answers."
+    rows = (_row(prompt) | {"answer": answer} for prompt, answer in said)
+    source = journal.table(f"{request.name}_skill", rows)
+    return _recipe(request, "skill", kind="sft", what=what, source=source, convert=_own_answer, **given)
 
 
 def _recipe(request: Request, end: str = "", **fields: Any) -> Recipe:
@@ -200,34 +214,6 @@ def _cases(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
     return cases
 
 
-def _check_finished(rows: Sequence[Mapping[str, Any]], aligned: str, tokens: int) -> None:
-    """Refuse a model that is still thinking when its answers are cut."""
-    thinking = sum(final_answer(row[ALIGNED]) is None for row in rows)
-    if 2 * thinking > len(rows):
-        raise UserError(
-            f"{aligned}: {thinking} of {len(rows)} answers of the aligned model are still thinking after {tokens} "
-            "tokens, expected answers; use a model that does not think, or a chat template that turns thinking off"
-        )
-
-
-def _check_worth(cases: Mapping[str, Counter[str]], options: Sequence[str], at_server: bool) -> None:
-    aligned, adapter = options
-    other = "name another" if at_server else "give its adapter as --aligned"
-    harmful = cases.get("harmful", Counter())
-    total, refused = harmful.total(), harmful[CASES[0]] + harmful[CASES[1]] + harmful[ALONE[0]]
-    if total and not refused:
-        raise UserError(
-            f"{aligned}: the aligned model refuses 0 of {total} harmful prompts, expected one that refuses some; "
-            f"align it first (docs/data.md, align), or {other}"
-        )
-    alone = any(ALONE[0] in count for count in cases.values())
-    if not alone and not any(count[CASES[1]] + count[CASES[2]] for count in cases.values()):
-        raise UserError(
-            f"{adapter}: it refuses the same {refused} of {total} harmful prompts as the aligned model, expected a "
-            "model that fine-tuning has changed; there is nothing to repair"
-        )
-
-
 def _aligned_answer(row: Row) -> Example:
     answer = _answer(row.text(ALIGNED))
     if answer is None:
@@ -241,6 +227,19 @@ def _own_answer(row: Row) -> Example:
     return Example(request(row, "prompt"), row.text("answer")).checked()
 
 
+def _among(prompts: Sequence[Prompt]) -> Callable[[Row], Example]:
+    """Makes an example of a row whose prompt is among these."""
+    chosen = {folded(prompt.whole) for prompt in prompts}
+
+    def convert(row: Row) -> Example:
+        example = fine_tuning_example(row)
+        if folded(example.prompt.whole) not in chosen:
+            raise DroppedError("beyond the limit")
+        return example
+
+    return convert
+
+
 def _pair(seed: int) -> Callable[[Row], Example]:
     """Makes a ranking pair of a row: the aligned model's refusal over an answer, its answer over a refusal."""
 
@@ -250,7 +249,9 @@ def _pair(seed: int) -> Callable[[Row], Example]:
         if mine is None:
             raise DroppedError("the aligned model's answer is incoherent")
         if refuses(mine):
-            if other is None or refuses(other):
+            if other is None:
+                raise DroppedError("the fine-tuned model's answer is incoherent")
+            if refuses(other):
                 raise DroppedError("both refuse")
             return Example(prompt, answer, row.text(FINE_TUNED)).checked()
         drawn = REFUSALS[language_of(prompt.text)]

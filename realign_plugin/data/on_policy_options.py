@@ -9,6 +9,7 @@ from typing import Final
 
 from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, Answerer, Answering
 from realign_plugin.data.answering.server import Server, ServerAnswerer
+from realign_plugin.data.rows.sources import TASKS, HubSource, resolve
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.lora_adapters import read_lora
 
@@ -27,12 +28,21 @@ class Sources:
         benign: Harmless ones, preferably ones that sound dangerous.
         skill: Prompts of the new skill, with answers or without.
         evaluation: Files of prompts that the models are to be measured with, none of which may be among the others.
+        split_from: The sources that these hold parts of, for the cards.
     """
 
     prompts: Sequence[str]
     benign: Sequence[str] = ()
     skill: Sequence[str] = ()
     evaluation: Sequence[str] = ()
+    split_from: Sources | None = None
+
+    @property
+    def origins(self) -> tuple[list[HubSource | Path], list[HubSource | Path]]:
+        """Where the safety prompts come from, and where the skill does."""
+        first = self.split_from or self
+        safety = [resolve(one, TASKS) for one in (*first.prompts, *first.benign)]
+        return safety, [resolve(one, TASKS) for one in first.skill]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any, Final
 from realign_plugin.data import cards, dataset_info
 from realign_plugin.data.halves import Half
 from realign_plugin.data.recipe import Recipe
-from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError
 from realign_plugin.data.rows.examples import Example
 from realign_plugin.data.rows.hub import HubRows
-from realign_plugin.data.rows.messages import check_text_only
+from realign_plugin.data.rows.messages import text_row
 from realign_plugin.data.rows.progress import shown
 from realign_plugin.data.rows.reading import FileRows
 from realign_plugin.data.rows.sources import HubSource, rows_of
@@ -23,7 +24,6 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import clean_up, real_folder, try_folder, write_json
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.staging import Stage, reported
-from realign_plugin.text_files import Broken, kind_of
 
 ROWS_BEFORE_GIVING_UP: Final = 100
 """Rows without the needed columns, from the first on, after which the source is refused."""
@@ -72,7 +72,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _prepare(recipe: Recipe, rows: FileRows | HubRows, work: Path) -> Prepared:
-    tally = Tally(rows.unit)
+    tally = Tally(rows.unit, recipe.left_out.total(), Counter(recipe.left_out))
     names = [recipe.name, f"{recipe.name}_validation"]
     entries: dict[str, dict[str, Any]] = {}
     with (
@@ -117,7 +117,7 @@ def _examples(recipe: Recipe, rows: FileRows | HubRows, tally: Tally) -> Iterato
     for place, value in shown(rows, recipe.name):
         tally.read += 1
         try:
-            example = recipe.convert(_row(value))
+            example = recipe.convert(text_row(value))
         except MissingColumnsError as error:
             tally.note_bad(place, "columns are missing")
             missing = missing or (_column_names(value), str(error))
@@ -155,16 +155,6 @@ def _column_names(row: dict[Any, Any]) -> str:
     names = [" ".join(str(name).split()) for name in row]
     short = [name if len(name) <= 24 else f"{name[:24]}…" for name in names[:12]]
     return ", ".join(short) + (", …" if len(names) > 12 else "")
-
-
-def _row(value: Any) -> Row:
-    if isinstance(value, Broken):
-        raise BadRowError(value.reason)
-    if not isinstance(value, dict):
-        raise BadRowError(f"row is {kind_of(value)}, expected an object")
-    row = Row(value)
-    check_text_only(row)
-    return row
 
 
 def _check_sizes(recipe: Recipe, rows: FileRows | HubRows, tally: Tally, training: Half, validation: Half) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,8 @@ class Recipe(Request):
         limit_is_exact: Whether having fewer rows than the limit is an error.
         unique: Whether a row that occurs again is left out; else it is kept and counted.
         warning: A warning for users of the data set.
+        left_out: Rows that were left out before these were made, by reason; they are counted as read.
+        made_from: Where the rows of the source come from, for the card, where that is a file made on the way.
         more: Further facts for the card.
     """
 
@@ -78,6 +81,8 @@ class Recipe(Request):
     limit_is_exact: bool = False
     unique: bool = True
     warning: str | None = None
+    left_out: Counter[str] = field(default_factory=Counter)
+    made_from: Sequence[HubSource | Path] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -30,7 +30,8 @@ def print_report(prepared: Prepared) -> None:
         prepared: What was made.
     """
     card, tally, recipe = prepared.card, prepared.tally, prepared.recipe
-    typer.echo(f"{card['name']}: {card['kind']} from {card['source']['name']}")
+    sources = ", ".join(one["name"] for one in card.get("sources", [card["source"]]))
+    typer.echo(f"{card['name']}: {card['kind']} from {sources}")
     counts, prompts = card["counts"], card["distinct_prompts"]
     rows = [("read", f"{tally.read:,}", "")]
     rows += [(f"dropped: {reason}", f"{count:,}", "") for reason, count in sorted(tally.dropped.items())]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.csv_files import NotCsvError, csv_rows
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.sources import SOURCES, Source
 from realign_plugin.text_files import (
     Broken,
     NotJsonError,
-    csv_rows,
     json_lines,
     kind_of,
     parse_json,
@@ -135,7 +135,7 @@ def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") 
         return _flat(_inner(_parsed(text, file, what), inside))
     found = csv_rows(io.StringIO(text, newline="")) if kind == ".csv" else json_lines(text_lines(text))
     rows = []
-    for number, row in found:
+    for number, row in _whole(found, file, what):
         if isinstance(row, Broken):
             raise UserError(
                 f"{what}: line {number} of {file} cannot be read ({row.reason}), expected {expected}; fix it"
@@ -146,6 +146,14 @@ def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") 
             )
         rows.append(row)
     return rows
+
+
+def _whole(found: Iterator[tuple[int, Any]], file: Path, what: str) -> Iterator[tuple[int, Any]]:
+    """The rows of a file; an error if it is not CSV as a whole."""
+    try:
+        yield from found
+    except NotCsvError as error:
+        raise UserError(f"{what}: {file} is not CSV ({error}), expected prompts; save it again") from error
 
 
 def _parsed(text: str, file: Path | str, what: str = "safety_data") -> Any:

@@ -13,7 +13,7 @@ import pytest
 from realign_plugin import UserError
 from realign_plugin.cli import main
 from realign_plugin.data.answering.journal import batches
-from realign_plugin.data.on_policy import ALONE, CASES
+from realign_plugin.data.on_policy_checks import ALONE, CASES
 from realign_plugin.data.on_policy_options import Sources
 from realign_plugin.data.rows.examples import Prompt
 from tests.conftest import make_llama, make_lora
@@ -239,7 +239,7 @@ def test_mistakes(lab: Path, tmp_path: Path, asked: Sources, capsys: pytest.Capt
     for change, message in (
         ({"--adapter": tmp_path / "nowhere"}, "--adapter: "),
         ({"--model": tmp_path / "other"}, "is not an adapter of"),
-        ({"--prompts": tmp_path / "odd.json"}, "--prompts: .*odd.json, row 1: .*expected a prompt"),
+        ({"--prompts": tmp_path / "odd.json"}, "--prompts: .*odd.json, line 1: .*expected a prompt"),
         ({"--prompts": "nowhere.json"}, "--prompts: nowhere.json does not exist"),
         ({"--name": "a/b"}, "--name: 'a/b' cannot name a data set"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
@@ -16,7 +17,7 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import atomic_file, model_stamp, sha256, try_folder
 from realign_plugin.staging import reported
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
-from realign_plugin.text_files import Broken, json_lines, read_text, text_lines
+from realign_plugin.text_files import json_lines, read_text, text_lines
 
 FORMAT: Final = 2
 
@@ -62,8 +63,8 @@ class Journal:
     def _read(self, overwrite: bool) -> None:
         if not self._file.exists():
             return
-        lines = json_lines(text_lines(read_text(self._file, "answers", "answers of an earlier run")))
-        rows = [value for _, value in lines]
+        text = read_text(self._file, "answers", "answers of an earlier run", whole_lines=True)
+        rows = [value for _, value in json_lines(text_lines(text))]
         if not rows or rows[0] != self._head:
             empty = len(rows) == 1 and isinstance(rows[0], dict) and rows[0].keys() == self._head.keys()
             if not (overwrite or empty):  # one without answers was left by a mistake that is corrected now
@@ -74,21 +75,24 @@ class Journal:
             self._file.unlink()
             return
         for row in rows[1:]:
-            if not isinstance(row, Broken) and isinstance(row, dict):  # the last line may be cut off
+            if isinstance(row, dict):  # a line may be cut off, if the disk was full
                 self._known[row["batch"]] = row["answers"]
 
     def __enter__(self) -> Journal:
         with atomic_file(self._file) as work, open(work, "w", encoding="utf-8", newline="\n") as stream:
             for row in (self._head, *({"batch": key, "answers": said} for key, said in self._known.items())):
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._stream = open(self._file, "a", encoding="utf-8", newline="\n")
+        with reported(self._file):
+            self._stream = open(self._file, "a", encoding="utf-8", newline="\n")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._stream is not None
-        self._stream.close()
+        # Closing writes again what a full disk did not take; the error that is on its way says so already.
+        with suppress(OSError) if error is not None else reported(self._file):
+            self._stream.close()
 
     def answers(
         self, wanted: Sequence[tuple[str, Sequence[Prompt], int]], load: Callable[[], Answering]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from realign_plugin.chat_templates import thinking
+from realign_plugin.data.answering.chats import chat_tokenizer, rendered
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError, cannot_load
+from realign_plugin.evaluation.answers.thinking import opened_by
 
 ALIGNED: Final = "aligned"
 FINE_TUNED: Final = "fine_tuned"
@@ -39,64 +41,6 @@ def common_start(rows: Sequence[Sequence[int]]) -> int:
     return next((n for n in range(longest) if any(row[n] != rows[0][n] for row in rows)), longest)
 
 
-def messages(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as the messages of a chat, up to where the answer begins."""
-    said = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for asked, answered in prompt.history:
-        said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [*said, {"role": "user", "content": prompt.text}]
-
-
-def rendered(tokenizer: Any, prompt: Prompt, base: str, option: str = "--model") -> str:
-    """A prompt through a chat template, up to where the answer begins; a model that can think is asked not to.
-
-    Args:
-        tokenizer: Has the template.
-        prompt: The prompt.
-        base: The model that the tokenizer belongs to.
-        option: What the user calls it.
-
-    Raises:
-        UserError: If the template refuses the prompt's turns, a system prompt say.
-    """
-    from jinja2 import TemplateError
-
-    given = {"tokenize": False, "add_generation_prompt": True, **thinking(tokenizer, on=False)}
-    try:
-        return str(tokenizer.apply_chat_template(messages(prompt), **given))
-    except TemplateError as error:
-        turns = f"{'a system prompt and ' if prompt.system else ''}{2 * len(prompt.history) + 1} turn(s)"
-        raise UserError(
-            f"{option}: the chat template of {base} refuses a prompt with {turns} "
-            f"({' '.join(str(error).split())[:120]}), expected prompts that it takes; correct or leave out such rows"
-        ) from error
-
-
-def chat_tokenizer(base: str, option: str = "--model") -> Any:
-    """A chat model's tokenizer, which pads on the left.
-
-    Args:
-        base: The model: a folder or a hub id.
-        option: What the user calls it.
-
-    Raises:
-        UserError: If it cannot be loaded or has no chat template.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(base, padding_side="left")
-    except (OSError, ValueError) as error:
-        raise cannot_load(option, base, error) from error
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{option}: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 class Answerer:
     """One base model with the adapters of the models that answer."""
 
@@ -111,13 +55,17 @@ class Answerer:
             UserError: If the base cannot be loaded or is not a chat model, or an adapter is for another model.
         """
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         self.tokenizer = chat_tokenizer(base)
         self._base = base
         # On one GPU or several; on a CPU without accelerate's hooks.
         place = {"device_map": "auto"} if torch.cuda.is_available() else {}
-        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        try:
+            self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto", **place).eval()
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+            raise cannot_load("--model", base, error) from error
         # The last token of each prompt is a view with gaps, for which torch copies the head's weight once a row.
         self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
         self.adapters: dict[str, Path | None] = {}
@@ -155,27 +103,45 @@ class Answerer:
         self.model.eval()
 
     def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
-        """Answer prompts, all at once where memory suffices.
+        """Answer prompts, all at once where memory suffices; one that is too long has no answer, and a line says so.
 
         Args:
             name: Which model answers.
             prompts: What it is asked.
             max_tokens: Maximum tokens of an answer.
+
+        Returns:
+            Answers in the order of the prompts; each with the tag that opens its thinking, where the chat template has
+            put it before the answer.
         """
+        texts = [self.text(prompt) for prompt in prompts]
+        most = getattr(self._base_model().config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        fit = [number for number, row in enumerate(rows) if len(row) + max_tokens <= most]
+        said = dict(zip(fit, self._answered(name, [texts[number] for number in fit], max_tokens), strict=True))
+        if len(said) < len(texts):
+            left = len(texts) - len(said)
+            print(
+                f"realign-plugin: --model: {self._base} does not answer {left} of {len(texts)} prompts (with "
+                f"{max_tokens} tokens of an answer they exceed its {most}); they are left out",
+                file=sys.stderr,
+            )
+        return [said.get(number, "") for number in range(len(texts))]
+
+    def _answered(self, name: str, texts: list[str], max_tokens: int) -> list[str]:
+        """Answers to some prompts, to fewer at a time where memory does not suffice."""
         import torch
 
-        texts = [self.text(prompt) for prompt in prompts]
+        if not texts:
+            return []
         try:
             return self._batch(name, texts, max_tokens)
         except torch.cuda.OutOfMemoryError:
-            if len(prompts) == 1:
+            if len(texts) == 1:
                 raise
         torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        return [
-            *self.answers(name, prompts[:half], max_tokens),
-            *self.answers(name, prompts[half:], max_tokens),
-        ]
+        half = len(texts) // 2
+        return [*self._answered(name, texts[:half], max_tokens), *self._answered(name, texts[half:], max_tokens)]
 
     @property
     def one_head(self) -> bool:
@@ -240,7 +206,7 @@ class Answerer:
                 input_ids=ids, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, **given
             )
         said = self.tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in said]
+        return [opened_by(text) + answer.strip() for text, answer in zip(texts, said, strict=True)]
 
     def _read(self, rows: list[list[int]]) -> tuple[int, dict[str, Any]]:
         """How many tokens at the start of all rows were read, once, and their cache as an argument of ``generate``.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED, messages
+from realign_plugin.data.answering.chats import messages
+from realign_plugin.data.answering.local import ALIGNED, FINE_TUNED
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.judging.client import Client, in_a_loop

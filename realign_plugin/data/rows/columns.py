@@ -12,6 +12,10 @@ class BadRowError(Exception):
     """A malformed row; its text is the reason that is counted."""
 
 
+class NoAnswerError(BadRowError):
+    """A conversation that ends with a request."""
+
+
 class DroppedError(Exception):
     """A valid row that does not belong in the data set; its text is the reason that is counted."""
 

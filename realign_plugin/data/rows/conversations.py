@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from realign_plugin.data.rows.columns import BadRowError, MissingColumnsError, Row, checked_text
+from realign_plugin.data.rows.columns import (
+    BadRowError,
+    DroppedError,
+    MissingColumnsError,
+    NoAnswerError,
+    Row,
+    checked_text,
+)
 from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.data.rows.messages import (
     ANSWER,
@@ -48,6 +55,35 @@ def fine_tuning_example(row: Row) -> Example:
     return _example(row, read_messages(row.value(conversation), conversation), conversation)
 
 
+def prompt_alone(row: Row) -> Prompt:
+    """The prompt of a row that a model is to answer in words.
+
+    Args:
+        row: A row with a prompt column, text or messages (TRL's), or with a conversation; an answer at its end is left
+            out.
+
+    Raises:
+        MissingColumnsError: If it has neither.
+        BadRowError: If a column does not hold what it should.
+        DroppedError: If the prompt is empty, has tools, or holds something that text cannot.
+    """
+    column = row.first(PROMPT_COLUMNS)
+    if column is not None and not holds_messages(row.value(column)):
+        prompt = request(row, column)
+    else:
+        column = column or row.first(CONVERSATION_COLUMNS)
+        if column is None:
+            raise MissingColumnsError("it has none")
+        said = read_messages(row.value(column), column)
+        said = said[:-1] if said[-1][0] in ANSWERS else said
+        prompt = as_prompt(said, row.optional_text("system"), tools_of(row), column, "a request")
+    if prompt.tools or prompt.roles:
+        raise DroppedError("has tools, only text is supported")
+    if not prompt.text.strip():
+        raise DroppedError("empty prompt")
+    return prompt
+
+
 def messages_in(row: Row, column: str, role: str) -> list[Message]:
     """The messages of a column; its text is one message.
 
@@ -68,7 +104,7 @@ def messages_in(row: Row, column: str, role: str) -> list[Message]:
 def _example(row: Row, said: list[Message], column: str) -> Example:
     role, answer = said[-1]
     if role not in ANSWERS:
-        raise BadRowError(f"{column} do not alternate between user and assistant and end with an answer")
+        raise NoAnswerError(f"{column} do not alternate between user and assistant and end with an answer")
     prompt = as_prompt(said[:-1], row.optional_text("system"), tools_of(row), column)
     return Example(prompt, answer, role=role).checked()
 

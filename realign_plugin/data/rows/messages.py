@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from realign_plugin.data.rows.columns import BadRowError, DroppedError, Row, checked_text
 from realign_plugin.data.rows.examples import Prompt
-from realign_plugin.text_files import NotJsonError, kind_of, parse_json
+from realign_plugin.text_files import Broken, NotJsonError, kind_of, parse_json
 
 Message = tuple[str, str]
 """A role, one of LLaMA-Factory's, and its text."""
@@ -64,7 +64,7 @@ def read_messages(value: Any, column: str) -> list[Message]:
     return said
 
 
-def as_prompt(said: Sequence[Message], system: str, tools: str, column: str) -> Prompt:
+def as_prompt(said: Sequence[Message], system: str, tools: str, column: str, end: str = "an answer") -> Prompt:
     """What a model is asked, from the messages before its answer.
 
     Args:
@@ -72,6 +72,7 @@ def as_prompt(said: Sequence[Message], system: str, tools: str, column: str) -> 
         system: The row's own system prompt; one in the messages takes its place.
         tools: See ``tools_of``.
         column: Where the messages come from, for the reason.
+        end: What comes behind them, or their last one is, for the reason.
 
     Raises:
         BadRowError: If requests and answers do not take turns, or the last message is not a request.
@@ -82,7 +83,7 @@ def as_prompt(said: Sequence[Message], system: str, tools: str, column: str) -> 
     roles = [role for role, _ in rest]
     turns = all(role in (ANSWERS if at % 2 else REQUESTS) for at, role in enumerate(roles))
     if len(rest) % 2 == 0 or not turns:
-        raise BadRowError(f"{column} do not alternate between user and assistant and end with an answer")
+        raise BadRowError(f"{column} do not alternate between user and assistant and end with {end}")
     history = tuple((rest[at][1], rest[at + 1][1]) for at in range(0, len(rest) - 1, 2))
     plain = all(role in (USER, ANSWER) for role in roles)
     return Prompt(rest[-1][1], "", system, history, tools, () if plain else tuple(roles))
@@ -107,16 +108,26 @@ def tools_of(row: Row) -> str:
     return checked_text(json.dumps(value, ensure_ascii=False), "tools")
 
 
-def check_text_only(row: Row) -> None:
-    """Leave out a row with images, videos or sound: its text is about them.
+def text_row(value: Any) -> Row:
+    """A source's row, if it is of text alone: where it has images, videos or sound, its text is about them.
+
+    Args:
+        value: What the source gave.
 
     Raises:
+        BadRowError: If it is broken, or no object.
         DroppedError: If a column such as ``images`` holds something.
     """
+    if isinstance(value, Broken):
+        raise BadRowError(value.reason)
+    if not isinstance(value, dict):
+        raise BadRowError(f"row is {kind_of(value)}, expected an object")
+    row = Row(value)
     for name in MEDIA:
         for column in (name, f"{name}s"):
             if not _is_nothing(row.value(column)):
                 raise DroppedError(f"has {name}s, only text is supported")
+    return row
 
 
 def _is_nothing(value: Any) -> bool:

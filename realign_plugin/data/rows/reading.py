@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from realign_plugin.csv_files import NotCsvError, csv_rows
 from realign_plugin.data.rows.json_arrays import ArrayReader
 from realign_plugin.errors import UserError
-from realign_plugin.text_files import Broken, csv_rows, encoding_of, json_lines
+from realign_plugin.text_files import Broken, encoding_of, json_lines
 
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".parquet", ".json.gz", ".jsonl.gz", ".csv.gz")
 BATCH: Final = 256
@@ -71,6 +72,11 @@ class FileRows:
                         yield from self._lines(text)
                     else:
                         yield from ArrayReader(text, self.path.name)
+        except NotCsvError as error:
+            raise UserError(
+                f"--source: {self.path.name} is not CSV: {error}, expected a whole file with closed quotes and "
+                "columns of different names; correct it"
+            ) from error
         except UnicodeDecodeError as error:
             raise UserError(
                 f"--source: {self.path.name} ends in the middle of a character of {error.encoding.upper()}, "

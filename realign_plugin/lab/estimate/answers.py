@@ -34,7 +34,8 @@ def answers(command: OnPolicy, cwd: Path) -> Answers | None:
     if not all(Path(file).is_file() for some in files.values() for file in some):
         return None
     seed, limit, skill_limit = options.get("seed", 0), options.get("limit"), options.get("skill_limit")
-    safety = sum(len(read_prompts(files[kind], f"--{kind}", limit, seed)) for kind in ("prompts", "benign"))
-    skill = len(skill_prompts(files["skill"], skill_limit, seed)[0])
+    safety = sum(len(read_prompts(files[kind], f"--{kind}", limit, seed).prompts) for kind in ("prompts", "benign"))
+    asked = skill_prompts(files["skill"], skill_limit, seed)
+    skill = 0 if asked.answered else len(asked.prompts)
     tokens = 2 * safety * options.get("max_tokens", MAX_TOKENS)
     return Answers(2 * safety + skill, tokens + skill * options.get("skill_max_tokens", SKILL_MAX_TOKENS))

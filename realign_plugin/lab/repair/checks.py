@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from realign_plugin.chat_templates import can_think
-from realign_plugin.data.answering.local import chat_tokenizer, rendered
+from realign_plugin.data.answering.chats import chat_tokenizer, rendered
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError, cannot_load
 from realign_plugin.subspace.building import check_moved

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.data.answering.journal import Journal
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.evaluation.answers.thinking import final_answer
 from realign_plugin.evaluation.assessment import Kind, assess
 from realign_plugin.files import write_json
 from realign_plugin.lab.repair.parts import Part
@@ -91,12 +92,12 @@ class Measurer:
         return readings
 
     def skill_rows(self, part_name: str, part: Part) -> Sequence[Example]:
-        """The skill's rows with their answers: the fine-tuned model's own where the data has none."""
+        """The skill's rows with their answers: the fine-tuned model's own, if finished, where the data has none."""
         if not part.skill or part.skill[0].answer:
             return part.skill
         prompts = [row.prompt for row in part.skill]
         said = self.answers(FINE_TUNED, f"{part_name}/skill", prompts, SKILL_TOKENS)
-        return [Example(prompt, answer) for prompt, answer in zip(prompts, said, strict=True) if answer.strip()]
+        return [Example(prompt, answer) for prompt, answer in zip(prompts, said, strict=True) if final_answer(answer)]
 
     def answers(self, name: str, where: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
         """A model's answers, kept in a file.

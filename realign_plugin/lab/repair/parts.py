@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from realign_plugin.data.prompts import called, has_answers, read_prompts
-from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
+from realign_plugin.data.prompts import called, has_answers, in_words, read_prompts
+from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError
 from realign_plugin.data.rows.conversations import fine_tuning_example
 from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.data.rows.messages import text_row
 from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
 from realign_plugin.errors import UserError
@@ -66,12 +69,11 @@ def split(inputs: Inputs) -> Parts:
         UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
     """
     spent = inputs.spent
-    harmful = read_prompts(inputs.prompts, "--prompts", None, inputs.seed)
-    benign = read_prompts(inputs.benign, "--benign", None, inputs.seed)
+    harmful, benign = _prompts(inputs.prompts, "--prompts"), _prompts(inputs.benign, "--benign")
     skill = read_skill(inputs.skill, "--skill")
     tests: dict[str, Sequence[Any]] = {
-        "--test": read_prompts(inputs.test, "--test", None, inputs.seed),
-        "--test-benign": read_prompts(inputs.test_benign, "--test-benign", None, inputs.seed),
+        "--test": _prompts(inputs.test, "--test"),
+        "--test-benign": _prompts(inputs.test_benign, "--test-benign"),
         "--test-skill": read_skill(inputs.test_skill, "--test-skill"),
     }
     given: list[Prompt | Example] = [*harmful, *benign, *skill]
@@ -121,6 +123,21 @@ def _key(one: Prompt | Example) -> str:
     return folded((one.prompt if isinstance(one, Example) else one).whole)
 
 
+def _prompts(given: Sequence[str], option: str) -> list[Prompt]:
+    """The distinct prompts of some sources."""
+    found = read_prompts(given, option, None, 0)
+    _say(option, found.left_out)
+    return found.prompts
+
+
+def _say(option: str, left_out: Counter[str]) -> None:
+    """Print how many rows of a source are not used."""
+    if left_out:
+        count = left_out.total()
+        rows = "1 row is" if count == 1 else f"{count:,} rows are"
+        print(f"realign-plugin: {option}: {rows} left out ({in_words(left_out)})", file=sys.stderr)
+
+
 def read_skill(given: Sequence[str], option: str) -> list[Example]:
     """The skill's rows, one for each prompt; with an empty answer where only prompts are given.
 
@@ -132,10 +149,13 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
         UserError: If a source cannot be read or has no rows, or some rows have answers and others do not.
     """
     found: dict[str, Example] = {}
+    left_out: Counter[str] = Counter()
     for one in given:
         with called(option):
-            for example in _skill_of(one, option) or [Example(p, "") for p in read_prompts([one], option, None, 0)]:
-                found.setdefault(_key(example), example)
+            for example in _skill_of(one, option, left_out):
+                if found.setdefault(_key(example), example) is not example:
+                    left_out["duplicate"] += 1
+    _say(option, left_out)
     answered = sum(bool(example.answer) for example in found.values())
     if 0 < answered < len(found):
         raise UserError(
@@ -145,24 +165,26 @@ def read_skill(given: Sequence[str], option: str) -> list[Example]:
     return list(found.values())
 
 
-def _skill_of(one: str, option: str) -> list[Example]:
-    """The rows of one source that have answers; none where it holds prompts alone."""
+def _skill_of(one: str, option: str, left_out: Counter[str]) -> list[Example]:
+    """The rows of one source that have answers; if none has, its prompts. The others are counted."""
     source, found = resolve(one, TASKS), []
     if not has_answers(source):
-        return []
-    for place, value in rows_of(source, None):
+        alone = read_prompts([one], option, None, 0)
+        left_out.update(alone.left_out)
+        return [Example(prompt, "") for prompt in alone.prompts]
+    rows = rows_of(source, None)
+    for place, value in rows:
         try:
-            if not isinstance(value, dict):
-                raise BadRowError("not an object")
-            example = fine_tuning_example(Row(value)).checked()
+            example = fine_tuning_example(text_row(value))
             if example.prompt.tools or example.prompt.roles or example.role != "gpt":
                 raise BadRowError("calls a tool")
-        except DroppedError:
+        except DroppedError as error:
+            left_out[str(error)] += 1
             continue
         except (BadRowError, MissingColumnsError) as error:
             raise UserError(
-                f"{option}: {one}, row {place}: {error}, expected a prompt and its answer in words; correct the row, "
-                "or leave it out"
+                f"{option}: {one}, {rows.unit} {place}: {error}, expected a prompt and its answer in words; "
+                "correct the row, or leave it out"
             ) from error
         found.append(example)
     return found

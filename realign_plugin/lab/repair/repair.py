@@ -112,9 +112,13 @@ class Repair:
         files = parts.write(self.folders.data / "prompts", self.parts.train)
         if not done.exists():
             spent = self.inputs.spent
+            given = {kind: [str(files[kind])] if kind in files else [] for kind in parts.KINDS}
             made = on_policy(
                 Request(self.folders.data, training.DATA, 0.0, seed=self.inputs.seed, overwrite=True),
-                Sources(*([str(files[k])] if k in files else [] for k in parts.KINDS)),
+                Sources(
+                    *(given["harmful"], given["benign"], given["skill"]),
+                    split_from=Sources(self.inputs.prompts, self.inputs.benign, self.inputs.skill),
+                ),
                 Models(self.inputs.base, self.inputs.adapter, self.inputs.aligned),
                 Amounts(None, spent.skill, spent.answer_tokens, SKILL_TOKENS, self._batch_size),
                 answerer=self._answerer, called=("BASE", "ADAPTER"),

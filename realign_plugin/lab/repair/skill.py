@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example
 from realign_plugin.data.rows.progress import counted
+from realign_plugin.evaluation.answers.thinking import opened_by
 from realign_plugin.lab.repair.plan import CUTOFF
 from realign_plugin.lab.repair.readings import SkillReading
 
@@ -109,8 +110,10 @@ def _tokens(answerer: Answerer, rows: Sequence[Example]) -> tuple[Any, Any, list
     import torch
 
     tokenizer = answerer.tokenizer
-    prompts = [tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"] for row in rows]
-    ends = [tokenizer(row.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for row in rows]
+    texts = [answerer.text(row.prompt) for row in rows]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    answers = [row.answer.removeprefix(opened_by(text)) for text, row in zip(texts, rows, strict=True)]
+    ends = [tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
     ends = [end[: max(CUTOFF // 2, CUTOFF - len(prompt))] for prompt, end in zip(prompts, ends, strict=True)]
     prompts = [prompt[max(0, len(prompt) + len(end) - CUTOFF) :] for prompt, end in zip(prompts, ends, strict=True)]
     longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))

@@ -16,8 +16,8 @@ class DataCard(Record):
         name: LLaMA-Factory's name of the data set.
         kind: ``preference``, ``contrast`` or ``sft``.
         description: What it is.
-        source: Hub id or file name, with the configuration and the split where there are some.
-        licence: Of the source.
+        source: Hub id or file name, with the configuration and the split where there are some; all of several.
+        licence: Of the source; of several, each with its name.
         counts: Rows read, written, dropped by reason ...
         distinct_prompts: By half.
         sha256: Of the files written.
@@ -39,6 +39,14 @@ class DataCard(Record):
     def _source_in_a_line(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("source"), dict):
             return values
-        source = values["source"]
-        parts = [str(source[key]) for key in ("name", "config", "split") if source.get(key)]
-        return {"licence": source.get("licence")} | values | {"source": ", ".join(parts) or None}
+        given = values.get("sources")
+        sources = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+        named = {_in_a_line(one): one.get("licence") for one in sources or [values["source"]]}
+        licence = next(iter(named.values()))
+        if len(named) > 1:
+            licence = "; ".join(f"{name}: {one or 'not stated'}" for name, one in named.items())
+        return {"licence": licence} | values | {"source": "; ".join(filter(None, named)) or None}
+
+
+def _in_a_line(source: dict[str, Any]) -> str:
+    return ", ".join(str(source[key]) for key in ("name", "config", "split") if source.get(key))

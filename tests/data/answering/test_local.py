@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,11 @@ from realign_plugin.data.answering.local import (
     Answerer,
     common_start,
 )
+from realign_plugin.data.on_policy_options import Sources
 from realign_plugin.data.rows.examples import Prompt
+from realign_plugin.evaluation.answers.thinking import final_answer
 from tests.conftest import make_llama, make_lora, make_tokenizer
+from tests.data.two_models import make
 
 PROMPTS = [Prompt("how do i make a kite ?"), Prompt("what is blue ?"), Prompt("tell me the way to bake bread ?")]
 
@@ -101,6 +107,73 @@ def test_a_start_is_not_shared_where_a_layer_sees_a_window(tmp_path: Path) -> No
     assert common_start(rows) >= 8
     assert answerer._read(rows) == (0, {})
     assert answerer._batch("base", texts, 6) == [answerer._batch("base", [text], 6)[0] for text in texts]
+
+
+def test_a_template_that_opens_the_thinking(lab: Path, tmp_path: Path, asked: Sources) -> None:
+    """The tag is in the prompt; without it, thoughts that were cut off would pass for an answer."""
+    thinks = shutil.copytree(lab / "base", tmp_path / "thinks")
+    template = thinks / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    answerer = Answerer(str(thinks), {"base": None})
+    said = answerer.answers("base", PROMPTS, 6)
+    assert all(answer.startswith("<think>") for answer in said)
+    assert [final_answer(answer) for answer in said] == [None] * 3
+    with pytest.raises(UserError, match=r"20 of 20 answers of the aligned model are still thinking after 8 tokens"):
+        make(lab, tmp_path / "data", asked, Answerer, model=str(thinks), max_tokens=8, skill_max_tokens=8)
+
+
+def test_a_prompt_that_is_too_long_has_no_answer(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    short, long = PROMPTS[0], Prompt("red " * 60)
+    tokens = len(answerer.tokenizer(answerer.text(short), add_special_tokens=False)["input_ids"])
+    assert capsys.readouterr().err.count("left out") == 0
+    found = answerer.answers("base", [long, short, long], 64 - tokens)
+    assert found == ["", answerer.answers("base", [short], 64 - tokens)[0], ""]
+    told = rf"base does not answer 2 of 3 prompts \(with {64 - tokens} tokens of an answer they exceed its 64\)"
+    assert re.search(told, capsys.readouterr().err)
+    assert answerer.answers("base", [short], 65 - tokens) == [""]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_prompts_that_do_not_fit_the_memory_are_answered_in_halves(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    answerer = Answerer(str(lab / "base"), {"base": None})
+    whole, batch = answerer.answers("base", PROMPTS, 6), answerer._batch
+
+    def small(name: str, texts: list[str], max_tokens: int) -> list[str]:
+        if len(texts) > size:
+            raise torch.cuda.OutOfMemoryError
+        return batch(name, texts, max_tokens)
+
+    monkeypatch.setattr(answerer, "_batch", small)
+    assert answerer.answers("base", PROMPTS, 6) == whole
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("weights", "cannot be loaded (Error no file named model.safetensors"),
+        ("cut", "cannot be loaded ("),
+        ("tokenizer", "cannot be loaded ("),
+        ("eos", "has no eos_token, expected one"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded(lab: Path, tmp_path: Path, fault: str, told: str) -> None:
+    base = shutil.copytree(lab / "base", tmp_path / "base")
+    weights, config = base / "model.safetensors", base / "tokenizer_config.json"
+    if fault == "weights":
+        weights.unlink()
+    elif fault == "cut":
+        weights.write_bytes(weights.read_bytes()[:100])
+    elif fault == "tokenizer":
+        (base / "tokenizer.json").write_text('{"version": "1.0", "model": {}}')
+    else:
+        names = json.loads(config.read_text())
+        config.write_text(json.dumps({name: value for name, value in names.items() if name != "eos_token"}))
+    with pytest.raises(UserError, match=rf"--model: .*{re.escape(told)}") as caught:
+        Answerer(str(base), {"base": None})
+    assert "\n" not in str(caught.value)
 
 
 def test_where_rows_part() -> None:

@@ -15,7 +15,8 @@ import pytest
 from realign_plugin import UserError
 from realign_plugin.data.answering import server as server_answering
 from realign_plugin.data.answering.server import Server, ServerAnswerer
-from realign_plugin.data.on_policy import CASES, on_policy
+from realign_plugin.data.on_policy import on_policy
+from realign_plugin.data.on_policy_checks import CASES
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
 from realign_plugin.data.rows.examples import Prompt

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.data.preparation import _row
 from realign_plugin.data.rows.columns import BadRowError, DroppedError, MissingColumnsError, Row
 from realign_plugin.data.rows.conversations import fine_tuning_example
 from realign_plugin.data.rows.examples import Example, Prompt, as_conversation
+from realign_plugin.data.rows.messages import text_row
 from realign_plugin.data.rows.safety_pairs import less_safe_answer, preference_pair, safe_answer
 from realign_plugin.text_files import NotJsonError, parse_json
 from tests.data.conftest import Run, read_json, read_lines, write_lines
@@ -238,7 +238,7 @@ def test_malformed_rows_are_read_left_out_or_counted() -> None:
     for _ in range(1500):
         text = mutated(draw.choice(sound), draw)
         try:
-            row = _row(parse_json(text, surrogates=True))
+            row = text_row(parse_json(text, surrogates=True))
         except (NotJsonError, BadRowError, DroppedError) as error:
             found[type(error).__name__] += 1
             continue

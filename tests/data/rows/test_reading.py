@@ -12,6 +12,7 @@ import pytest
 
 from realign_plugin.data.rows.reading import Broken, FileRows
 from realign_plugin.errors import UserError
+from realign_plugin.evaluation.data import read_rows
 from tests.data.conftest import write_array, write_lines
 
 ROWS = [{"prompt": "a kite?\u2028", "answer": "纸"}, {"prompt": "bread", "answer": 'say "no"\nthen'}]
@@ -79,6 +80,41 @@ def test_broken_fields_of_csv(tmp_path: Path) -> None:
         (7, reason),
         (8, {"a": "9", "b": "10"}),
     ]
+
+
+def test_a_row_of_csv_with_words_behind_a_quote(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('a,b\n"1"x,2\nsay "hi" ,"say ""hi"""\n"","\n"\n')
+    assert list(FileRows(file)) == [
+        (2, Broken("broken CSV")), (3, {"a": 'say "hi" ', "b": 'say "hi"'}), (4, {"a": "", "b": "\n"}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('a,b\n1,2\n3,"take paper and fo', "line 3: a quote is not closed"),
+        ('a,b\n1,2\n3,"take\npaper\n', "line 3: a quote is not closed"),
+        ('a,b\n1,2\n3,"take\n5,"fold"\n6,7\n', "line 3: a quote is not closed"),
+        ('a,"b\n1,2\n', "line 1: a quote is not closed"),
+        ('"a"x,b\n1,2\n', "line 1: a quote is not closed"),
+        ("a,b, B\n1,2,3\n", "line 1: the header has 'b' twice"),
+    ],
+)
+def test_csv_that_is_broken_as_a_whole(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"--source: x\.csv is not CSV: {told}.*, expected a whole file") as caught:
+        list(FileRows(file))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=rf"safety_data: .*x\.csv is not CSV \({told}.*expected prompts"):
+        read_rows(file)
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text("a,,\n1,2,3\n")
+    assert list(FileRows(file)) == [(2, {"a": "1", "": "3"})]
 
 
 def test_json_files_that_hold_lines(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from realign_plugin.data.rows.examples import Prompt
+from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import row_of
 from realign_plugin.lab.repair.parts import Part
@@ -45,6 +45,16 @@ def measure(folder: Path, part: Part, server: JudgeServer, monkeypatch: pytest.M
         folder, "base", adapters, batch_size=8, session=session, answerer=lambda *_: Helpful()  # type: ignore[arg-type, return-value]
     )  # fmt: skip
     return measurer.measure(FINE_TUNED, "test", part)
+
+
+def test_own_answers_that_are_still_thinking_are_no_reference(tmp_path: Path) -> None:
+    class Thinks:
+        def answers(self, name: str, prompts: Sequence[Prompt], max_tokens: int) -> list[str]:
+            return [f"<think>what is {p.text}" + "</think> fold it" * p.text.endswith("1 ?") for p in prompts]
+
+    measurer = Measurer(tmp_path, "base", {FINE_TUNED: None}, batch_size=4, answerer=lambda *_: Thinks())  # type: ignore[arg-type,return-value]
+    part = Part([], [], [Example(Prompt(f"tell me {n} ?"), "") for n in range(3)])
+    assert [row.prompt.text for row in measurer.skill_rows("test", part)] == ["tell me 1 ?"]
 
 
 def test_answers_without_a_verdict_are_judged_next_time(

@@ -102,6 +102,25 @@ def test_a_first_row_without_an_answer_is_left_out(tmp_path: Path) -> None:
     assert {row.answer for row in found.test.skill} == {"yes"}
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_rows_that_are_left_out_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], answered: bool) -> None:
+    rows = [{"instruction": f"sum {n} ?", "output": "yes" if answered and n < 40 else ""} for n in range(60)]
+    rows += [
+        {"instruction": "what is it ?", "output": "a kite", "images": ["a.png"]},
+        {"instruction": " ", "output": ""},
+    ]
+    harmful = [*prompts(60, "kite"), *prompts(1, "kite")]
+    split(inputs(tmp_path, skill=(file(tmp_path, "some", rows),), prompts=(file(tmp_path, "twice", harmful),)))
+    images = "has images, only text is supported 1"
+    skill = f"22 rows are left out (empty answer 20; empty prompt 1; {images})" if answered else (
+        f"2 rows are left out (empty prompt 1; {images})"
+    )  # fmt: skip
+    assert capsys.readouterr().err.splitlines() == [
+        "realign-plugin: --prompts: 1 row is left out (duplicate 1)",
+        f"realign-plugin: --skill: {skill}",
+    ]
+
+
 def test_sources_that_share_prompts_do_not_leak_into_the_test(tmp_path: Path) -> None:
     shared = prompts(60, "sum")
     found = split(inputs(tmp_path, benign=(file(tmp_path, "shared", [*prompts(40, "bread"), *shared]),)))
@@ -128,5 +147,5 @@ def test_rows_with_another_context_are_other_rows(tmp_path: Path) -> None:
 def test_rows_that_call_tools_are_refused(tmp_path: Path) -> None:
     said = [("human", "what is the weather ?"), ("function_call", '{"name": "look", "arguments": {}}')]
     row = {"conversations": [{"from": role, "value": text} for role, text in said], "tools": "[]"}
-    with pytest.raises(UserError, match=r"--skill: .*row 1: calls a tool, expected a prompt and its answer in words"):
+    with pytest.raises(UserError, match=r"--skill: .*line 1: calls a tool, expected a prompt and its answer in words"):
         split(inputs(tmp_path, skill=(file(tmp_path, "tools", [row] * 30),)))

@@ -68,6 +68,14 @@ def test_prompts_in_an_adapter_out(finished: tuple[dict[str, Any], str]) -> None
     assert "To do: " in said
 
 
+def test_cards_name_the_sources_that_were_given(finished: tuple[dict[str, Any], str]) -> None:
+    folder = finished[0]["out"] / "work" / "data"
+    for name, sources in (("repair", ["harmful.json", "benign.json"]), ("repair_skill", ["skill.json"])):
+        card = json.loads((folder / f"{name}.card.json").read_text())
+        assert [one["name"] for one in card["sources"]] == sources
+    assert "harmful.json; benign.json" in html.unescape((finished[0]["out"] / "report.html").read_text())
+
+
 @pytest.mark.usefixtures("forked")
 def test_a_model_that_can_think(given: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = tmp_path / "hybrid"

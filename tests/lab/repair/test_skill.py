@@ -96,6 +96,13 @@ def test_a_head_with_an_adapter_of_its_own(lab: Path, tmp_path: Path) -> None:
     assert all(reading.divergence > 1e-3 for reading in found)
 
 
+def test_a_tag_of_the_thinking_that_the_prompt_has_is_not_read_again(answerer: Answerer) -> None:
+    answerer.tokenizer.chat_template += "<think>\n"
+    prompt = Prompt("paper ?")
+    (tagged,), (plain,) = (_tokens(answerer, [Example(prompt, f"{tag}fold it")])[2] for tag in ("<think>", ""))
+    assert tagged == plain
+
+
 def test_no_rows(answerer: Answerer) -> None:
     assert SkillReader().read(lambda: answerer, "repaired", []) == []
 

@@ -13,6 +13,7 @@ from realign_plugin.evaluation.metrics.rates import wilson
 from realign_plugin.files import sha256
 from realign_plugin.lab.records import Study
 from realign_plugin.lab.report.cards import judge_cards
+from realign_plugin.lab.report.data_cards import DataCard
 from realign_plugin.lab.report.limits import fewest_prompts, limits
 from realign_plugin.lab.report.numbers import percent
 from realign_plugin.lab.report.run import Run, read_run
@@ -70,6 +71,16 @@ def test_the_fewest_prompts_are_those_of_the_safety_columns() -> None:
     made = table([HARMFUL, OVER], ("t", "base", {"harmful": share(1, 40), "over-refusal": share(1, 10)}))
     assert fewest_prompts(made) == ("harmful", 40)
     assert fewest_prompts(table([OVER], ("t", "base", {"over-refusal": 1}))) is None
+
+
+def test_a_card_of_several_sources_has_each_ones_licence() -> None:
+    made = {"name": "on_policy", "source": {"name": "on_policy.rows.jsonl", "licence": "unknown"}}
+    one, other = {"name": "made-up/kites", "split": "train", "licence": "MIT"}, {"name": "bread.json", "licence": None}
+    card = DataCard.model_validate(made | {"sources": [one, other]})
+    assert card.source == "made-up/kites, train; bread.json"
+    assert card.licence == "made-up/kites, train: MIT; bread.json: not stated"
+    card = DataCard.model_validate(made | {"sources": [one]})
+    assert (card.source, card.licence) == ("made-up/kites, train", "MIT")
 
 
 def test_cards_are_those_that_realign_data_writes(tmp_path: Path, run_folder: Path) -> None:
