@@ -134,7 +134,9 @@ class LocalModel:
         return {"choices": [choice], "usage": {"prompt_tokens": sent, "completion_tokens": len(said)}}
 
     def _weights(self) -> None:
-        """See that the weights are there, as safetensors: nothing pickled is loaded."""
+        """See that the weights are there and whole, as safetensors: nothing pickled is loaded."""
+        from safetensors import SafetensorError, safe_open
+
         folder = Path(self.path)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
@@ -146,11 +148,20 @@ class LocalModel:
                     f"judge_model: {self.path!r} cannot be downloaded ({reason(error)}), expected access to the "
                     "hub, or a folder; log in, or download it first"
                 ) from error
-        if not any(folder.glob("*.safetensors")):
+        files = list(folder.glob("*.safetensors"))
+        if not files:
             raise UserError(
                 f"judge_model: {self.path!r} has no *.safetensors, expected its weights in that format; convert "
                 "it, or use another model"
             )
+        for file in files:
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise UserError(
+                    f"judge_model: {file} cannot be read ({reason(error)}), expected the whole file; copy it again"
+                ) from error
 
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
@@ -160,11 +171,16 @@ class LocalModel:
             if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZERS):
                 raise OSError("no file of one")  # some versions of transformers make an empty one up
             tokenizer = AutoTokenizer.from_pretrained(self.path, padding_side="left")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the readers of a damaged tokenizer raise what they like
             raise UserError(
-                f"judge_model: {self.path!r} has no tokenizer ({reason(error)}), expected one next to the model; "
-                "add its files"
+                f"judge_model: {self.path!r} has no tokenizer that can be loaded ({reason(error)}), expected one "
+                "next to the model; add its files"
             ) from error
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"judge_model: the tokenizer of {self.path!r} has no eos_token, expected one, with which a verdict "
+                "ends; add it to its tokenizer_config.json"
+            )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

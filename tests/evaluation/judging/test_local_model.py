@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,25 @@ def test_a_judge_that_does_not_fit(
         (bare / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"Llama-Guard-bare' has no \*\.safetensors, expected"):
         make(judge_model=str(bare)).check()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("model.safetensors", b"\x08\x00", "model.safetensors cannot be read ("),
+        ("tokenizer.json", b'{"version": "1.0"}', "has no tokenizer that can be loaded ("),
+        ("tokenizer_config.json", b'{"tokenizer_class": "PreTrainedTokenizerFast"}', "has no eos_token, expected one"),
+    ],
+)
+def test_a_judge_with_a_damaged_file_is_refused_before_any_answer(
+    file: str, text: bytes, said: str, make: Callable[..., Judge], tmp_path: Path, guard: Path
+) -> None:
+    damaged = tmp_path / guard.name
+    shutil.copytree(guard, damaged)
+    (damaged / file).write_bytes(text)
+    with pytest.raises(UserError, match=f"judge_model: .*{re.escape(said)}") as caught:
+        make(judge_model=str(damaged)).check()
+    assert "\n" not in str(caught.value)
 
 
 def test_memory_that_runs_out_leaves_the_answers_unjudged(
