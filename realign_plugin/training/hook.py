@@ -82,6 +82,8 @@ def attach_parser(parser: ModuleType) -> None:
             loader=next((name for name in inference.LOADERS if getattr(model_args, name, False)), None),
         )
         bases.check_base_of(model_args.model_name_or_path, model_args.adapter_name_or_path or [])
+        if model_args.export_dir:
+            bases.check_room(model_args.model_name_or_path, model_args.adapter_name_or_path or [])
         verify(model_args, data_args, finetuning_args)
 
     parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
