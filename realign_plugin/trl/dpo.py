@@ -14,6 +14,7 @@ from realign_plugin.errors import UserError, check_choice
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.fingerprints import check_same_base, record_base
 from realign_plugin.subspace.subspace import SafetySubspace
+from realign_plugin.subspace.task_vectors import check_trainable
 from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
@@ -76,6 +77,7 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             f"mask_keep_weight: {spec.mask_keep_weight:g} is not part of TRL's loss, expected 0; leave it out, or "
             "train with LLaMA-Factory's stage: mask_dpo"
         )
+    check_trainable(spec.task_weights, "build the subspace with another")
     folder = model_folder(getattr(model, "name_or_path", ""))
     if not spec.base_sha256:
         record_base(spec, folder)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.files import read_spec, tensor_shapes
 from realign_plugin.subspace.spec import SubspaceSpec, check_logits, replace_spec
-from realign_plugin.subspace.task_vectors import task_weights
+from realign_plugin.subspace.task_vectors import check_trainable, task_weights
 from realign_plugin.subspace.training_record import BUILDING_OPTIONS
 from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 
@@ -43,6 +43,7 @@ def trained_further(path: str | Path, given: Mapping[str, Any]) -> SubspaceSpec:
                 f"{name}: {value!r} with adapter_name_or_path, expected none, since {path} was built with its own; "
                 "leave it out, or build another from task_adapters"
             )
+    check_trainable(spec.task_weights, f"{path} was built with it, build another from task_adapters")
     chosen = {**STAGE_DEFAULTS.get(given["stage"], {}), **given}
     if "mask_noise" in chosen:  # the subspace's end belongs to the subspace's start
         chosen.setdefault("mask_noise_end", None)

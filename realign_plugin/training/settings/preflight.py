@@ -11,7 +11,7 @@ from realign_plugin.method.fusion import is_linear
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
-from realign_plugin.subspace.task_vectors import task_weights
+from realign_plugin.subspace.task_vectors import check_trainable, task_weights
 from realign_plugin.training.settings.distillation import DISTILL_OPTIONS, check_distillation
 from realign_plugin.training.settings.inference import is_subspace
 
@@ -105,6 +105,7 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
         weights = split_weights(options.get("task_weight"))
         what = "adapters" if adapters else "models"
         spec.task_weights = task_weights(weights, len(tasks), spec.fusion_method, what)
+        check_trainable(spec.task_weights, "correct it, or leave it out")
     return spec
 
 

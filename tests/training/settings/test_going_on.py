@@ -49,6 +49,12 @@ def test_single_rows_that_rescaling_would_cancel_are_refused(lab: Path, tmp_path
     refused(options, tmp_path / "x.yaml", r"'row' and mask_rescale: true cancel out for A of model\.layers\.0\.")
 
 
+def test_a_subspace_of_tasks_without_weight_is_refused(lab: Path, tmp_path: Path) -> None:
+    one = saved(lab, tmp_path / "one", task_weight=0.0)
+    with pytest.raises(UserError, match=r"^task_weight: \[0\.0\] leaves nothing to mask, .*one was built with it"):
+        trained_further(one, {"stage": "mask_dpo"})
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
