@@ -65,23 +65,6 @@ def task_weights(
     return weights
 
 
-def check_trainable(weights: Sequence[float], fix: str) -> None:
-    """Refuse to train on task vectors of which none counts: there is nothing to mask.
-
-    Args:
-        weights: One lambda for each task.
-        fix: What to do instead; the error message ends with it.
-
-    Raises:
-        UserError: If all are 0.
-    """
-    if not any(weights):
-        raise UserError(
-            f"task_weight: {list(weights)!r} leaves nothing to mask, expected a number other than 0 for one task at "
-            f"least; {fix}"
-        )
-
-
 def difference(task: Tensor, aligned: Tensor | None) -> Tensor:
     """A task vector, fp32; None for the aligned parameters stands for zeros."""
     return task.float() if aligned is None else task.float() - aligned.float()

@@ -11,10 +11,10 @@ from torch import nn
 from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.method.fusion import check_trainable
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.fingerprints import check_same_base, record_base
 from realign_plugin.subspace.subspace import SafetySubspace
-from realign_plugin.subspace.task_vectors import check_trainable
 from realign_plugin.subspace.training_record import TrainingRecord
 from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder

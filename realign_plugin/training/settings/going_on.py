@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError
+from realign_plugin.method.fusion import check_trainable
 from realign_plugin.subspace.files import read_spec, tensor_shapes
 from realign_plugin.subspace.spec import SubspaceSpec, check_logits, replace_spec
-from realign_plugin.subspace.task_vectors import check_trainable, task_weights
+from realign_plugin.subspace.task_vectors import task_weights
 from realign_plugin.subspace.training_record import BUILDING_OPTIONS
 from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.method.fusion import is_linear
+from realign_plugin.method.fusion import check_trainable, is_linear
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
-from realign_plugin.subspace.task_vectors import check_trainable, task_weights
+from realign_plugin.subspace.task_vectors import task_weights
 from realign_plugin.training.settings.distillation import DISTILL_OPTIONS, check_distillation
 from realign_plugin.training.settings.inference import is_subspace
 
