@@ -107,6 +107,21 @@ def make_lora(
     return folder
 
 
+def make_tied(lab: Path, folder: Path) -> tuple[Path, Path]:
+    """A base whose output head is the embedding, and a trained subspace of that head and a linear module."""
+    from safetensors.torch import load_file, save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from realign_plugin import SafetySubspace
+
+    base, adapter = folder / "tied", folder / "head"
+    LlamaForCausalLM(LlamaConfig.from_pretrained(lab / "base", tie_word_embeddings=True)).save_pretrained(base)
+    file = make_lora(base, adapter, target_modules=["q_proj", "lm_head"]) / "adapter_model.safetensors"
+    factors = {name: tensor for name, tensor in load_file(file).items() if ".lora_" in name}  # PEFT adds the head
+    save_file(factors, file, metadata={"format": "pt"})
+    return base, with_random_logits(SafetySubspace.from_adapters(None, [adapter])).save(folder / "trained")
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pico base model, an aligned adapter, three task adapters, pairs, safety and skill data."""

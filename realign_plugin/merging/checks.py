@@ -15,7 +15,7 @@ from mergekit.merge_methods.base import ParameterScope
 from mergekit.options import MergeOptions
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.merging.model_files import check_files, check_not_transposed, check_untied
+from realign_plugin.merging.model_files import check_files, check_not_transposed
 from realign_plugin.merging.output import check_output, check_tokenizer
 from realign_plugin.merging.safe_updates import ADAPTERS, check_modules, check_sources
 from realign_plugin.merging.settings import (
@@ -31,7 +31,7 @@ from realign_plugin.merging.sources import lora, subspace
 from realign_plugin.merging.weights import check_disk, check_same_shapes, check_weights
 from realign_plugin.outputs import refuse_inputs
 from realign_plugin.subspace.building import check_same_model
-from realign_plugin.subspace.checkpoints import Checkpoint, linear_targets
+from realign_plugin.subspace.checkpoints import Checkpoint, check_untied, linear_targets
 from realign_plugin.subspace.files import tensor_shapes
 from realign_plugin.subspace.fingerprints import check_same_base, differing, fingerprint, task_fingerprint
 from realign_plugin.subspace.spec import SubspaceSpec

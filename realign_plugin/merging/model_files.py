@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from realign_plugin.errors import UserError
@@ -28,26 +27,6 @@ def check_not_transposed(model: Checkpoint, method: str) -> None:
             f"{model.what}: {model.path} is a {kind} model, whose weights are transposed (Conv1D), expected linear "
             f"modules, whose outputs {method} projects; use a method of mergekit's (linear, task_arithmetic)"
         )
-
-
-def check_untied(base: Checkpoint, modules: Iterable[str], parameter: str) -> None:
-    """Refuse an adapter of an output head that is the embedding: mergekit has no weight to write it to.
-
-    Args:
-        base: The base model.
-        modules: Modules that the adapter changes.
-        parameter: The parameter that names the adapter.
-
-    Raises:
-        UserError: With the module.
-    """
-    for module in modules:
-        if module.rpartition(".")[2] == "lm_head" and base.find(f"{module}.weight") is None:
-            raise UserError(
-                f"{parameter}: {module} is tied to the embedding in {base.path}, which holds no {module}.weight to "
-                "merge it into, expected a base with an output head of its own; untie it and save it with "
-                "tie_word_embeddings: false, or use the adapter unmerged"
-            )
 
 
 def check_files(model: Checkpoint) -> None:

@@ -116,5 +116,5 @@ def _gradients(
     draw = Draw(0, *how)
     mask, kept = draw.mask(logits, u)
     scale = draw.scale(mask)
-    found = draw.logits_gradient(for_theta.float() * delta, mask, kept, scale)
+    found = draw.logits_gradient(for_theta.float() * delta.float(), mask, kept, scale)
     return draw.theta(aligned, delta, mask, scale, dtype=dtype), found.to(logits.dtype)

@@ -195,7 +195,7 @@ class _MaskedAdd(torch.autograd.Function):
         kept, delta = ctx.saved_tensors
         draw, scale, dtype = ctx.drawn
         mask = kept if draw.estimator == "relaxed" else (kept >= 0).float()
-        found = draw.logits_gradient(grads[0].float() * delta, mask, kept, scale)
+        found = draw.logits_gradient(grads[0].float() * delta.float(), mask, kept, scale)
         return found.to(dtype), None, None, None, None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from realign_plugin.errors import UserError
 from realign_plugin.method.choices import FusionMethod
 from realign_plugin.method.masks import tensor_seed, uniform_noise
 
@@ -26,6 +27,23 @@ def default_task_weight(method: FusionMethod, tasks: int) -> float:
 def is_linear(method: FusionMethod) -> bool:
     """Whether the fusion is linear in the task vectors once it is seeded, so that it collapses to one task vector."""
     return method != "ties"
+
+
+def check_trainable(weights: Sequence[float], fix: str) -> None:
+    """Refuse to train on task vectors of which none counts: there is nothing to mask.
+
+    Args:
+        weights: One lambda for each task.
+        fix: What to do instead; the error message ends with it.
+
+    Raises:
+        UserError: If all are 0.
+    """
+    if not any(weights):
+        raise UserError(
+            f"task_weight: {list(weights)!r} leaves nothing to mask, expected a number other than 0 for one task at "
+            f"least; {fix}"
+        )
 
 
 def weighted_sum(deltas: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

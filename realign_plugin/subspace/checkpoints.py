@@ -18,6 +18,12 @@ INDEX_NAME: Final = "model.safetensors.index.json"
 FIRST_ROWS: Final = 8
 """Rows of a tensor that are compared before the others are read."""
 
+UNTIE: Final = (
+    "expected a base with an output head of its own; untie it and save it with tie_word_embeddings: false, or use the "
+    "adapter unmerged"
+)
+"""What to do where an adapter of the output head cannot be merged."""
+
 _WRAPPERS: Final = frozenset({"model", "language_model", "base_model", "transformer"})
 
 _PACKED: Final = ("weight", "weight_packed", "_blocks")
@@ -241,6 +247,25 @@ def linear_targets(checkpoint: Checkpoint, target: Iterable[str] | str) -> list[
             f"{known}; correct lora_target"
         )
     return [module for module in matrices if any(_ends(module, end) for end in wanted)]
+
+
+def check_untied(base: Checkpoint, modules: Iterable[str], what: str) -> None:
+    """Refuse to merge an adapter of an output head that is the embedding: the base has no weight to write it to.
+
+    Args:
+        base: The base model.
+        modules: Modules that the adapter changes.
+        what: What the user calls the adapter; the error message starts with it.
+
+    Raises:
+        UserError: With the module.
+    """
+    for module in modules:
+        if module.rpartition(".")[2] == "lm_head" and base.find(f"{module}.weight") is None:
+            raise UserError(
+                f"{what}: {module} is tied to the embedding in {base.path}, which holds no {module}.weight to merge "
+                f"it into, {UNTIE}"
+            )
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

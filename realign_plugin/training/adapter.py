@@ -12,7 +12,7 @@ from peft import PeftModel
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.fingerprints import record_base
 from realign_plugin.subspace.spec import check_chosen_mask
-from realign_plugin.training.resuming import TRAINING_OPTIONS
+from realign_plugin.training.settings.going_on import TRAINING_OPTIONS
 from realign_plugin.training.settings.inference import CHOICE
 from realign_plugin.training.settings.preflight import STAGES
 from realign_plugin.tuner import SafetySubspaceModel

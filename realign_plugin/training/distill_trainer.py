@@ -34,7 +34,7 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
 
     def __init__(self, *, model: Any, finetuning_args: Any, **kwargs: Any) -> None:
         super().__init__(model=model, finetuning_args=finetuning_args, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: the host divides it by its micro-steps
+        self.model_accepts_loss_kwargs = False  # the loss is over rows: the host divides it by its micro-steps
         self.teacher_weights: dict[Teacher, float] = {
             "aligned": 1.0,
             "fine_tuned": finetuning_args.distill_skill_weight,
@@ -42,6 +42,11 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         self._head = AnswerHead(model)
         self._remembered = TeacherCache()
         self._sums = {mode: torch.zeros(len(TEACHERS), 1 + len(NAMES)) for mode in ("train", "eval")}
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], int]:
+        """The batches of one optimiser step, and how many rows they have: an epoch's last batch may have fewer."""
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        return batches, sum(len(batch["labels"]) for batch in batches)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -52,7 +57,7 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
             model: The student, possibly wrapped.
             inputs: A batch, with ``teacher`` ``[rows]``: each row's teacher as a number.
             return_outputs: Whether the logits are returned as well.
-            num_items_in_batch: Not used.
+            num_items_in_batch: Rows of all the optimiser step's batches; None: this is the only one.
         """
         inputs = dict(inputs)
         teachers = inputs.pop("teacher")
@@ -75,7 +80,8 @@ class SafetyDistillTrainer(AdapterTrainer, CustomSeq2SeqTrainer):  # type: ignor
         divergence = torch.cat(found)[order]
         self._note(teachers, torch.cat(facts)[order])
         args = self.finetuning_args
-        loss = (divergence * self._row_weights(teachers)).mean()
+        batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps  # the host divides by
+        loss = (divergence * self._row_weights(teachers)).sum() * batches / (num_items_in_batch or len(divergence))
         weight = args.mask_keep_weight if model.training and self.is_subspace else 0.0
         if weight > 0:
             loss = loss + weight * keep_penalty(self._tuner(model).logits())

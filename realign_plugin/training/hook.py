@@ -19,6 +19,7 @@ from realign_plugin.training.recomputing import restoring_random_numbers
 from realign_plugin.training.settings import (
     bases,
     command_line,
+    going_on,
     host_settings,
     inference,
     preflight,
@@ -81,6 +82,8 @@ def attach_parser(parser: ModuleType) -> None:
             loader=next((name for name in inference.LOADERS if getattr(model_args, name, False)), None),
         )
         bases.check_base_of(model_args.model_name_or_path, model_args.adapter_name_or_path or [])
+        if model_args.export_dir:
+            bases.check_room(model_args.model_name_or_path, model_args.adapter_name_or_path or [])
         verify(model_args, data_args, finetuning_args)
 
     parser._verify_model_args = verify_model_args  # type: ignore[attr-defined]
@@ -180,15 +183,16 @@ def prepare_training(model_args: Any, training_args: Any, finetuning_args: Any, 
         refuse_inputs(training_args.output_dir, read)
         if int(os.environ.get("RANK", "0")) == 0:
             try_folder(training_args.output_dir)
+    if resumed:
+        going_on.go_on_from(resumed[0], given, finetuning_args)
+        options["mask_keep_weight"] = finetuning_args.mask_keep_weight
     processes.check_processes(options | {name: getattr(training_args, name, None) for name in processes.HOST_OPTIONS})
     prepare_fsdp(model_args, training_args, finetuning_args)
     for line in host_settings.check_settings(model_args, training_args, finetuning_args):
         _say(line)
     if model_args.use_unsloth_gc:
         _restore_random_numbers()
-    if resumed:
-        resuming.go_on_from(resumed[0], finetuning_args)
-    else:
+    if not resumed:
         options["model_name_or_path"] = model_args.model_name_or_path
         finetuning_args.subspace = sources.build_subspace(options)
         bases.check_base_of_sources(model_args.model_name_or_path, finetuning_args.subspace)

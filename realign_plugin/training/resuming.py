@@ -1,4 +1,4 @@
-"""Going on: what an earlier start of a run left in its folder, and a subspace that was trained before."""
+"""Going on: what an earlier start of a run left in its folder."""
 
 from __future__ import annotations
 
@@ -13,50 +13,13 @@ from realign_plugin.errors import UserError
 from realign_plugin.files import sha256
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME
-from realign_plugin.subspace.task_vectors import task_weights
-from realign_plugin.subspace.training_record import BUILDING_OPTIONS, KEY, TrainingRecord
+from realign_plugin.subspace.training_record import KEY, TrainingRecord
 from realign_plugin.text_files import read_json
-from realign_plugin.training.settings.preflight import STAGE_DEFAULTS, split_weights
 
 STATE: Final = "trainer_state.json"
 EVALUATED: Final = "eval_results.json"
 RESULTS: Final = ("all_results.json", "train_results.json", EVALUATED)
 """What the host leaves of a run's measurements."""
-TRAINING_OPTIONS: Final = (
-    "mask_temperature", "mask_estimator", "mask_rescale", "mask_noise", "mask_noise_end",
-)  # fmt: skip
-"""How masks are drawn in training."""
-
-
-def go_on_from(path: str | Path, finetuning_args: Any) -> None:
-    """Options of a training that goes on from a subspace: what is given, else the stage's own, else the subspace's.
-
-    Args:
-        path: The subspace's folder.
-        finetuning_args: Ours; changed in place.
-
-    Raises:
-        UserError: If an option would build another subspace.
-    """
-    spec, given = read_spec(Path(path))[0], finetuning_args.given
-    values = {name: getattr(finetuning_args, name) for name in BUILDING_OPTIONS if name in given}
-    built = {name: getattr(spec, name) for name in BUILDING_OPTIONS}
-    if finetuning_args.task_weight is not None:
-        weights, count = split_weights(finetuning_args.task_weight), len(spec.task_weights)
-        values["task_weight"] = task_weights(weights, count, spec.fusion_method, "adapters")
-        built["task_weight"] = spec.task_weights
-    for name, value in values.items():
-        if value is not None and value != built[name]:
-            raise UserError(
-                f"{name}: {value!r} with adapter_name_or_path, expected none, since {path} was built with its own; "
-                "leave it out, or build another from task_adapters"
-            )
-    own = STAGE_DEFAULTS.get(finetuning_args.real_names["stage"], {})
-    for name in TRAINING_OPTIONS:
-        if name not in given:
-            setattr(finetuning_args, name, own.get(name, getattr(spec, name)))
-    if "mask_estimator" in given and finetuning_args.mask is None:
-        finetuning_args.mask = "binary" if finetuning_args.mask_estimator == "straight_through" else "soft"
 
 
 def check_start(training_args: Any, finetuning_args: Any, resumed: Sequence[str]) -> TrainingRecord:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from realign_plugin.errors import UserError, check_choice
+from realign_plugin.method.fusion import check_trainable
 from realign_plugin.method.statistics import mask_statistics
 from realign_plugin.subspace.fingerprints import check_same_base, record_base
 from realign_plugin.subspace.subspace import SafetySubspace
@@ -76,6 +77,7 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
             f"mask_keep_weight: {spec.mask_keep_weight:g} is not part of TRL's loss, expected 0; leave it out, or "
             "train with LLaMA-Factory's stage: mask_dpo"
         )
+    check_trainable(spec.task_weights, "build the subspace with another")
     folder = model_folder(getattr(model, "name_or_path", ""))
     if not spec.base_sha256:
         record_base(spec, folder)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from realign_plugin.errors import UserError
+from realign_plugin.subspace.checkpoints import UNTIE
 from realign_plugin.subspace.files import PREFIX
 from realign_plugin.tuner.sharding import is_sharded
 
@@ -48,6 +49,28 @@ def check_state_dict(tuner: nn.Module, state_dict: Mapping[str, Tensor], prefix:
             f"{fault} the vocabulary that it was saved with; call resize_token_embeddings({len(value)}) on the base "
             "model first"
         )
+
+
+def check_untied_head(model: Any, layers: Iterable[Any]) -> None:
+    """Refuse to merge into an output head that is the embedding: tokens would be read by the merged weight, too.
+
+    Args:
+        model: The base model with its adapters.
+        layers: The layers that they are merged into.
+
+    Raises:
+        UserError: With the module.
+    """
+    tables = _tables_of_the_vocabulary(model)
+    if len(tables) < 2 or tables[0] is not tables[1]:
+        return
+    head = model.get_output_embeddings()
+    for layer in layers:
+        if layer is head:
+            raise UserError(
+                f"adapter: {layer.module_name} is tied to the embedding in {type(model).__name__}, which merging "
+                f"would change too, {UNTIE}"
+            )
 
 
 def _tables_of_the_vocabulary(model: Any) -> list[Tensor]:

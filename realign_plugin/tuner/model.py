@@ -21,7 +21,7 @@ from realign_plugin.tuner.config import SafetySubspaceConfig
 from realign_plugin.tuner.kept import contents_checked
 from realign_plugin.tuner.layer import SafetySubspaceLayer
 from realign_plugin.tuner.linear import SafetySubspaceLinear, is_linear_module
-from realign_plugin.tuner.loading import check_state_dict
+from realign_plugin.tuner.loading import check_state_dict, check_untied_head
 from realign_plugin.tuner.parameter import ParamWrapper, saved_name
 from realign_plugin.tuner.placement import offloading_hook
 from realign_plugin.tuner.references import Reference, switched
@@ -123,6 +123,11 @@ class SafetySubspaceModel(BaseTuner):  # type: ignore[misc]
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Leave dtypes alone: logits are fp32 already, and frozen bf16 vectors must stay as they were trained."""
+
+    def _check_merge_allowed(self) -> None:
+        """Refuse what merging would change besides the target modules; PEFT only warns."""
+        check_untied_head(self.model, self.layers())
+        super()._check_merge_allowed()
 
     def layers(self) -> Iterator[SafetySubspaceLayer]:
         """All safety-subspace layers of the model."""

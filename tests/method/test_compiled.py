@@ -48,6 +48,7 @@ def check(draw: draws.Draw, rows: int = 12, columns: int = 20, tolerance: float 
         (draws.Draw(1), {}),
         (draws.Draw(2, estimator="straight_through", rescale=False), {"granularity": "row", "alone": True}),
         (draws.Draw(4), {"granularity": "column"}),
+        (draws.Draw(6), {"vectors": torch.float64}),
         (draws.Draw(3, temperature=0.9), {"vectors": torch.bfloat16, "dtype": torch.bfloat16, "tolerance": 2e-2}),
     ],
 )

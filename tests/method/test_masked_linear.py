@@ -68,6 +68,21 @@ def test_product_and_gradients_are_those_of_plain_autograd(
         assert (found.double() - wanted).abs().max() / max(1.0, float(wanted.abs().max())) < 1e-6
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_gradients_of_adapters_in_float64_are_those_of_plain_autograd(estimator: Any) -> None:
+    x, logits, aligned, deltas = (tensor.double() for tensor in parts())
+    draw = draws.Draw(11, estimator=estimator)
+    theirs = logits.clone().requires_grad_()
+    plain(x, theirs, aligned, deltas, draw).sum().backward()
+    added, multiplied = (logits.float().requires_grad_() for _ in range(2))
+    functional.linear(x.float(), draws.masked_add(aligned, deltas[0], added, draw)).sum().backward()
+    masked_linear(x.float(), multiplied, aligned, deltas, draw).sum().backward()
+    for ours in (added, multiplied):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert (ours.grad - theirs.grad).abs().max() / max(1.0, float(theirs.grad.abs().max())) < 1e-6
+
+
 def test_it_is_the_linear_map_of_masked_add() -> None:
     x, logits, aligned, deltas = parts()
     draw = draws.Draw(5)

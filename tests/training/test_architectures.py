@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from llamafactory.model import load_model, load_tokenizer
 from llamafactory.train.tuner import run_exp
 from peft import PeftModel
 
-from realign_plugin import SafetySubspace
+from realign_plugin import SafetySubspace, UserError
+from realign_plugin.training.settings.preflight import check_training
+from realign_plugin.training.settings.sources import build_subspace
 from tests.conftest import logits_of, make_tokenizer, training_options
 from tests.training.test_mask_dpo import history
 from tests.tuner.test_architectures import World, close
@@ -53,3 +56,17 @@ def test_text_pairs_train_it(case: str, masked: str, lab: Path, tmp_path: Path, 
         logits_of(model.eval(), tokens),
         logits_of(PeftModel.from_pretrained(world.base(), tmp_path / "out").eval(), tokens),
     )
+
+
+@pytest.mark.parametrize(("case", "compiled"), [("experts and attention", True), ("experts in one tensor", False)])
+def test_experts_alone_are_not_compiled(case: str, compiled: bool, tmp_path: Path) -> None:
+    world = World(case, tmp_path)
+    ours = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "mask_compile": True}
+    built = ours | {"aligned_adapter": str(tmp_path / "aligned"), "task_adapters": [str(tmp_path / "tuned")]}
+    trained = str(world.subspace().save(tmp_path / "trained"))
+    message = r"^mask_compile: true with adapters of target_parameters alone \(model\.layers\.0\.mlp\.experts\), exp"
+    with nullcontext() if compiled else pytest.raises(UserError, match=message):
+        build_subspace(built)
+    with nullcontext() if compiled else pytest.raises(UserError, match=message):
+        check_training(ours, [trained])
+    assert build_subspace(built | {"mask_compile": False}).spec.parameters

@@ -142,7 +142,10 @@ def test_what_trl_cannot_do_is_refused(
     subspace = SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"], mask_keep_weight=0.5)
     with pytest.raises(UserError, match=r"mask_keep_weight: 0\.5 is not part of TRL's loss"):
         mask_dpo(base_model, subspace, args)
-    subspace.spec.mask_keep_weight = 0.0
+    subspace.spec.mask_keep_weight, subspace.spec.task_weights = 0.0, [0.0]
+    with pytest.raises(UserError, match=r"task_weight: \[0\.0\] leaves nothing to mask"):
+        mask_dpo(base_model, subspace, args)
+    subspace.spec.task_weights = [1.0]
     subspace.spec.base_sha256 = {"weights": "0" * 64}
     with pytest.raises(UserError, match=r"model: .*base is not the model that the subspace was trained on"):
         mask_dpo(base_model, subspace, args)

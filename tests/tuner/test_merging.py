@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from realign_plugin import SafetySubspace, attach_subspace
-from tests.conftest import logits_of, with_random_logits
+from realign_plugin import SafetySubspace, UserError, attach_subspace
+from tests.conftest import logits_of, make_tied, with_random_logits
 
 
 def build(lab: Path, models: list[Path], space: str) -> SafetySubspace:
@@ -100,3 +101,30 @@ def test_a_model_that_was_moved_while_merged(lab: Path, subspace: SafetySubspace
     model.bfloat16()
     model.unmerge_adapter()
     assert all(torch.equal(w, before[name].bfloat16()) for name, w in weights(model).items())
+
+
+def test_a_head_that_is_the_embedding_is_not_merged_into(lab: Path, tmp_path: Path, tokens: torch.Tensor) -> None:
+    base, trained = make_tied(lab, tmp_path)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained).eval()
+    expected = logits_of(model, tokens)
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(
+            UserError, match=r"^adapter: lm_head is tied to the embedding in Llama.*; untie it and save"
+        ):
+            merge()
+    assert torch.equal(logits_of(model, tokens), expected)
+    assert isinstance(model.unload().lm_head, torch.nn.Linear)
+
+
+def test_a_head_that_is_untied_as_docs_say_is_merged_into(lab: Path, tmp_path: Path, tokens: torch.Tensor) -> None:
+    base, trained = make_tied(lab, tmp_path)
+    expected = logits_of(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), trained), tokens)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path / "untied")
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "untied")
+    merged = PeftModel.from_pretrained(own, trained).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    found = logits_of(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), tokens)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()

@@ -1,10 +1,11 @@
-"""Whether ``model_name_or_path`` is the model that adapters were trained on; no host is imported here."""
+"""Whether ``model_name_or_path`` is the model that adapters are for, and has room for them; no host is imported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from realign_plugin.subspace.checkpoints import Checkpoint, check_untied, weight_files
 from realign_plugin.subspace.files import read_spec, tensor_shapes
 from realign_plugin.subspace.fingerprints import check_same_base, fingerprint
 from realign_plugin.subspace.subspace import SafetySubspace
@@ -34,6 +35,24 @@ def check_base_of(model: str | None, adapters: Sequence[str]) -> None:
     if spec.vector_space == "lora":
         fix = f"give it, or export a LoRA adapter, whose base is not compared: `realign export {path} OUT`"
     check_same_base(WHAT, model, f"the model that {path} was trained on", spec.base_sha256, modules, fix)
+
+
+def check_room(model: str | None, adapters: Sequence[str]) -> None:
+    """Refuse to merge a trained subspace of the output head into a local model that has none of its own.
+
+    A model of the hub is checked when it is loaded.
+
+    Args:
+        model: ``model_name_or_path``.
+        adapters: ``adapter_name_or_path``.
+
+    Raises:
+        UserError: If its output head is the embedding.
+    """
+    ours = [path for path in adapters if is_subspace(path)]
+    if ours and model and Path(model).is_dir() and weight_files(Path(model), WHAT):
+        for path in ours:
+            check_untied(Checkpoint(model, WHAT), tensor_shapes(path), "adapter_name_or_path")
 
 
 def check_base_of_sources(model: str | None, subspace: SafetySubspace) -> None:

@@ -12,6 +12,7 @@ from typing import Any, get_type_hints
 from realign_plugin.errors import UserError
 from realign_plugin.subspace.options import SubspaceOptions
 from realign_plugin.training.settings.distillation import DistillArguments
+from realign_plugin.training.settings.going_on import trained_further
 from realign_plugin.training.settings.meaning import check_meaning
 from realign_plugin.training.settings.preflight import (
     OPTIONS,
@@ -137,9 +138,11 @@ def check_command(argv: Sequence[str], *, by_torchrun: bool = False) -> None:
     if by_torchrun:
         check_words(argv)
     check_options(options)
-    check_processes(options)
     resumed = split_paths(options.get("adapter_name_or_path"))
     check_training(options, resumed)
     check_meaning(options)
+    if resumed:
+        options["mask_keep_weight"] = trained_further(resumed[0], options).mask_keep_weight
+    check_processes(options)
     if not resumed:
         kept[:] = [(sources_of(options), build_subspace(options))]

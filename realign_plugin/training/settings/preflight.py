@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from realign_plugin.errors import UserError, check_choice
-from realign_plugin.method.fusion import is_linear
+from realign_plugin.method.fusion import check_trainable, is_linear
 from realign_plugin.subspace.files import read_spec
 from realign_plugin.subspace.options import OPTIONS as SUBSPACE_OPTIONS
 from realign_plugin.subspace.spec import SubspaceSpec
@@ -100,22 +100,35 @@ def check_options(options: Mapping[str, Any]) -> SubspaceSpec:
     if options.get("mask_compile") not in (None, True, False):
         raise UserError(f"mask_compile: {options['mask_compile']!r}, expected true or false; correct it")
     if options.get("mask_compile"):
-        _check_compiled(spec)
+        check_compiled(spec)
     if tasks := adapters or models:
         weights = split_weights(options.get("task_weight"))
         what = "adapters" if adapters else "models"
         spec.task_weights = task_weights(weights, len(tasks), spec.fusion_method, what)
+        check_trainable(spec.task_weights, "correct it, or leave it out")
     return spec
 
 
-def _check_compiled(spec: SubspaceSpec) -> None:
-    """Refuse ``mask_compile`` where training does not go through ``masked_linear``, which is what can be compiled."""
+def check_compiled(spec: SubspaceSpec) -> None:
+    """Refuse ``mask_compile`` where training does not go through ``masked_linear``, which is what can be compiled.
+
+    Args:
+        spec: The subspace; one that is not built yet has no targets.
+
+    Raises:
+        UserError: With what it is that cannot be compiled.
+    """
     element = spec.vector_space == "lora" or spec.mask_granularity == "element"
     if not element or not is_linear(spec.fusion_method):  # type: ignore[arg-type]
         raise UserError(
             f"mask_compile: true with fusion_method: {spec.fusion_method} and mask_granularity: "
             f"{spec.mask_granularity}, expected a linear fusion, and masks of elements where weights are whole; leave "
             "mask_compile out"
+        )
+    if spec.parameters and not spec.target_modules:
+        raise UserError(
+            f"mask_compile: true with adapters of target_parameters alone ({next(iter(spec.parameters))}), expected "
+            "linear modules among their targets; leave mask_compile out"
         )
 
 
@@ -213,4 +226,4 @@ def _check_resumed(
             "run; give LoRA adapters as aligned_adapter and task_adapters"
         )
     if options.get("mask_compile"):
-        _check_compiled(read_spec(Path(resumed[0]))[0])
+        check_compiled(read_spec(Path(resumed[0]))[0])

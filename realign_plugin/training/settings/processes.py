@@ -30,7 +30,7 @@ def check_processes(options: Mapping[str, Any]) -> None:
     if zero_stage(options.get("deepspeed")) == 3 and isinstance(weight, (int, float)) and weight > 0:
         # The penalty is computed outside the layers, where ZeRO-3's parameters are empty: no gradient reaches them.
         raise UserError(
-            f"mask_keep_weight: {weight:g} has no gradient under DeepSpeed ZeRO-3, expected 0; leave it out, or use "
+            f"mask_keep_weight: {weight:g} has no gradient under DeepSpeed ZeRO-3, expected 0; set it to 0, or use "
             "FSDP2 or ZeRO-2 (examples/train)"
         )
     masked = options.get("finetuning_type") != "lora"

@@ -16,7 +16,7 @@ from realign_plugin.subspace.spec import SubspaceSpec
 from realign_plugin.subspace.subspace import SafetySubspace
 from realign_plugin.subspace.tensor_files import open_tensors
 from realign_plugin.training.settings.inference import is_quantised_model
-from realign_plugin.training.settings.preflight import LORA, check_options, split_paths
+from realign_plugin.training.settings.preflight import LORA, check_compiled, check_options, split_paths
 
 
 @dataclass
@@ -45,12 +45,16 @@ def build_subspace(options: Mapping[str, Any]) -> SafetySubspace:
         options: Our options by name, and the host's ``model_name_or_path`` and ``lora_target``.
 
     Raises:
-        UserError: If a source cannot be read, or sources do not fit together or do not fit the base model.
+        UserError: If a source cannot be read, or sources do not fit together or do not fit the base model, or
+            ``mask_compile`` would do nothing for them.
     """
     sources = sources_of(options)
     found = next((subspace for known, subspace in kept if known == sources), None)
     kept.clear()
-    return _built(sources) if found is None else found
+    subspace = _built(sources) if found is None else found
+    if options.get("mask_compile"):
+        check_compiled(subspace.spec)
+    return subspace
 
 
 def sources_of(options: Mapping[str, Any]) -> Sources:

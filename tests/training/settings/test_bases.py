@@ -12,7 +12,7 @@ from llamafactory.hparams import get_infer_args, get_train_args
 
 from realign_plugin import SafetySubspace, UserError
 from realign_plugin.subspace.fingerprints import record_base
-from tests.conftest import make_lora, training_options
+from tests.conftest import make_lora, make_tied, training_options
 
 OTHER = r"model_name_or_path: .*full1 is not the model that .*trained was trained on \(sha256 of its weights: "
 
@@ -34,6 +34,16 @@ def test_chat_and_export(lab: Path, models: list[Path], trained: Path, tmp_path:
     assert get_infer_args(options | {"model_name_or_path": str(lab / "base")})
     stacked = {"adapter_name_or_path": f"{lab / 'task2'},{trained}"}  # the second one's base is what the first makes
     assert get_infer_args(options | stacked | {"model_name_or_path": str(models[0])})
+
+
+def test_an_export_into_a_head_that_is_the_embedding(lab: Path, tmp_path: Path) -> None:
+    base, trained = make_tied(lab, tmp_path)
+    options = {"model_name_or_path": str(base), "adapter_name_or_path": str(trained), "template": "default"}
+    message = r"^adapter_name_or_path: lm_head is tied to the embedding in .*tied, .*; untie it"
+    with pytest.raises(UserError, match=message):
+        get_infer_args(options | {"export_dir": str(tmp_path / "out")})
+    own = {"model_name_or_path": str(lab / "base"), "export_dir": str(tmp_path / "out")}
+    assert get_infer_args(options | own)
 
 
 def test_a_training_that_goes_on(lab: Path, models: list[Path], trained: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ GOOD = {"stage": "mask_dpo", "finetuning_type": "safety_subspace", "task_adapter
             "mask_compile: true with .* mask_granularity: row",
         ),
         ({"task_weight": [0.1, 0.2]}, "task_weight: \\[0.1, 0.2\\] has 2 numbers for 1 task adapters"),
+        ({"task_weight": 0}, "task_weight: \\[0.0\\] leaves nothing to mask, expected a number other than 0"),
+        ({"task_adapters": None, "task_models": ["m", "n"], "task_weight": "0,0"}, "leaves nothing to mask"),
         ({"task_adapters": 7}, "task_adapters: 7 is not a path"),
     ],
 )
@@ -57,6 +59,11 @@ def test_options_among_themselves(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         preflight.check_options(GOOD | change)
     assert "\n" not in str(caught.value)
+
+
+def test_one_of_several_tasks_may_have_no_weight() -> None:
+    found = preflight.check_options(GOOD | {"task_adapters": ["a", "b"], "task_weight": [0, 0.5]})
+    assert found.task_weights == [0.0, 0.5]
 
 
 def test_good_options_choose_the_mask_they_train_for() -> None:
