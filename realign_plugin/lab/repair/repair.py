@@ -67,7 +67,8 @@ class Repair:
             try:
                 skill = self._on_policy()
             except UserError:
-                self._noted.unlink()  # the command will be another one
+                if not self._made.exists():  # else the data and the models of these inputs are there
+                    self._noted.unlink()  # the command will be another one
                 raise
             say(f"2/4 training: {' and '.join(self.inputs.methods)}")
             trained = {method: self._train(method, template, skill, lock) for method in self.inputs.methods}
@@ -81,6 +82,11 @@ class Repair:
     def _noted(self) -> Path:
         """The file of the inputs: there once nothing is left to check before the models answer."""
         return self.folders.work / "inputs.json"
+
+    @property
+    def _made(self) -> Path:
+        """The file that is there once the data sets are."""
+        return self.folders.data / "done.json"
 
     def _check_inputs(self) -> None:
         file = self._noted
@@ -108,9 +114,8 @@ class Repair:
 
     def _on_policy(self) -> bool:
         """Make the data sets; returns whether there is one of the skill."""
-        done = self.folders.data / "done.json"
         files = parts.write(self.folders.data / "prompts", self.parts.train)
-        if not done.exists():
+        if not self._made.exists():
             spent = self.inputs.spent
             made = on_policy(
                 Request(self.folders.data, training.DATA, 0.0, seed=self.inputs.seed, overwrite=True),
@@ -119,7 +124,7 @@ class Repair:
                 Amounts(None, spent.skill, spent.answer_tokens, SKILL_TOKENS, self._batch_size),
                 answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
-            write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
+            write_json(self._made, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
         return "skill" in files
 
