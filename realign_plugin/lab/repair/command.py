@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from realign_plugin.chat_templates import can_think
+from realign_plugin.data.answering.local import chat_tokenizer
 from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_adapters, check_chat, check_model
+from realign_plugin.lab.repair.checks import check_adapters, check_model
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, WRITTEN, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
@@ -102,13 +104,15 @@ def repair(request: Request) -> None:
     console = new_console()
     if write_study is not None:
         check_files(write_study, inputs=[one for some in request.sources.values() for one in some])
-        write_text(write_study, as_study(inputs, out, write_study.name, check_chat(inputs.base, ())))
+        write_text(
+            write_study, as_study(inputs, out, write_study.name, can_think(chat_tokenizer(inputs.base, "BASE")))
+        )
         console.print(f"{write_study}: for `realign study`")
         return
     job = Repair(inputs, out)
     if not inputs.skill:
         console.print("No --skill: the fine-tuned model's skill is neither protected nor measured.")
-    for line in lines(inputs, job.parts):
+    for line in (*map(str, job.left_out), *lines(inputs, job.parts)):
         console.print(line)
     try:
         job.run(console.print)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from realign_plugin.data.answering.local import Answerer
+from realign_plugin.chat_templates import can_think
+from realign_plugin.data.answering.local import Answerer, chat_tokenizer
 from realign_plugin.data.on_policy import on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
 from realign_plugin.data.recipe import Request
@@ -16,11 +17,12 @@ from realign_plugin.files import clean_up, model_stamp, sha256, write_json, writ
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
-from realign_plugin.lab.repair.checks import check_chat
+from realign_plugin.lab.repair.checks import check_prompts
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
+from realign_plugin.lab.repair.room import Room
 from realign_plugin.lab.repair.skill import FINE_TUNED
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
@@ -49,8 +51,11 @@ class Repair:
         if several_gpus():
             check_words([str(self.folders.work)])
         self.session = _session(inputs.judge)
-        self.parts = parts.split(inputs)
-        self._can_think = check_chat(inputs.base, self.parts.prompts)
+        tokenizer = chat_tokenizer(inputs.base, "BASE")
+        room = Room(tokenizer, inputs.base, inputs.spent.answer_tokens)
+        self.parts, self.left_out = parts.split(inputs, room), room.left_out
+        check_prompts(tokenizer, inputs.base, self.parts.prompts)
+        self._can_think = can_think(tokenizer)
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
