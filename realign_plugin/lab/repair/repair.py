@@ -197,11 +197,12 @@ class Repair:
         writing.write_table(self.folders, rows, told, kept, tried)
         file = self.folders.out / "study.yaml"
         if not file.exists():  # one that the user has added to stays
-            write_text(file, as_study(self.inputs, self.folders.out, file.name, self._can_think))
+            study = as_study(self.inputs, self.folders.out, file.name, self._template(), self._can_think)
+            write_text(file, study)
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
-        study = writing.study_of(self.inputs, rows, kept, told, found.values())
-        tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
-        writing.write_run(self.folders, study, tables, trained)
+        shown = writing.study_of(self.inputs, rows, kept, told, found.values())
+        tables = [writing.main_table(rows, shown.models), writing.choice_table(kept, tried)]
+        writing.write_run(self.folders, shown, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)
         return told
