@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class Repair:
             UserError: If an input is at fault.
         """
         # However the user names the folder, an interrupted training in it is the same one.
-        self.inputs, self.folders, self._answerer = inputs, Folders(out.absolute()), answerer
+        self.inputs, self.folders, self._answerer = inputs, Folders(Path(os.path.realpath(out))), answerer
         if several_gpus():
             check_words([str(self.folders.work)])
         self.session = _session(inputs.judge)
@@ -97,14 +98,16 @@ class Repair:
         file = self._noted
         if file.exists():
             found = checked(Inputs, read_json(file, "", "the inputs of a repair"), str(file), "give another --out")
+            mine, noted = self.inputs.resolved, found.resolved
             # Earlier versions looked at fewer files.
-            found = found.model_copy(update={"files": self.inputs.files | found.files})
-            if found != self.inputs:
-                changed = [n for n in Inputs.model_fields if getattr(found, n) != getattr(self.inputs, n)]
+            noted = noted.model_copy(update={"files": mine.files | noted.files})
+            if noted != mine:
+                changed = [n for n in Inputs.model_fields if getattr(noted, n) != getattr(mine, n)]
                 raise UserError(
                     f"--out: {self.folders.out} holds a repair with other inputs ({', '.join(changed)}), expected the "
                     "same ones; give another folder, or remove this one"
                 )
+            self.inputs = found.model_copy(update={"files": noted.files})  # an interrupted training has these names
 
     def _template(self) -> str | None:
         from realign_plugin.training.template_choice import template_of
