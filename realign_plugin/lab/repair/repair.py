@@ -199,7 +199,7 @@ class Repair:
         rows, told = [row_of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         file = self.folders.out / "study.yaml"
-        if not file.exists():  # one that the user has added to stays
+        if not (file.exists() and (self.folders.work / writing.STUDY).exists()):  # else the user may have added to it
             study = as_study(self.inputs, self.folders.out, file.name, self._template(), self._can_think)
             write_text(file, study)
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
