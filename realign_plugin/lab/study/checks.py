@@ -16,23 +16,47 @@ def check(config: StudyConfig) -> None:
     Raises:
         UserError: For the first mistake.
     """
+    from realign_plugin.evaluation.command_line import check_metadata
+
+    check_files(config)
+    check_names(config)
+    made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
+    for what, metadata in _metadata(config).items():
+        check_metadata({key: value for key, value in metadata.items() if key not in made}, what)
+    if not config.prepare:
+        check_model(config)
+        check_adapters(config)
+    check_asked(config)
+
+
+def check_names(config: StudyConfig) -> None:
+    """Check what needs neither models nor files: the hosts' arguments, options, settings, templates and tasks.
+
+    Raises:
+        UserError: For the first mistake.
+    """
     from realign_plugin.evaluation.command_line import check_metadata, check_options
     from realign_plugin.training.settings.known_arguments import check_arguments
     from realign_plugin.training.templates import check_template
 
     for name, arguments in trainings(config):
         check_arguments(arguments, name)
-    check_files(config)
     check_options(config.evaluate.options, "evaluate.options")
-    metadata = config.evaluate.metadata
-    made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
-    check_metadata({key: value for key, value in metadata.items() if key not in made}, "evaluate.metadata")
+    for what, metadata in _metadata(config).items():
+        check_metadata({key: value for key, value in metadata.items() if key != "safety_data"}, what)
     check_template(config.template, Path(config.model))
-    if not config.prepare:
-        check_model(config)
-        check_adapters(config)
-    check_asked(config)
-    check_tasks(config)
+    include = config.evaluate.options.get("include_path")
+    if include is None or Path(include).is_dir():  # else its tasks are not known yet
+        check_tasks(config)
+
+
+def _metadata(config: StudyConfig) -> dict[str, Arguments]:
+    """The metadata of each evaluation, with the section that holds them."""
+    evaluate = config.evaluate
+    return {
+        "evaluate.metadata": evaluate.metadata,
+        "evaluate.choose.metadata": evaluate.metadata | evaluate.choose.metadata,
+    }
 
 
 def check_files(config: StudyConfig) -> None:
