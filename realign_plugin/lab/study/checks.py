@@ -92,7 +92,8 @@ def _places(config: StudyConfig) -> Iterator[tuple[str, str]]:
     given |= {f"tasks.{name}.model": task.model for name, task in config.tasks.items()}
     for section, arguments in trainings(config):
         given |= {f"{section}.{name}": arguments.get(name) for name in FILES}
-    yield from ((what, str(path)) for what, path in given.items() if isinstance(path, str | Path))
+    paths = ((what, str(path)) for what, path in given.items() if isinstance(path, str | Path))
+    yield from ((what, path) for what, path in paths if not path.lstrip().startswith("{"))  # JSON text
 
 
 def _is_path(name: str) -> bool:

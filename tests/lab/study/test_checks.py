@@ -66,6 +66,7 @@ def test_a_place_that_is_missing(given: dict[str, Any], changes: dict[str, Any],
 def test_places_that_need_not_be_there(given: dict[str, Any]) -> None:
     given["evaluate"] |= {"metadata": {"reference": "runs/it/results/aligned"}}
     given |= {"unaligned": "some/hub-id", "train": {"all": {"deepspeed": {"zero_optimization": {"stage": 2}}}}}
+    given["train"]["lora"] = {"deepspeed": '{"zero_optimization": {"stage": 2}}'}
     check(parse(given))
 
 
