@@ -157,9 +157,16 @@ def clean_up(home: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Hex sha256 of a file's bytes.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a readable file; check it") from error
 
 
 def model_stamp(folder: Path) -> str:

@@ -247,6 +247,8 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"b": 2}
     assert [p.name for p in file.parent.iterdir()] == ["x.json"]
     assert sha256(file) == hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=r"^/proc/self/mem: cannot be read \(Input/output error\), expected"):
+        sha256(Path("/proc/self/mem"))
 
 
 def test_a_file_that_is_killed_is_the_old_or_the_new_one(tmp_path: Path) -> None:

@@ -39,10 +39,13 @@ def estimate(
     if study:
         from realign_plugin.lab.estimate.report import print_study, study_values
         from realign_plugin.lab.estimate.study import study_cost
+        from realign_plugin.lab.study.checks import check_names
         from realign_plugin.lab.study.config.loading import load
         from realign_plugin.lab.study.launch import build
 
-        plan = build(load(config, overrides), Path.cwd())
+        asked = load(config, overrides)
+        check_names(asked)
+        plan = build(asked, Path.cwd())
         found, show = study_values(study_cost(plan, list(targets) or ["main"])), print_study
     else:
         from realign_plugin.lab.estimate.report import print_training, training_values

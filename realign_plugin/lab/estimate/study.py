@@ -120,11 +120,9 @@ def _command(cost: StudyCost, step: Step, command: Command, made: dict[str, Trai
             _add(cost, step.kind, _adapter(_shapes(command.adapters[0], made, plan)))
         case OnPolicy():
             found = answers(command, Path(plan.cwd))
-            if found is None:
-                cost.unknown.append(step.name)
-            else:
-                cost.answers.count += found.count
-                cost.answers.tokens += found.tokens
+            cost.answers.count += found.count
+            cost.answers.tokens += found.tokens
+            cost.unknown += [f"{step.name} ({', '.join(found.left_out)})"] if found.left_out else []
         case _ if step.kind in ("prepare", "finish"):
             cost.unknown.append(step.name)
 

@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from realign_plugin.lab.repair.plan import CUTOFF, SKILL_TOKENS, Folders, Inputs, Method
+from realign_plugin.lab.repair.plan import CUTOFF, SKILL_TOKENS, Inputs, Method
 from realign_plugin.lab.repair.training import on_this_machine
 from realign_plugin.lab.study.planning.builder import RESERVED
-from realign_plugin.text_files import read_json
 
 HEAD: Final = """# A repair as a study: `realign study {name} -n` names its steps, `realign study {name}` runs them.
 # It measures with lm-eval (safety, over_refusal); add the tasks of your own skill, baselines and seeds. docs/study.md
@@ -22,13 +21,14 @@ HEAD: Final = """# A repair as a study: `realign study {name} -n` names its step
 METHODS: Final[dict[Method, str]] = {"masks": "distill", "lora": "distill_lora"}
 
 
-def as_study(inputs: Inputs, out: Path, name: str, can_think: bool) -> str:
+def as_study(inputs: Inputs, out: Path, name: str, template: str | None, can_think: bool) -> str:
     """The text of the study.
 
     Args:
         inputs: What the user gave the repair.
         out: The repair's folder.
         name: The study's file.
+        template: LLaMA-Factory's name; None: read from the tokenizer.
         can_think: Whether the model can think; the study trains and measures without, as the repair does.
     """
     unskilled = {} if inputs.skill else {"distill_skill_weight": 0.0}
@@ -38,7 +38,7 @@ def as_study(inputs: Inputs, out: Path, name: str, can_think: bool) -> str:
         "title": f"Repair of {inputs.adapter.name}",
         "root": str(out.absolute() / "study"),
         "model": _path(inputs.base),
-        "template": inputs.template or _template(inputs.base, out),
+        "template": template,
         "seeds": [inputs.seed],
         "align": {"adapter": _path(str(inputs.aligned))} if inputs.aligned else None,
         "tasks": {task: {"adapter": _path(str(inputs.adapter))}},
@@ -70,15 +70,6 @@ def _task(folder: str) -> str:
     plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode()
     name = re.sub(r"\W+", "_", plain).strip("_").lower() or "repair"
     return f"{name}_task" if name in RESERVED else name
-
-
-def _template(base: str, out: Path) -> str | None:
-    """The template that the repair found, or would find."""
-    from realign_plugin.training.template_choice import template_of
-
-    file = Folders(out).work / "template.json"
-    found = read_json(file, "", "a template's name")["template"] if file.exists() else template_of(base)
-    return None if found is None else str(found)
 
 
 def _path(name: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from realign_plugin.chat_templates import can_think
-from realign_plugin.data.answering.chats import chat_tokenizer, rendered
+from realign_plugin.data.answering.chats import rendered
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError, cannot_load
 from realign_plugin.subspace.building import check_moved
@@ -32,23 +32,19 @@ def check_model(base: str) -> None:
         raise cannot_load("BASE", base, error) from error
 
 
-def check_chat(base: str, prompts: Iterable[Prompt]) -> bool:
-    """Refuse a base model without a chat template, and prompts that its template refuses.
+def check_prompts(tokenizer: Any, base: str, prompts: Iterable[Prompt]) -> None:
+    """Refuse prompts that the base model's chat template refuses.
 
     Args:
+        tokenizer: The base model's.
         base: The base model: a folder or a hub id.
         prompts: All that the models will be asked.
-
-    Returns:
-        Whether the model can think; it is asked not to.
 
     Raises:
         UserError: With the first of them.
     """
-    tokenizer = chat_tokenizer(base, "BASE")
     for prompt in prompts:
         rendered(tokenizer, prompt, base, "BASE")
-    return can_think(tokenizer)
 
 
 def check_adapters(adapter: Path, aligned: Path | None, base: str) -> None:

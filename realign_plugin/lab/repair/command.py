@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS
+from realign_plugin.chat_templates import can_think
+from realign_plugin.data.answering.chats import chat_tokenizer
+from realign_plugin.data.prompts import called
+from realign_plugin.data.rows.sources import BORDERLINE, DEFAULT_PAIRS, TASKS, resolve
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_text
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.checks import check_adapters, check_chat, check_model
+from realign_plugin.lab.repair.checks import check_adapters, check_model
 from realign_plugin.lab.repair.cost import lines
 from realign_plugin.lab.repair.plan import BUDGETS, METHODS, WRITTEN, Inputs, Method
 from realign_plugin.lab.repair.repair import Repair, file_hashes
@@ -83,6 +86,10 @@ class Request:
                     f"--out: {self.out} holds a {held} that no repair in it wrote, expected a folder without one; "
                     "give another folder, or --overwrite"
                 )
+        for name, some in self.sources.items():
+            with called(f"--{name.replace('_', '-')}"):
+                for one in some:
+                    resolve(one, TASKS)
         methods: tuple[Method, ...] = tuple(name for name in METHODS if self.method in (AUTO, name))
         hashes = file_hashes(
             self.base, [self.adapter, self.aligned], [one for some in self.sources.values() for one in some]
@@ -101,14 +108,17 @@ def repair(request: Request) -> None:
     inputs, out, write_study = request.inputs(), request.out, request.write_study
     console = new_console()
     if write_study is not None:
+        from realign_plugin.training.template_choice import template_of
+
         check_files(write_study, inputs=[one for some in request.sources.values() for one in some])
-        write_text(write_study, as_study(inputs, out, write_study.name, check_chat(inputs.base, ())))
+        template, tokenizer = inputs.template or template_of(inputs.base), chat_tokenizer(inputs.base, "BASE")
+        write_text(write_study, as_study(inputs, out, write_study.name, template, can_think(tokenizer)))
         console.print(f"{write_study}: for `realign study`")
         return
     job = Repair(inputs, out)
     if not inputs.skill:
         console.print("No --skill: the fine-tuned model's skill is neither protected nor measured.")
-    for line in lines(inputs, job.parts):
+    for line in (*map(str, job.left_out), *lines(inputs, job.parts)):
         console.print(line)
     try:
         job.run(console.print)

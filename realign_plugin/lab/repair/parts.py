@@ -19,7 +19,8 @@ from realign_plugin.data.rows.sources import TASKS, resolve, rows_of
 from realign_plugin.data.selection import folded, keyed_hash
 from realign_plugin.errors import UserError
 from realign_plugin.files import write_text
-from realign_plugin.lab.repair.plan import Inputs
+from realign_plugin.lab.repair.plan import CUTOFF, Inputs
+from realign_plugin.lab.repair.room import Room
 
 FEWEST: Final = 20
 """Minimum prompts of a kind that can be split."""
@@ -62,11 +63,19 @@ class Parts:
             yield from (*part.harmful, *part.benign, *(row.prompt for row in part.skill))
 
 
-def split(inputs: Inputs) -> Parts:
+def split(inputs: Inputs, room: Room) -> Parts:
     """Read all sources and split them.
 
+    Rows that a training would cut are left out, and those of ``--test-skill`` that are longer; safety prompts are
+    asked in full, so ``--test`` and ``--test-benign`` keep all.
+
+    Args:
+        inputs: What the user gave.
+        room: Which rows fit.
+
     Raises:
-        UserError: If a source cannot be read, has too few prompts, or one of the test set is among the others.
+        UserError: If a source cannot be read, has too few prompts that fit, or one of the test set is among the
+            others.
     """
     spent = inputs.spent
     harmful, benign = _prompts(inputs.prompts, "--prompts"), _prompts(inputs.benign, "--benign")
@@ -85,10 +94,19 @@ def split(inputs: Inputs) -> Parts:
                 f"{option}: {shared} of its {len(prompts)} prompts are among --prompts, --benign or --skill, expected "
                 "none: prompts that were trained on cannot be used to measure; leave them out there"
             )
+    longest = tests["--test-skill"]
+    if longest:
+        tests["--test-skill"] = room.keep(longest, "--test-skill")
+        if not tests["--test-skill"]:
+            raise UserError(
+                f"--test-skill: all {len(longest)} rows are longer than {CUTOFF} tokens, expected shorter ones, as in "
+                "training; give some"
+            )
+    limits = (spent.validation, spent.test)
     shares = (
-        _share(harmful, "--prompts", spent.harmful, spent.validation, spent.test, tests["--test"], inputs.seed),
-        _share(benign, "--benign", spent.benign, spent.validation, spent.test, tests["--test-benign"], inputs.seed),
-        _share(skill, "--skill", spent.skill, spent.validation, spent.test, tests["--test-skill"], inputs.seed)
+        _share(harmful, "--prompts", (spent.harmful, *limits), tests["--test"], inputs.seed, room),
+        _share(benign, "--benign", (spent.benign, *limits), tests["--test-benign"], inputs.seed, room),
+        _share(skill, "--skill", (spent.skill, *limits), tests["--test-skill"], inputs.seed, room)
         if skill
         else ([], [], list(tests["--test-skill"])),
     )
@@ -104,18 +122,22 @@ def _without(given: Sequence[Sequence[Any]], held: Sequence[Sequence[Any]]) -> t
 
 
 def _share(
-    given: Sequence[Any], option: str, train: int, validation: int, test: int, tests: Sequence[Any], seed: int
+    given: Sequence[Any], option: str, limits: tuple[int, int, int], tests: Sequence[Any], seed: int, room: Room
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """The rows to train on, to choose on and to measure with, by keyed hashes of their prompts."""
-    if len(given) < FEWEST:
+    """The rows to train on, to choose on and to measure with, by keyed hashes of their prompts; those that fit."""
+    train, validation, test = limits
+    rows = sorted(given, key=lambda one: keyed_hash(seed, "part", _key(one))) if len(given) >= FEWEST else []
+    ordered = room.keep(rows, option, sum(limits))
+    many = len(given) - sum(one.count for one in room.left_out if one.option == option)
+    if many < FEWEST:
+        short = f" of at most {CUTOFF} tokens with their answers" if many < len(given) else ""
         raise UserError(
-            f"{option}: {len(given)} distinct prompts, expected at least {FEWEST}, as some are held back to measure "
+            f"{option}: {many} distinct prompts{short}, expected at least {FEWEST}, as some are held back to measure "
             "with; give more"
         )
-    ordered = sorted(given, key=lambda one: keyed_hash(seed, "part", _key(one)))
-    many = min(test, int(TEST * len(ordered))) if not tests else 0
-    some = min(validation, int(VALIDATION * len(ordered)))
-    return (ordered[many + some :][:train], ordered[many : many + some], list(tests) or ordered[:many])
+    held = min(test, int(TEST * many)) if not tests else 0
+    some = min(validation, int(VALIDATION * many))
+    return (ordered[held + some :][:train], ordered[held : held + some], list(tests) or ordered[:held])
 
 
 def _key(one: Prompt | Example) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -110,9 +111,24 @@ class Inputs(BaseModel):
     files: dict[str, str]
 
     @property
+    def resolved(self) -> Inputs:
+        """The same with the real path of each file and folder, however the user named it."""
+        sources = ("prompts", "benign", "skill", "test", "test_benign", "test_skill")
+        changes: dict[str, Any] = {name: tuple(map(_real, getattr(self, name))) for name in sources}
+        changes |= {"base": _real(self.base), "adapter": Path(_real(self.adapter))}
+        changes |= {"aligned": Path(_real(self.aligned))} if self.aligned else {}
+        changes |= {"files": {_real(name): known for name, known in self.files.items()}}
+        return self.model_copy(update=changes)
+
+    @property
     def spent(self) -> Budget:
         """The budget's numbers."""
         return BUDGETS[self.budget]
+
+
+def _real(name: str | Path) -> str:
+    """The real path of a file or a folder; a hub id or a task's name as it is."""
+    return os.path.realpath(name) if os.path.exists(name) else str(name)
 
 
 class Folders:

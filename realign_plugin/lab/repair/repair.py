@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from realign_plugin.chat_templates import can_think
+from realign_plugin.data.answering.chats import chat_tokenizer
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.on_policy import on_policy
 from realign_plugin.data.on_policy_options import Amounts, Models, Sources
@@ -16,11 +19,12 @@ from realign_plugin.files import clean_up, model_stamp, sha256, write_json, writ
 from realign_plugin.lab.repair import parts, running, training, writing
 from realign_plugin.lab.repair.as_study import as_study
 from realign_plugin.lab.repair.card import card
-from realign_plugin.lab.repair.checks import check_chat
+from realign_plugin.lab.repair.checks import check_prompts
 from realign_plugin.lab.repair.dial import Candidate, Cost, can_turn, cost, write_between
 from realign_plugin.lab.repair.measuring import ALIGNED, Measurer
 from realign_plugin.lab.repair.outcome import Verdict, row_of, verdict
 from realign_plugin.lab.repair.plan import SKILL_TOKENS, Folders, Inputs, Method, default_batch_size
+from realign_plugin.lab.repair.room import Room
 from realign_plugin.lab.repair.skill import FINE_TUNED
 from realign_plugin.subspace.lora_adapters import CONFIG_NAME, WEIGHTS_NAME, read_lora
 from realign_plugin.text_files import checked, read_json
@@ -45,12 +49,15 @@ class Repair:
             UserError: If an input is at fault.
         """
         # However the user names the folder, an interrupted training in it is the same one.
-        self.inputs, self.folders, self._answerer = inputs, Folders(out.absolute()), answerer
+        self.inputs, self.folders, self._answerer = inputs, Folders(Path(os.path.realpath(out))), answerer
         if several_gpus():
             check_words([str(self.folders.work)])
         self.session = _session(inputs.judge)
-        self.parts = parts.split(inputs)
-        self._can_think = check_chat(inputs.base, self.parts.prompts)
+        tokenizer = chat_tokenizer(inputs.base, "BASE")
+        room = Room(tokenizer, inputs.base, inputs.spent.answer_tokens)
+        self.parts, self.left_out = parts.split(inputs, room), room.left_out
+        check_prompts(tokenizer, inputs.base, self.parts.prompts)
+        self._can_think = can_think(tokenizer)
         self._batch_size = default_batch_size()
 
     def run(self, say: Callable[[str], None]) -> Verdict:
@@ -67,7 +74,8 @@ class Repair:
             try:
                 skill = self._on_policy()
             except UserError:
-                self._noted.unlink()  # the command will be another one
+                if not self._made.exists():  # else the data and the models of these inputs are there
+                    self._noted.unlink()  # the command will be another one
                 raise
             say(f"2/4 training: {' and '.join(self.inputs.methods)}")
             trained = {method: self._train(method, template, skill, lock) for method in self.inputs.methods}
@@ -82,18 +90,25 @@ class Repair:
         """The file of the inputs: there once nothing is left to check before the models answer."""
         return self.folders.work / "inputs.json"
 
+    @property
+    def _made(self) -> Path:
+        """The file that is there once the data sets are."""
+        return self.folders.data / "done.json"
+
     def _check_inputs(self) -> None:
         file = self._noted
         if file.exists():
             found = checked(Inputs, read_json(file, "", "the inputs of a repair"), str(file), "give another --out")
+            mine, noted = self.inputs.resolved, found.resolved
             # Earlier versions looked at fewer files.
-            found = found.model_copy(update={"files": self.inputs.files | found.files})
-            if found != self.inputs:
-                changed = [n for n in Inputs.model_fields if getattr(found, n) != getattr(self.inputs, n)]
+            noted = noted.model_copy(update={"files": mine.files | noted.files})
+            if noted != mine:
+                changed = [n for n in Inputs.model_fields if getattr(noted, n) != getattr(mine, n)]
                 raise UserError(
                     f"--out: {self.folders.out} holds a repair with other inputs ({', '.join(changed)}), expected the "
                     "same ones; give another folder, or remove this one"
                 )
+            self.inputs = found.model_copy(update={"files": noted.files})  # an interrupted training has these names
 
     def _template(self) -> str | None:
         from realign_plugin.training.template_choice import template_of
@@ -108,9 +123,8 @@ class Repair:
 
     def _on_policy(self) -> bool:
         """Make the data sets; returns whether there is one of the skill."""
-        done = self.folders.data / "done.json"
         files = parts.write(self.folders.data / "prompts", self.parts.train)
-        if not done.exists():
+        if not self._made.exists():
             spent = self.inputs.spent
             given = {kind: [str(files[kind])] if kind in files else [] for kind in parts.KINDS}
             made = on_policy(
@@ -123,7 +137,7 @@ class Repair:
                 Amounts(None, spent.skill, spent.answer_tokens, SKILL_TOKENS, self._batch_size),
                 answerer=self._answerer, called=("BASE", "ADAPTER"),
             )  # fmt: skip
-            write_json(done, {kind: dict(count) for kind, count in made.cases.items()})
+            write_json(self._made, {kind: dict(count) for kind, count in made.cases.items()})
             _free()
         return "skill" in files
 
@@ -190,12 +204,13 @@ class Repair:
         rows, told = [row_of(name, one) for name, one in found.items()], verdict(found)
         writing.write_table(self.folders, rows, told, kept, tried)
         file = self.folders.out / "study.yaml"
-        if not file.exists():  # one that the user has added to stays
-            write_text(file, as_study(self.inputs, self.folders.out, file.name, self._can_think))
+        if not (file.exists() and (self.folders.work / writing.STUDY).exists()):  # else the user may have added to it
+            study = as_study(self.inputs, self.folders.out, file.name, self._template(), self._can_think)
+            write_text(file, study)
         write_text(self.folders.out / "README.md", card(self.inputs, rows, told, kept))
-        study = writing.study_of(self.inputs, rows, kept, told, found.values())
-        tables = [writing.main_table(rows, study.models), writing.choice_table(kept, tried)]
-        writing.write_run(self.folders, study, tables, trained)
+        shown = writing.study_of(self.inputs, rows, kept, told, found.values())
+        tables = [writing.main_table(rows, shown.models), writing.choice_table(kept, tried)]
+        writing.write_run(self.folders, shown, tables, trained)
         write_report(self.folders.work, self.folders.out / "report.html")
         writing.print_table(rows, told, kept)
         return told

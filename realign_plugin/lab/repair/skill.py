@@ -9,7 +9,6 @@ from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example
 from realign_plugin.data.rows.progress import counted
 from realign_plugin.evaluation.answers.thinking import opened_by
-from realign_plugin.lab.repair.plan import CUTOFF
 from realign_plugin.lab.repair.readings import SkillReading
 
 if TYPE_CHECKING:
@@ -102,11 +101,7 @@ class SkillReader:
 
 
 def _tokens(answerer: Answerer, rows: Sequence[Example]) -> tuple[Any, Any, list[list[int]]]:
-    """Ids and mask ``[rows, tokens]``, padded on the left, and each row's answer with its end.
-
-    Rows have at most ``CUTOFF`` tokens, as in training: half of them at least for the answer's start, the others for
-    the prompt's end.
-    """
+    """Ids and mask ``[rows, tokens]``, padded on the left, and each row's answer with its end."""
     import torch
 
     tokenizer = answerer.tokenizer
@@ -114,8 +109,6 @@ def _tokens(answerer: Answerer, rows: Sequence[Example]) -> tuple[Any, Any, list
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     answers = [row.answer.removeprefix(opened_by(text)) for text, row in zip(texts, rows, strict=True)]
     ends = [tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
-    ends = [end[: max(CUTOFF // 2, CUTOFF - len(prompt))] for prompt, end in zip(prompts, ends, strict=True)]
-    prompts = [prompt[max(0, len(prompt) + len(end) - CUTOFF) :] for prompt, end in zip(prompts, ends, strict=True)]
     longest = max(len(p) + len(e) for p, e in zip(prompts, ends, strict=True))
     ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
     mask = torch.zeros_like(ids)

@@ -34,6 +34,8 @@ COLUMNS: Final[Mapping[str, Column]] = {
 }
 """The numbers of a row, as columns."""
 GROUP: Final = "repair"
+STUDY: Final = "study.json"
+"""What the report knows of a repair: there once that has come to its end."""
 LABELS: Final[Mapping[Method, str]] = {"masks": "masks by self-distillation", "lora": "LoRA by self-distillation"}
 ROLES: Final = {"aligned": "aligned", "fine-tuned": "fine-tuned", "repaired": "realigned"}
 
@@ -75,7 +77,7 @@ def write_table(
 
 def write_run(folders: Folders, study: Study, tables: Sequence[Table], trained: Mapping[Method, Path]) -> None:
     """Write what ``realign report`` reads: ``study.json``, the tables and the commands."""
-    write_json(folders.work / "study.json", study.model_dump())
+    write_json(folders.work / STUDY, study.model_dump())
     for table in tables:
         write_json(folders.work / "tables" / f"{table.name}.json", table.model_dump())
     lines = []

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.sections import Arguments
 from realign_plugin.lab.study.config.study import StudyConfig
 
+FILES: Final = ("deepspeed", "fsdp_config", "media_dir", "resume_from_checkpoint")
+"""Arguments of a training that name a file or a folder."""
+
 
 def check(config: StudyConfig) -> None:
     """Check what the hosts know and what is given.
+
+    Raises:
+        UserError: For the first mistake.
+    """
+    from realign_plugin.evaluation.command_line import check_metadata
+
+    check_files(config)
+    check_names(config)
+    made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
+    for what, metadata in _metadata(config).items():
+        check_metadata({key: value for key, value in metadata.items() if key not in made}, what)
+    if not config.prepare:
+        check_model(config)
+        check_adapters(config)
+    check_asked(config)
+
+
+def check_names(config: StudyConfig) -> None:
+    """Check what needs neither models nor files: the hosts' arguments, options, settings, templates and tasks.
 
     Raises:
         UserError: For the first mistake.
@@ -22,17 +45,22 @@ def check(config: StudyConfig) -> None:
 
     for name, arguments in trainings(config):
         check_arguments(arguments, name)
-    check_files(config)
     check_options(config.evaluate.options, "evaluate.options")
-    metadata = config.evaluate.metadata
-    made = {"safety_data"} if config.prepare else set()  # a folder that a step before the study may make
-    check_metadata({key: value for key, value in metadata.items() if key not in made}, "evaluate.metadata")
+    for what, metadata in _metadata(config).items():
+        check_metadata({key: value for key, value in metadata.items() if key != "safety_data"}, what)
     check_template(config.template, Path(config.model))
-    if not config.prepare:
-        check_model(config)
-        check_adapters(config)
-    check_asked(config)
-    check_tasks(config)
+    include = config.evaluate.options.get("include_path")
+    if include is None or Path(include).is_dir():  # else its tasks are not known yet
+        check_tasks(config)
+
+
+def _metadata(config: StudyConfig) -> dict[str, Arguments]:
+    """The metadata of each evaluation, with the section that holds them."""
+    evaluate = config.evaluate
+    return {
+        "evaluate.metadata": evaluate.metadata,
+        "evaluate.choose.metadata": evaluate.metadata | evaluate.choose.metadata,
+    }
 
 
 def check_files(config: StudyConfig) -> None:
@@ -47,6 +75,30 @@ def check_files(config: StudyConfig) -> None:
         for path in paths:
             if not Path(path).is_file():
                 raise UserError(f"{what}: {path} is missing, expected a file; check the path")
+    for what, path in () if config.prepare else _places(config):
+        inside = Path(path).absolute().is_relative_to(config.root.absolute())  # a step may make it
+        if not (Path(path).exists() or inside):
+            raise UserError(f"{what}: {path} is missing, expected a file or a folder; check the path")
+
+
+def _places(config: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Files and folders that the configuration names, beyond those that are planned with, and where."""
+    evaluate = config.evaluate
+    named = {"unaligned": config.unaligned, "evaluate.model_args.tokenizer": evaluate.model_args.get("tokenizer")}
+    yield from ((what, name) for what, name in named.items() if isinstance(name, str) and _is_path(name))
+    given = {"evaluate.options.include_path": evaluate.options.get("include_path")}
+    given |= {f"{what}.reference": metadata.get("reference") for what, metadata in _metadata(config).items()}
+    given |= {"align.model": config.align.model if config.align is not None else None}
+    given |= {f"tasks.{name}.model": task.model for name, task in config.tasks.items()}
+    for section, arguments in trainings(config):
+        given |= {f"{section}.{name}": arguments.get(name) for name in FILES}
+    paths = ((what, str(path)) for what, path in given.items() if isinstance(path, str | Path))
+    yield from ((what, path) for what, path in paths if not path.lstrip().startswith("{"))  # JSON text
+
+
+def _is_path(name: str) -> bool:
+    """Whether the name of a model is a folder's and no hub id."""
+    return name.startswith((".", "/", "~"))
 
 
 def trainings(config: StudyConfig) -> Iterator[tuple[str, Arguments]]:
@@ -75,7 +127,7 @@ def check_model(config: StudyConfig) -> None:
 
     model = Path(config.model)
     if not model.is_dir():
-        if config.model.startswith((".", "/", "~")):
+        if _is_path(config.model):
             raise UserError(f"model: {model.absolute()} is missing, expected a folder or a hub id; check the path")
         return
     tokenizer = Path(config.evaluate.model_args.get("tokenizer") or model)

@@ -10,7 +10,7 @@ import typer
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.study import launch
 from realign_plugin.lab.study.display import show_plan
-from realign_plugin.lab.study.processors import processors
+from realign_plugin.lab.study.processors import limits, processors
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,6 @@ def run(asked: Request) -> None:
         return
     options = ["--profile", str(profile)] if profile else []
     options += ["--cores", str(asked.cores or "all")] if asked.cores or not profile else []
+    options += limits(asked.jobs, profile)
     launch.start(plan, asked.targets, options + (["--keep-going"] if asked.keep_going else []), asked.again)
     launch.finish(plan, asked.targets)

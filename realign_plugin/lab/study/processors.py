@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.study import Machine
 from realign_plugin.text_files import read_text
+from realign_plugin.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,37 @@ def processors(cores: int | None, jobs: int | None, profile: Path | None) -> Pro
         profile: Folder of snakemake's profile; one with an executor has other machines, whose cores are unknown.
 
     Raises:
-        UserError: If the profile cannot be read.
+        UserError: If the profile cannot be read, or there are more jobs than cores.
     """
     if cores is None and profile is not None and _elsewhere(profile):
         return Processors(1, jobs)
-    return Processors(cores or len(os.sched_getaffinity(0)), jobs)
+    found = cores or len(os.sched_getaffinity(0))
+    if jobs is not None and jobs > found:
+        raise UserError(f"--jobs: {jobs} with {found} cores, expected at most {found}; give fewer jobs, or more cores")
+    return Processors(found, jobs)
+
+
+def limits(jobs: int | None, profile: Path | None) -> list[str]:
+    """What tells snakemake to run so many trainings and evaluations at a time.
+
+    Its command line replaces a profile's resources, which are given along with it.
+
+    Args:
+        jobs: ``--jobs``.
+        profile: Folder of snakemake's profile.
+
+    Raises:
+        UserError: If the profile cannot be read.
+    """
+    from omegaconf import OmegaConf
+
+    if jobs is None:
+        return []
+    found = read_yaml(profile / "config.yaml", "snakemake's profile") if profile is not None else OmegaConf.create()
+    given: Any = OmegaConf.to_container(found, resolve=False)
+    given = given.get("resources") or []
+    words = [f"{name}={value}" for name, value in given.items()] if isinstance(given, dict) else given
+    return ["--resources", *map(str, words), f"long={jobs}"]
 
 
 def _elsewhere(profile: Path) -> bool:

@@ -133,6 +133,11 @@ def test_mistakes_get_one_line_and_exit_code_2(
         ({"learning_rate": 1}, [], "expected a training's (model_name_or_path, stage: mask_dpo) or a study's"),
         ({**study, "taskss": {}}, [], "did you mean 'tasks'"),
         ({k: v for k, v in study.items() if k != "model"}, [], "the key 'model' is missing"),
+        (study, ["train.all.cutof_len=4096"], "train.all: 'cutof_len' is unknown"),
+        (study, ["evaluate.tasks=safty"], "evaluate.tasks: 'safty' is unknown"),
+        (study, ["template=lama3"], "template: 'lama3' is unknown"),
+        (study, ["evaluate.options.limmit=2"], "evaluate.options: 'limmit' is unknown"),
+        (study, ["evaluate.choose.metadata.juge=off"], "evaluate.choose.metadata: 'juge' is unknown"),
         (study, ["model=runs/it/base"], "model: runs/it/base is made by a step before the study"),
         (study, ["--target", "poisoning"], "--target: 'poisoning' is unknown"),
     ):
@@ -140,6 +145,13 @@ def test_mistakes_get_one_line_and_exit_code_2(
         assert (code, out) == (2, ""), (words, out, err)
         assert message in err, err
         assert len(err.splitlines()) == 1, err
+
+
+def test_a_study_whose_files_are_not_there_yet(study: dict[str, Any], realign: Realign) -> None:
+    study["evaluate"] |= {"options": {"include_path": "nowhere"}, "tasks": "my_own"}
+    study["evaluate"]["metadata"]["safety_data"] = "nowhere"
+    study["train"]["all"]["deepspeed"] = "nowhere.json"
+    assert realign(study, "--json")[0] == 0
 
 
 def test_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

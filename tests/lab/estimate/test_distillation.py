@@ -94,17 +94,16 @@ def test_answers_of_the_studys_own_models(tmp_path: Path) -> None:
     sources = {"prompts": ["harmful.json"], "benign": ["benign.json"]}
     command = OnPolicy("data", "own", True, "base", "tuned", None, sources, {})
     found = answers(command, tmp_path)
-    assert found is not None
-    assert (found.count, found.tokens) == (16, 16 * 64)  # two models
+    assert (found.count, found.tokens, found.left_out) == (16, 16 * 64, [])  # two models
     with_skill = replace(command, sources=sources | {"skill": ["skill.json"]})
     more = answers(replace(with_skill, options={"limit": 3, "max_tokens": 10}), tmp_path)
-    assert more is not None
     assert (more.count, more.tokens) == (12 + 4, 12 * 10 + 4 * 256)
-    assert answers(replace(command, sources=sources | {"benign": ["benign.json", "org/hub"]}), tmp_path) is None
+    more = answers(replace(command, sources=sources | {"benign": ["benign.json", "org/hub", "later.json"]}), tmp_path)
+    assert (more.count, more.left_out) == (16, ["org/hub", "later.json"])
+    ours = answers(replace(command, sources=sources | {"benign": ["borderline"], "skill": ["gsm8k"]}), tmp_path)
+    assert (ours.count, ours.left_out) == (2 * (5 + 232), [])
     (tmp_path / "skill.json").write_text(json.dumps([{"prompt": "skill", "output": "there already"}]))
-    known = answers(with_skill, tmp_path)
-    assert known is not None
-    assert known.count == 16
+    assert answers(with_skill, tmp_path).count == 16
 
 
 def test_a_study_that_distils(llama: Path, tmp_path: Path, realign: Callable[..., tuple[int, str, str]]) -> None:
@@ -133,6 +132,8 @@ def test_a_study_that_distils(llama: Path, tmp_path: Path, realign: Callable[...
     ]  # fmt: skip
     assert found["answers"] == {"count": 2 * 7 + 7, "tokens": 14 * 64 + 7 * 256}
     assert found["judge"]["calls"] == found["evaluations"] * 846  # agreement asks no judge
+    study["data"]["own"]["benign"] = ["borderline", "org/hub"]
     code, out, _ = realign(study)
     assert code == 0
-    assert "21 answers" in out
+    assert f"{21 + 2 * 232} answers" in out
+    assert "Not counted: data-own (org/hub); data sets" in " ".join(out.split())

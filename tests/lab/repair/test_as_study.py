@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from realign_plugin.errors import UserError
 from realign_plugin.lab.repair.as_study import as_study
-from realign_plugin.lab.repair.command import Request
+from realign_plugin.lab.repair.command import Request, repair
 from realign_plugin.lab.repair.plan import METHODS, Folders
 from realign_plugin.lab.repair.training import options
 from realign_plugin.lab.study.launch import make_plan
@@ -27,9 +28,8 @@ def detected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def planned(given: dict[str, Any], **changes: Any) -> Plan:
     """The plan of the study that a repair writes."""
-    request = Request(**(given | changes))
     file = given["out"].with_name("study.yaml")
-    file.write_text(as_study(request.inputs(), request.out, file.name, False), encoding="utf-8")
+    repair(Request(**(given | changes), write_study=file))
     return make_plan(file, [])
 
 
@@ -76,15 +76,13 @@ def test_its_trainings_are_the_repairs(
         assert (found["warmup_ratio"], found["gradient_accumulation_steps"]) == (0.0, 1)  # a training's own defaults
 
 
-def test_it_has_the_template_that_the_repair_found(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert planned(given).config["template"] == "qwen"
-    assert planned(given, template="llama3").config["template"] == "llama3"
+def test_it_has_the_template_of_its_own_base(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     file = Folders(given["out"]).work / "template.json"
     file.parent.mkdir(parents=True)
-    for name in ("chatml", None):  # None: what LLaMA-Factory reads off the tokenizer
-        file.write_text(json.dumps({"template": name}))
-        assert planned(given).config["template"] == name
-    file.unlink()
+    file.write_text(json.dumps({"template": "gemma"}))  # of a repair that is there
+    (file.parent / "inputs.json").write_text("{}")
+    assert planned(given).config["template"] == "qwen"
+    assert planned(given, template="llama3").config["template"] == "llama3"
 
     def unknown(base: str) -> str:
         raise UserError(f"--template: none renders as {base} does")
@@ -92,3 +90,17 @@ def test_it_has_the_template_that_the_repair_found(given: dict[str, Any], monkey
     monkeypatch.setattr("realign_plugin.training.template_choice.template_of", unknown)
     with pytest.raises(UserError, match="--template: none renders"):
         planned(given)
+
+
+def test_a_repair_writes_the_template_that_it_trained_with(given: dict[str, Any]) -> None:
+    inputs = Request(**given).inputs()
+    for name in ("chatml", None):  # None: what LLaMA-Factory reads off the tokenizer
+        text = as_study(inputs, given["out"], "study.yaml", name, False)
+        assert yaml.safe_load(text).get("template") == name
+
+
+def test_sources_that_are_not_there(given: dict[str, Any]) -> None:
+    for option in ("prompts", "test_benign"):
+        with pytest.raises(UserError, match=f"^--{option.replace('_', '-')}: nowhere.json does not exist"):
+            planned(given, **{option: ["nowhere.json"]})
+    assert not given["out"].with_name("study.yaml").exists()

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from realign_plugin import UserError
 from realign_plugin.cli import main
-from realign_plugin.lab.repair import checks, running
+from realign_plugin.lab.repair import checks, parts, running
 from realign_plugin.lab.repair.plan import WRITTEN
 from realign_plugin.lab.study.launch import make_plan
 from realign_plugin.subspace.lora_adapters import WEIGHTS_NAME
@@ -29,6 +29,22 @@ def test_other_inputs_need_another_folder(given: dict[str, Any]) -> None:
         run(given)
     with pytest.raises(UserError, match=r"--out: .* holds a repair with other inputs \(seed\)"):
         run(given, seed=1)
+
+
+def test_a_full_disk_does_not_forget_the_inputs(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise UserError("harmful.jsonl: cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(given)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "write", full)
+        with pytest.raises(UserError, match=r"harmful\.jsonl: cannot be written"):
+            run(given)
+    with pytest.raises(UserError, match=r"--out: .* holds a repair with other inputs \(adapter, files\)"):
+        run(given, adapter=make_lora(Path(given["base"]), given["out"].with_name("other"), seed=3))
 
 
 def test_models_that_were_replaced_need_another_folder(given: dict[str, Any], tmp_path: Path) -> None:

@@ -9,8 +9,25 @@ from typing import Any
 import pytest
 
 from realign_plugin import UserError
-from realign_plugin.lab.repair.parts import Part, split, write
-from realign_plugin.lab.repair.plan import Inputs
+from realign_plugin.data.rows.examples import Example, Prompt
+from realign_plugin.lab.repair import parts
+from realign_plugin.lab.repair.parts import Part, write
+from realign_plugin.lab.repair.plan import CUTOFF, Inputs
+from realign_plugin.lab.repair.room import LeftOut, Room
+
+
+class Words(Room):
+    """A word is a token, and answers have none."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "base", 0)
+
+    def tokens(self, row: Prompt | Example) -> int:
+        return len((row if isinstance(row, Prompt) else row.prompt).text.split())
+
+
+def split(given: Inputs) -> parts.Parts:
+    return parts.split(given, Words())
 
 
 def file(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
@@ -71,6 +88,42 @@ def test_what_cannot_be_shared_out(tmp_path: Path, changes: dict[str, Any], told
         split(inputs(tmp_path, **given))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+LONG = " and again" * CUTOFF
+
+
+def test_long_rows_are_left_out(tmp_path: Path) -> None:
+    """Among few rows the shares are of those that fit; among many the first that fit are taken."""
+    for count, kept, most in ((100, 80, 80), (2000, 252, 2000)):
+        given = prompts(count, "kite")
+        for row in given[::5]:
+            row["prompt"] += LONG
+        room = Words()
+        found = parts.split(inputs(tmp_path, prompts=(file(tmp_path, "some", given),), budget="quick"), room)
+        shared = [found.test.harmful, found.validation.harmful, found.train.harmful]
+        assert sum(map(len, shared)) == kept
+        assert not any(LONG in prompt.text for part in shared for prompt in part)
+        assert len(found.test.harmful) == min(100, 3 * count * 4 // 50)
+        (told,) = room.left_out
+        assert told == LeftOut("--prompts", told.seen - kept, told.seen)
+        assert told.seen <= most + 20
+    assert str(LeftOut("--skill", 3, 1000)) == "--skill: 3 of 1,000 rows are left out, longer than 512 tokens"
+
+
+def test_too_few_rows_that_fit(tmp_path: Path) -> None:
+    given = [row if n < 19 else {"prompt": row["prompt"] + LONG} for n, row in enumerate(prompts(100, "kite"))]
+    long = (file(tmp_path, "long", given),)
+    with pytest.raises(
+        UserError, match="--prompts: 19 distinct prompts of at most 512 tokens with their answers, exp"
+    ):
+        split(inputs(tmp_path, prompts=long))
+    assert len(split(inputs(tmp_path, test=(file(tmp_path, "test", prompts(9, LONG)),))).test.harmful) == 9
+    tests = (file(tmp_path, "tests", [row | {"answer": "yes"} for row in [{"prompt": "one ?"}, *given[19:]]]),)
+    assert len(split(inputs(tmp_path, test_skill=tests)).test.skill) == 1
+    tests = (file(tmp_path, "tests", [row | {"answer": "yes"} for row in given[19:]]),)
+    with pytest.raises(UserError, match="--test-skill: all 81 rows are longer than 512 tokens"):
+        split(inputs(tmp_path, test_skill=tests))
 
 
 def test_rows_with_and_without_answers_do_not_go_together(tmp_path: Path) -> None:

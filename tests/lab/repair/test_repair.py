@@ -161,8 +161,14 @@ def test_a_training_that_was_begun_with_other_options_starts_again(given: dict[s
 
 @pytest.mark.usefixtures("forked")
 def test_a_second_run_does_nothing_again(given: dict[str, Any]) -> None:
-    run(given, method="lora")
+    study = given["out"] / "study.yaml"
+    study.parent.mkdir()
+    study.write_text("title: another repair\n")
+    run(given, method="lora", overwrite=True)
+    assert yaml.safe_load(study.read_text())["title"] == "Repair of tuned"
+    study.write_text("more: seeds\n")
     files = {path: path.stat().st_mtime_ns for path in (given["out"] / "work" / "models").rglob("*.safetensors")}
     Ruled.stops_after = 0
     run(given, method="lora")
     assert files == {path: path.stat().st_mtime_ns for path in files}
+    assert study.read_text() == "more: seeds\n"

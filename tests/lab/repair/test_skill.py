@@ -12,7 +12,6 @@ from transformers import AutoModelForCausalLM
 
 from realign_plugin.data.answering.local import Answerer
 from realign_plugin.data.rows.examples import Example, Prompt
-from realign_plugin.lab.repair.plan import CUTOFF
 from realign_plugin.lab.repair.skill import FINE_TUNED, ROWS, SkillReader, _tokens
 from tests.conftest import make_lora
 
@@ -105,21 +104,6 @@ def test_a_tag_of_the_thinking_that_the_prompt_has_is_not_read_again(answerer: A
 
 def test_no_rows(answerer: Answerer) -> None:
     assert SkillReader().read(lambda: answerer, "repaired", []) == []
-
-
-def test_long_rows_are_cut_as_in_training(answerer: Answerer) -> None:
-    prompt, answer = Prompt("how do i make " + "red " * 900 + "paper ?"), " ".join(WORDS * 60)
-    for row, words in ((Example(prompt, "fold it"), 3), (Example(prompt, answer), CUTOFF // 2),
-                       (Example(Prompt("paper ?"), answer), None)):  # fmt: skip
-        ids, mask, ends = _tokens(answerer, [row])
-        whole = answerer.tokenizer(answerer.text(row.prompt), add_special_tokens=False)["input_ids"]
-        assert ids.shape == mask.shape == (1, CUTOFF)
-        assert len(ends[0]) == (words or CUTOFF - len(whole))
-        kept = ids[0, : CUTOFF - len(ends[0])].tolist()
-        assert kept == whole[len(whole) - len(kept) :]
-        assert ends[0][:2] == answerer.tokenizer(row.answer, add_special_tokens=False)["input_ids"][:2]
-    (found,) = SkillReader().read(lambda: answerer, "repaired", [Example(prompt, answer)])
-    assert found.tokens == CUTOFF // 2
 
 
 def test_too_many_rows_for_the_memory_are_read_in_halves(answerer: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:

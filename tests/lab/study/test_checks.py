@@ -44,6 +44,35 @@ def test_answers_are_asked_for_with_the_template_that_is_trained(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        ({"unaligned": "./gone"}, "unaligned: ./gone"),
+        ({"evaluate": {"options": {"include_path": "gone"}}}, "evaluate.options.include_path: gone"),
+        ({"evaluate": {"model_args": {"tokenizer": "/gone"}}}, "evaluate.model_args.tokenizer: /gone"),
+        ({"evaluate": {"metadata": {"reference": "gone"}}}, "evaluate.metadata.reference: gone"),
+        ({"evaluate": {"choose": {"metadata": {"reference": "gone"}}}}, "evaluate.choose.metadata.reference: gone"),
+        ({"train": {"all": {"deepspeed": "gone.json"}}}, "train.all.deepspeed: gone.json"),
+        ({"methods": {"paper": {"train": {"fsdp_config": "gone"}}}}, "methods.paper.train.fsdp_config: gone"),
+        ({"align": {"model": "gone"}, "adaptation": "full"}, "align.model: gone"),
+        ({"tasks": {"one": {"model": "gone"}}, "adaptation": "full"}, "tasks.one.model: gone"),
+    ],
+)
+def test_a_place_that_is_missing(given: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+    given |= {"evaluate": {"tasks": "safety"} | changes.pop("evaluate", {})} | changes
+    with pytest.raises(UserError) as caught:
+        check(parse(given))
+    assert str(caught.value) == f"{says} is missing, expected a file or a folder; check the path"
+    check(parse(given | {"prepare": [{"name": "fetch", "command": "true"}]}))
+
+
+def test_places_that_need_not_be_there(given: dict[str, Any]) -> None:
+    given["evaluate"] |= {"metadata": {"reference": "runs/it/results/aligned"}}
+    given |= {"unaligned": "some/hub-id", "train": {"all": {"deepspeed": {"zero_optimization": {"stage": 2}}}}}
+    given["train"]["lora"] = {"deepspeed": '{"zero_optimization": {"stage": 2}}'}
+    check(parse(given))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
         ({"train": {"mask_dpo": {"max_step": 3}}}, "train.mask_dpo: 'max_step' is unknown"),
         ({"tasks": {"one": {"adapter": "{task1}", "train": {"lerning_rate": 1}}}}, "tasks.one.train: 'lerning_rate'"),
         ({"evaluate": {"options": {"limmit": 1}}}, "evaluate.options: 'limmit' is unknown"),

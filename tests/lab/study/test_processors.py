@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.config.loading import parse
 from realign_plugin.lab.study.config.study import Machine
-from realign_plugin.lab.study.launch import PROFILES, build, profile_folder
-from realign_plugin.lab.study.processors import Processors, processors
+from realign_plugin.lab.study.launch import PROFILES, build, profile_folder, start
+from realign_plugin.lab.study.processors import Processors, limits, processors
+from tests.lab.study.test_run import plan_of, step_of
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,29 @@ def test_a_machine_that_is_not_this_one_says_nothing() -> None:
     assert processors(6, None, PROFILES / "slurm").cores == 6
 
 
+def test_more_jobs_than_cores_are_refused() -> None:
+    with pytest.raises(UserError, match="--jobs: 4 with 2 cores, expected at most 2"):
+        processors(2, 4, None)
+    assert processors(4, 4, None).jobs == 4
+    assert processors(None, 40, PROFILES / "slurm").jobs == 40
+
+
+def test_a_profiles_resources_stay(tmp_path: Path) -> None:
+    assert limits(None, PROFILES / "gpus") == []
+    assert limits(3, None) == limits(3, PROFILES / "local") == ["--resources", "long=3"]
+    assert limits(3, PROFILES / "gpus") == ["--resources", "gpu=4", "long=3"]
+    (tmp_path / "config.yaml").write_text("resources: {gpu: 2, mem_mb: 4000}\n")
+    assert limits(3, tmp_path) == ["--resources", "gpu=2", "mem_mb=4000", "long=3"]
+
+
+def test_no_more_jobs_run_at_a_time(tmp_path: Path) -> None:
+    alone = ("sh", "-c", "mkdir root/alone && sleep 1 && rmdir root/alone")
+    plan = plan_of(tmp_path, *(step_of(name, "evaluate", name, (alone,), together=True) for name in ("one", "two")))
+    plan.targets |= {"main": ["one", "two"], "all": ["one", "two"]}
+    start(plan, ["main"], ["--cores", "4", *limits(1, None)])
+    assert all(plan.done(name) for name in plan.targets["main"])
+
+
 def test_the_option_reaches_the_plan(
     values: dict[str, Any], planned: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,14 +93,18 @@ def test_the_option_reaches_the_plan(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("realign_plugin.lab.study.launch.check", lambda config: None)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
-    run(
-        Request(
-            tmp_path / "study.yaml", (), ("main",), (), 8, 4, None,
-            keep_going=False, dry_run=False, plan_only=True, snakefile=False,
-        )
+    asked = Request(
+        tmp_path / "study.yaml", (), ("main",), (), 8, 4, None,
+        keep_going=False, dry_run=False, plan_only=True, snakefile=False,
     )  # fmt: skip
+    run(asked)
     file = tmp_path / "runs/it/plan.json"
     assert Plan.load(file).steps["maths"].threads == 2
+    given: list[Any] = []
+    monkeypatch.setattr("realign_plugin.lab.study.launch.start", lambda *words: given.extend(words))
+    monkeypatch.setattr("realign_plugin.lab.study.launch.finish", lambda *_: None)
+    run(replace(asked, plan_only=False))
+    assert given[2] == ["--cores", "8", "--resources", "long=4"]
     text = file.read_text()
     file.write_text(text.replace('"kind": "baseline"', '"kind": "rival"'))  # as an earlier version wrote it
     assert file.read_text() != text

@@ -61,6 +61,11 @@ class Step:
     entries: tuple[str, ...] = ()
 
     @property
+    def long(self) -> bool:
+        """Whether it is a training or an evaluation, of which so many run at a time."""
+        return self.training is not None or self.together or self.kind == "on_policy"
+
+    @property
     def commands(self) -> list[tuple[str, ...]]:
         """The command lines."""
         return [words(command) for command in self.does]
