@@ -157,7 +157,7 @@ def test_the_output_is_tried_before_anything_is_read(
 
     monkeypatch.setattr(SafetySubspace, "load", early)
     monkeypatch.setattr(compare, "compare", early)
-    monkeypatch.setattr(rejudge, "judge_samples", early)
+    monkeypatch.setattr(rejudge, "judge_files", early)
     monkeypatch.setattr(run, "read_run", early)
     monkeypatch.chdir(yard)
     (yard / "file").write_text("mine")

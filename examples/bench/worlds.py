@@ -202,7 +202,7 @@ class Qwen(World):
         harmful = list(dict.fromkeys(row["prompt"] for row in pairs))
         random.Random(0).shuffle(harmful)
         used = {row["instruction"] for row in self.own(0) if row["kind"] == "benign"}
-        benign = [prompt for prompt in read_prompts(["borderline"], "benign", None, 0) if prompt.text not in used]
+        benign = [one for one in read_prompts(["borderline"], "benign", None, 0).prompts if one.text not in used]
         return [Prompt(text) for text in harmful[700:850]], benign
 
     def solved(self, said: str, row: Example) -> bool:

@@ -193,7 +193,7 @@ def table(demo: Demo, aligned: Path, fine_tuned: Path, repaired: Path) -> None:
         "RESTA (0.5)": combine(demo.model, ends, (0.5, 1.0), demo.out / "resta"),
     }
     harmful, harmless = (
-        read_prompts([str(demo.files[name])], name, None, demo.seed) for name in ("test", "test-benign")
+        read_prompts([str(demo.files[name])], name, None, demo.seed).prompts for name in ("test", "test-benign")
     )
     skill = read_skill([str(demo.files["test-skill"])], "test-skill")
     names = {label: label.split(" (")[0].replace(" ", "-") for label in models}

@@ -76,7 +76,7 @@ def harmless(seed: int) -> tuple[list[str], list[str]]:
     Half of them sound dangerous, half are plain requests in AdvBench's manner.
     """
     rng = random.Random(seed)
-    dangerous = [prompt.text for prompt in read_prompts(["borderline"], "borderline", None, 0)]
+    dangerous = [prompt.text for prompt in read_prompts(["borderline"], "borderline", None, 0).prompts]
     topics = list(TOPICS)
     rng.shuffle(dangerous)
     rng.shuffle(topics)

@@ -27,7 +27,7 @@ def number_in(text: str) -> str | None:
 
 def part_of(files: Mapping[str, Path]) -> Part:
     """The trial's test part."""
-    harmful, benign = (read_prompts([str(files[name])], name, None, 0) for name in ("test", "test_benign"))
+    harmful, benign = (read_prompts([str(files[name])], name, None, 0).prompts for name in ("test", "test_benign"))
     return Part(harmful, benign, read_skill([str(files["test_skill"])], "test_skill"))
 
 
