@@ -10,7 +10,7 @@ import pytest
 from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
 from llamafactory.data.template import parse_template
 
-from realign_plugin.data.answering.local import chat_tokenizer, messages
+from realign_plugin.data.answering.chats import chat_tokenizer, messages
 from realign_plugin.data.rows.examples import Example, Prompt
 from realign_plugin.lab.repair.plan import CUTOFF, SKILL_TOKENS
 from realign_plugin.lab.repair.room import END, Room
