@@ -80,7 +80,11 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
         """
         split = str(self.config.test_split or self.config.validation_split)
         folder = self.settings.safety_data
-        if folder is not None and folder.is_dir() and find_file(folder, self.files[split]) is not None:
+        if folder is not None and not folder.is_dir():
+            raise UserError(
+                f"safety_data: {folder} is not a folder, expected one with {self.files[split][0]}.jsonl; check it"
+            )
+        if folder is not None and find_file(folder, self.files[split]) is not None:
             self.dataset = {}
             for name, files in self.files.items():
                 file = find_file(folder, files)

@@ -110,13 +110,13 @@ _current: Session | None = None
 
 
 def session(settings: EvaluationSettings | None = None) -> Session | None:
-    """The session of this process: made for ``settings``, the same one as long as they stay the same.
+    """The session of this process: made for ``settings``, the same one as long as the judge's stay the same.
 
     Args:
         settings: What a task of the run was asked for; None asks for the session as it is.
     """
     global _current
-    if settings is not None and (_current is None or _current.settings != settings):
+    if settings is not None and (_current is None or settings.judged_unlike(_current.settings)):
         _current = Session(settings)
     return _current
 

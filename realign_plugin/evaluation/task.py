@@ -106,6 +106,16 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             known = reference_answers(self.settings.reference, task, list(docs.values()))
             self.references, session.references[task] = known.by_id, known.sha256
 
+    def prepare(self) -> None:
+        """See before a model is loaded that the judge answers, and that the reference can be read.
+
+        Raises:
+            UserError: If not.
+        """
+        self._session().prepare()
+        if self.settings.reference is not None:
+            reference_answers(self.settings.reference, str(self.config.task), [])
+
     def _session(self) -> Session:
         found = session(self.settings)
         assert found is not None
