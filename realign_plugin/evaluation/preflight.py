@@ -27,8 +27,8 @@ def check(arguments: dict[str, Any]) -> None:
         arguments: Keyword arguments of ``simple_evaluate``.
 
     Raises:
-        UserError: If a setting is at fault, a task's data or reference cannot be had, the judge does not answer, or
-            two tasks are to have different judges.
+        UserError: If a setting is at fault, a task's data or reference cannot be had, the judge does not answer, two
+            tasks are to have different judges, or a task is asked for twice.
     """
     manager = arguments.get("task_manager")
     if manager is None:
@@ -68,10 +68,18 @@ def our_tasks(specs: Sequence[Any], index: Mapping[str, Any]) -> list[_Spec]:
     Args:
         specs: Names, paths, configurations and tasks, as ``simple_evaluate`` takes them.
         index: ``TaskManager.task_index``.
+
+    Raises:
+        UserError: If two of the specs hold the same task, which lm-eval does not evaluate twice.
     """
     found: list[_Spec] = []
+    held: dict[str, str] = {}
     for spec in specs:
         for name, top, loadable in _below(spec, index):
+            if held.setdefault(name, top) != top:
+                raise UserError(
+                    f"--tasks: {name} is in {held[name]} and in {top}, expected each task once; leave one of them out"
+                )
             found.append(loadable)
     return found
 

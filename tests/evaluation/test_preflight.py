@@ -114,3 +114,12 @@ def test_a_tasks_own_reference_and_limit_keep_the_judges_record(
     assert found["realign"]["judge"]["report"]["asked"] == {"harmful": 22}
     assert list(found["realign"]["references"]) == ["safety_shadow"]
     assert session().judges[0].report.calls == 22  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("tasks", ["safety_standard,jailbreakbench", "safety,safety_catqa", "group,safety_catqa"])
+def test_a_task_is_asked_for_once(evaluate: Evaluate, mine: Path, tasks: str) -> None:
+    (mine / "group.yaml").write_text("group: group\ntask:\n  - safety_catqa\n")
+    first, second = tasks.split(",")
+    says = rf"--tasks: \w+ is in {first} and in {second}, expected each task once; leave one of them out"
+    with pytest.raises(UserError, match=says):
+        evaluate(tasks, model="no such model")  # type: ignore[arg-type]
