@@ -127,7 +127,11 @@ def _members(model: Model, subtasks: Mapping[str, Any]) -> set[str]:
 
 
 def conditions_of(results: Results) -> dict[str, str]:
-    """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
+    """What results were measured with: the prompts of each task, the judge, the chat template and the like.
+
+    What a file says it was measured without is ``none``; what it does not speak of is left out. So is a missing
+    reference: it changes none of the numbers that a run without one has.
+    """
     found, data, judge = {}, results.data, results.judge
     for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
         for task, value in data.get(key, {}).items():
@@ -139,16 +143,20 @@ def conditions_of(results: Results) -> dict[str, str]:
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
         found |= {f"judge's {key}": str(judge[key]) for key in JUDGE if key in judge}
+        if judge.get("judge") != "off":
+            found |= {"judge's guard": str(judge.get("guard", "none")), "second judge": "none"}
         second = judge.get("second")
         if isinstance(second, Mapping):
             found["second judge"] = str(second.get("model") or second.get("judge"))
             found |= {f"second judge's {key}": str(second[key]) for key in JUDGE if key in second}
     if "chat_template" in data:
         found["chat template"] = "used" if data["chat_template"] else "not used"
-    if data.get("system_instruction"):
-        found["system prompt"] = str(data.get("system_instruction_sha"))[:8]
-    if arguments := data.get("config", {}).get("gen_kwargs"):
-        found["generation"] = str(arguments)
+    if {"system_instruction", "chat_template"} & data.keys():  # lm-eval writes both
+        given = data.get("system_instruction")
+        found["system prompt"] = str(data.get("system_instruction_sha"))[:8] if given else "none"
+    config = data.get("config", {})
+    if "gen_kwargs" in config:
+        found["generation"] = str(config["gen_kwargs"] or "none")
     return found
 
 
