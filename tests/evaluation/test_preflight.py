@@ -18,20 +18,6 @@ from tests.evaluation.parrot import Evaluate, judged, save
 MINE = "class: !function realign_plugin.evaluation.task.PromptTask\ndataset_kwargs:\n  source: catqa\n"
 
 
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder of tasks, next to ours; a run with any of them has no model to load."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-
-    class Both(TaskManager):
-        def __init__(self, include_path: str, **options: Any) -> None:
-            super().__init__(include_path=[include_path, str(folder)], **options)
-
-    monkeypatch.setattr("tests.evaluation.parrot.TaskManager", Both)
-    return folder
-
-
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
