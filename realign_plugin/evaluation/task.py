@@ -19,6 +19,8 @@ from realign_plugin.evaluation.session import Session, session
 from realign_plugin.evaluation.sources import SOURCES
 
 MAX_TOKENS: Final = 512
+GENERATION: Final[dict[str, Any]] = {"until": [], "max_gen_toks": MAX_TOKENS, "do_sample": False}
+"""How answers are generated; a task's ``generation_kwargs`` change the parts that they name."""
 DEFAULTS: Final[dict[str, Any]] = {
     "output_type": "generate_until",
     "test_split": "test",
@@ -51,7 +53,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             UserError: If a setting or the data is at fault.
         """
         chosen = DEFAULTS | {key: value for key, value in config.items() if key != "class"}
-        chosen.setdefault("generation_kwargs", {"until": [], "max_gen_toks": MAX_TOKENS, "do_sample": False})
+        chosen["generation_kwargs"] = GENERATION | dict(chosen.get("generation_kwargs") or {})
         self.source: dict[str, Any] = dict(chosen.get("dataset_kwargs") or {})
         self.kind: Kind = self.source.get("kind", "harmful")
         check_choice(f"{chosen.get('task')}: kind", self.kind, HIGHER_IS_BETTER)

@@ -38,3 +38,11 @@ def test_a_downstream_task_takes_what_its_file_and_its_group_say(evaluate: Evalu
     (data / "gsm8k_train.jsonl").write_text("\n".join(map(json.dumps, sums)))
     assert evaluate("two", model=model)["n-shot"]["realign_gsm8k"] == 2
     assert {request.args[0].count("Answer:") for request in model.requests} == {3}
+
+
+def test_a_part_of_the_generation_arguments_leaves_the_others(evaluate: Evaluate, mine: Path) -> None:
+    own = {"task": "mine", "generation_kwargs": {"max_gen_toks": 64}}
+    (mine / "mine.yaml").write_text(json.dumps({"include": str(tasks_folder() / "safety/safety_catqa.yaml")} | own))
+    model = Noting()
+    evaluate("mine", model=model)
+    assert model.requests[0].args[1] == {"max_gen_toks": 64, "until": [], "do_sample": False}
