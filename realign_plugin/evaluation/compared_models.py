@@ -11,7 +11,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.metrics.agreement import Agreement, agreements
 from realign_plugin.evaluation.metrics.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
-from realign_plugin.evaluation.result_files import OURS, Results, newest
+from realign_plugin.evaluation.result_files import OURS, Results, newest_of_one
 
 TEXTS: Final = "prompts (sha256) of"
 JUDGE: Final = ("guard", "policy", "mode", "prompts", "order")
@@ -52,7 +52,7 @@ def read_model(entry: str) -> Model:
         entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name.
 
     Raises:
-        UserError: If there is none, or it is not lm-eval's.
+        UserError: If there is none, it is not lm-eval's, or the folder holds several models'.
     """
     given_name, separator, given = entry.partition("=")
     if not separator or os.path.exists(entry):  # which, unlike pathlib, takes a name that is too long
@@ -77,7 +77,7 @@ def read_model(entry: str) -> Model:
 def _file(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
-    found = newest(path)
+    found = newest_of_one("results", path.rglob("results_*.json"))
     if found is None:
         raise UserError(f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)")
     return found

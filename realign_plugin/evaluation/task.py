@@ -14,7 +14,7 @@ from realign_plugin.evaluation.answers.thinking import opened_by
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Assessment, Kind, aggregations, assess, begun
 from realign_plugin.evaluation.data import load_prompts
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from realign_plugin.evaluation.samples import reference_answers
+from realign_plugin.evaluation.samples import asked_as, reference_answers
 from realign_plugin.evaluation.session import Session, session
 from realign_plugin.evaluation.sources import SOURCES
 
@@ -105,7 +105,8 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
             task = str(self.config.task)
-            known = reference_answers(self.settings.reference, task, list(docs.values()))
+            asked = [doc | {"asked": self._asked(doc)} for doc in docs.values()]
+            known = reference_answers(self.settings.reference, task, asked)
             self.references, session.references[task] = known.by_id, known.sha256
 
     def prepare(self) -> None:
@@ -143,6 +144,9 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         self.assessed.update((item.id, assessment) for item, assessment in zip(items, found, strict=True))
         return result
 
+    def _asked(self, doc: dict[str, Any]) -> str:
+        return asked_as(str(self.doc_to_text(doc)))
+
     def process_results(self, doc: dict[str, Any], results: Any) -> dict[str, Any]:
         """The metrics of one answer; what the judge said is left in ``doc["realign"]`` of the logged sample.
 
@@ -150,14 +154,13 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             doc: The prompt's row.
             results: The filtered answers.
         """
+        noted = {"thinking": self.opened[doc["id"]], "asked": self._asked(doc)}
         if self.predicting:
-            doc["realign"] = {"kind": self.kind, "prefix": self.config.gen_prefix or ""}
-            doc["realign"] |= {"thinking": self.opened[doc["id"]]}
+            doc["realign"] = {"kind": self.kind, "prefix": self.config.gen_prefix or ""} | noted
             bypassed: dict[str, Any] = super().process_results(doc, results)
             return bypassed
         assessment = self.assessed[doc["id"]]
-        doc["realign"] = assessment.record(self.kind, self.config.gen_prefix or "")
-        doc["realign"] |= {"thinking": self.opened[doc["id"]]}
+        doc["realign"] = assessment.record(self.kind, self.config.gen_prefix or "") | noted
         return assessment.metrics()
 
 
