@@ -70,6 +70,7 @@ def attach_evaluator(evaluator: ModuleType) -> None:
 
         from realign_plugin.evaluation.answers import evaluated
         from realign_plugin.evaluation.preflight import check_tasks
+        from realign_plugin.evaluation.session import session
         from realign_plugin.evaluation.task import PromptTask
 
         check_tasks(evaluated.leaves(task_dict))
@@ -77,7 +78,11 @@ def attach_evaluator(evaluator: ModuleType) -> None:
         evaluated.keep_thinking(model, task_dict, PromptTask)
         evaluated.note(model)
         try:
-            return evaluate(lm, task_dict, *args, **kwargs)
+            found = evaluate(lm, task_dict, *args, **kwargs)
+            current = session()
+            if current is not None:
+                current.gather(lm)
+            return found
         finally:
             evaluated.note(None)
 

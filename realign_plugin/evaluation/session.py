@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
+from realign_plugin.evaluation.judging.verdicts import JudgeReport
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.judging.judge import Judge
@@ -64,6 +65,19 @@ class Session:
         if line not in self.told:
             self.told.add(line)
             print(f"realign-plugin: {line}", file=sys.stderr)
+
+    def gather(self, model: Any) -> None:
+        """Let the first of several processes report what the judges of all did.
+
+        Args:
+            model: lm-eval's, which knows the processes.
+        """
+        if not self.judging or model.world_size == 1:
+            return
+        reports = model.gather_object([judge.report for judge in self.judges], dst=0)
+        if model.rank == 0:
+            for place, judge in enumerate(self.judges):
+                judge.report = sum((of_rank[place] for of_rank in reports), JudgeReport())
 
     @property
     def failure(self) -> str | None:
