@@ -114,16 +114,23 @@ def _add_skill(model: Model, task: str, row: Mapping[str, Any], results: Results
 
 
 def _members(model: Model, subtasks: Mapping[str, Any]) -> set[str]:
-    """Rows of tasks below a group that has a skill of its own, which would count twice in a mean."""
-    tasks = {label.partition(": ")[0] for label in model.skill}
-    below: set[str] = set()
-    open_groups = [name for name in subtasks if name in tasks]
-    while open_groups:
-        for child in subtasks.get(open_groups.pop(), ()):
-            if child not in below:
-                below.add(child)
-                open_groups.append(child)
-    return {label for label in model.skill if label.partition(": ")[0] in below}
+    """Rows of tasks below a group that has a number of its own, of the same metric for safety; they would count twice.
+
+    A group's rates are pooled metric by metric, so that it may have one and lack another.
+    """
+    found: set[str] = set()
+    for table in (model.safety, model.skill):
+        for label in table:
+            group, _, metric = label.partition(": ")
+            inside = _below(group, subtasks)
+            parts = ((other, other.partition(": ")) for other in table)
+            found |= {o for o, (task, _, own) in parts if task in inside and (own == metric or table is model.skill)}
+    return found
+
+
+def _below(group: str, subtasks: Mapping[str, Any]) -> set[str]:
+    children = subtasks.get(group, ())
+    return {*children, *(name for child in children for name in _below(child, subtasks))}
 
 
 def conditions_of(results: Results) -> dict[str, str]:

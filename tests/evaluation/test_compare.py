@@ -140,6 +140,20 @@ def test_the_mean_skill_is_of_shares_and_counts_no_task_twice(tmp_path: Path) ->
     assert [file.name for file in files] == ["comparison.md", "comparison.json", "comparison.png"]
 
 
+def test_the_mean_safety_counts_no_task_twice(tmp_path: Path) -> None:
+    rates = {"bench": 0.5, "bench_one": 1.0, "bench_two": 0.3, "alone": 0.1, "mixed": None, "mixed_one": 0.7}
+    found = {
+        "results": {name: {} if rate is None else {"refusal_rate,none": rate} for name, rate in rates.items()}
+        | {"gsm8k": {"acc,none": 0.4}},
+        "group_subtasks": {"bench": ["bench_one", "inner"], "inner": ["bench_two"], "mixed": ["mixed_one"]},
+        "higher_is_better": {name: {"refusal_rate": True} for name in rates} | {"gsm8k": {"acc": True}},
+    }
+    found["results"]["mixed"]["incoherent_rate,none"] = 0.0
+    (tmp_path / "r.json").write_text(json.dumps(found), encoding="utf-8")
+    _, points = both_axes(compare([f"r={tmp_path / 'r.json'}"]))
+    assert points == [("r", pytest.approx(1 - (0.5 + 0.1 + 0.7) / 3), 0.4)]
+
+
 def test_a_group_without_a_direction_takes_its_tasks(tmp_path: Path) -> None:
     """``realign judge`` once left it out; lm-eval leaves it out where tasks of a group differ."""
     rows = {name: {"refusal_rate,none": 0.5} for name in ("one", "two", "both", "mixed")} | {"ppl": {"loss,none": 0.5}}
