@@ -95,8 +95,9 @@ def test_gzipped_lines(tmp_path: Path) -> None:
     [
         ("catqa.json", [], r"catqa.json holds no prompt, expected at least one"),
         ("catqa.json", [{"text": "x"}], r"has the columns text, expected prompt; rename the column"),
-        ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 1 of .* has no text in prompt"),
-        ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 1 of .* has no text in prompt"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 2 of .* has no text in prompt"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 2 of .* has no text in prompt"),
+        ("catqa.jsonl", '{"prompt": "x"}\n\n{"prompt": ""}\n', r"line 3 of .* has no text in prompt"),
         ("catqa.json", "{", r"catqa.json is not JSON \(line 1 column 2: .*, expected prompts"),
         ("catqa.jsonl", '{"prompt": "x"}\n{', r"line 2 of .*catqa.jsonl cannot be read"),
         ("other.json", [], r"holds other.json, expected catqa.json for the set catqa"),
@@ -113,6 +114,9 @@ def test_more_mistakes(tmp_path: Path) -> None:
         load_prompts("catqa", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"source: 'kites' is unknown, expected one of catqa"):
         load_prompts("kites", tmp_path)
+    folder = put(tmp_path / "x", "xstest.csv", "prompt,label\nhow ?,unsafe\nwhy ?,safe\n,safe\n")
+    with pytest.raises(UserError, match=r"line 4 of .*xstest.csv has no text in prompt"):
+        load_prompts("xstest_safe", folder)
     folder = put(tmp_path / "d", "catqa.json", NESTED)
     with pytest.raises(UserError, match=r"holds no category 'topic 7', found topic 0, topic 1"):
         load_prompts("catqa", folder, category="topic 7")
