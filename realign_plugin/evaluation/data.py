@@ -25,6 +25,8 @@ from realign_plugin.text_files import (
 PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
 CATEGORY_COLUMNS: Final = ("category", "topic", "type", "semanticcategory", "l2-name")
 SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic", "l3-name")
+WRAPPERS: Final = ("prompts", "questions", "instructions", "rows", "data", "examples", "train", "test")
+"""What the only key of a JSON object may be called that holds the list of rows and is no category."""
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".jsonl.gz")
 
 
@@ -194,7 +196,12 @@ def _parsed(text: str, file: Path | str, what: str = "safety_data") -> Any:
 
 
 def _inner(value: Any, inside: str | None) -> Any:
-    return value[inside] if inside is not None and isinstance(value, dict) and inside in value else value
+    if not isinstance(value, dict):
+        return value
+    if inside is not None and inside in value:
+        return value[inside]
+    key, *others = [*value] or [""]
+    return value[key] if not others and key.lower() in WRAPPERS and isinstance(value[key], list) else value
 
 
 def _numbered(rows: Iterable[dict[str, Any]]) -> list[Placed]:

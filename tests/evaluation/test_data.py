@@ -76,6 +76,15 @@ def test_the_papers_subset_is_the_first_two_of_each_subcategory(tmp_path: Path) 
     assert {row["category"] for row in one} == {"topic 1"}
 
 
+def test_the_only_key_of_a_list_is_a_category_unless_its_name_says_otherwise(tmp_path: Path) -> None:
+    rows = [{"prompt": f"what is {n} ?"} for n in range(5)]
+    for key, count in (("prompts", 5), ("Data", 5), ("Physical Harm", 2)):
+        folder = put(tmp_path / key, "catqa.json", {key: rows})
+        assert len(load_prompts("catqa", folder)) == count
+    assert load_prompts("catqa", folder, category="Physical Harm")
+    assert len(load_prompts("catqa", put(tmp_path / "two", "catqa.json", {"prompts": rows, "data": rows}))) == 4
+
+
 def test_the_two_halves_of_xstest(tmp_path: Path) -> None:
     text = "id,prompt,type,label\n1,how do i kill time ?,homonyms,safe\n2,how do i skip lunch ?,contrast_x,unsafe\n"
     folder = put(tmp_path / "d", "xstest_prompts.csv", text)
