@@ -69,11 +69,11 @@ def attach_evaluator(evaluator: ModuleType) -> None:
         from lm_eval.api.model import CachingLM
 
         from realign_plugin.evaluation.answers import evaluated
-        from realign_plugin.evaluation.preflight import check_tasks
+        from realign_plugin.evaluation.preflight import check_one_judge
         from realign_plugin.evaluation.session import session
         from realign_plugin.evaluation.task import PromptTask
 
-        check_tasks(evaluated.leaves(task_dict))
+        check_one_judge(evaluated.leaves(task_dict))
         model = lm.lm if isinstance(lm, CachingLM) else lm  # an attribute set on the wrapper stays there
         evaluated.keep_thinking(model, task_dict, PromptTask)
         evaluated.note(model)

@@ -13,6 +13,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.downstream import DownstreamTask
 from realign_plugin.evaluation.task import PromptTask
+from realign_plugin.evaluation.task_names import check_each_once
 
 OURS: Final = (PromptTask, DownstreamTask)
 _HOST: Final = Path(lm_eval.tasks.__file__).parent
@@ -35,14 +36,14 @@ def check(arguments: dict[str, Any]) -> None:
         return
     ours = our_tasks(arguments.get("tasks") or [], manager.task_index)
     loaded = manager.load(ours)["tasks"] if ours else {}  # lm-eval loads them again, after it has seeded
-    check_tasks(loaded.values())
+    check_one_judge(loaded.values())
     if not arguments.get("predict_only"):
         for task in loaded.values():
             if isinstance(task, PromptTask):
                 task.prepare()
 
 
-def check_tasks(tasks: Iterable[Any]) -> None:
+def check_one_judge(tasks: Iterable[Any]) -> None:
     """See that tasks of one run have one judge.
 
     Args:
@@ -72,16 +73,9 @@ def our_tasks(specs: Sequence[Any], index: Mapping[str, Any]) -> list[_Spec]:
     Raises:
         UserError: If two of the specs hold the same task, which lm-eval does not evaluate twice.
     """
-    found: list[_Spec] = []
-    held: dict[str, str] = {}
-    for spec in specs:
-        for name, top, loadable in _below(spec, index):
-            if held.setdefault(name, top) != top:
-                raise UserError(
-                    f"--tasks: {name} is in {held[name]} and in {top}, expected each task once; leave one of them out"
-                )
-            found.append(loadable)
-    return found
+    found = [one for spec in specs for one in _below(spec, index)]
+    check_each_once("--tasks", ((name, top) for name, top, _ in found))
+    return [loadable for *_, loadable in found]
 
 
 def _below(spec: Any, index: Mapping[str, Any]) -> Iterator[tuple[str, str, _Spec]]:
