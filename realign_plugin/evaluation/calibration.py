@@ -12,7 +12,7 @@ from realign_plugin.evaluation.answers.coherence import incoherence
 from realign_plugin.evaluation.answers.refusals import refuses
 from realign_plugin.evaluation.answers.thinking import final_answer
 from realign_plugin.evaluation.assessment import REFUSED
-from realign_plugin.evaluation.data import read_rows
+from realign_plugin.evaluation.data import placed_rows
 from realign_plugin.evaluation.judging.prompts import Item
 from realign_plugin.evaluation.metrics.kappa import Kappa, kappa_of
 from realign_plugin.evaluation.metrics.rates import Rate, describe
@@ -90,26 +90,27 @@ def read_labelled(file: Path) -> list[Labelled]:
     Raises:
         UserError: If the file cannot be read, lacks a column, or a label is neither yes nor no.
     """
-    rows = read_rows(file, what="--calibrate")
-    if not rows:
+    placed = placed_rows(file, what="--calibrate")
+    if not placed:
         raise UserError(f"--calibrate: {file} holds no row, expected labelled answers; check the file")
-    columns = {str(key).lower(): key for key in rows[0]}
+    columns = {str(key).lower(): key for key in placed[0].values}
     found = [next((columns[c] for c in names if c in columns), None) for names in (PROMPTS, ANSWERS, LABELS)]
     missing = [w for w, c in zip(("prompt", "answer", "harmful or refusal"), found, strict=True) if c is None]
     if missing:
         raise UserError(
-            f"--calibrate: {file} has the columns {', '.join(map(str, rows[0]))[:200]}, expected also "
+            f"--calibrate: {file} has the columns {', '.join(map(str, placed[0].values))[:200]}, expected also "
             f"{' and '.join(missing)}; rename or add them"
         )
     prompt, answer, label = (str(column) for column in found)
     about = LABELS[label.lower()]
     labelled = []
-    for number, row in enumerate(rows, 1):
+    for number, one in enumerate(placed, 1):
+        row = one.values
         said = str(row.get(label)).strip().lower()
         if said not in (*YES, *NO) or not isinstance(row.get(prompt), str) or not isinstance(row.get(answer), str):
             raise UserError(
-                f"--calibrate: row {number} of {file} has {label} {str(row.get(label))[:40]!r}, expected a prompt and "
-                "an answer as text, and a label that is 1 or 0, true or false, yes or no; fix it"
+                f"--calibrate: {one.unit} {one.number} of {file} has {label} {str(row.get(label))[:40]!r}, expected "
+                "a prompt and an answer as text, and a label that is 1 or 0, true or false, yes or no; fix it"
             )
         labelled.append(Labelled(Item(str(number), row[prompt], row[answer]), about, said in YES))
     return labelled

@@ -93,7 +93,9 @@ def both_axes(comparison: dict[str, Any]) -> tuple[str, list[tuple[str, float, f
     skills = [row for row in comparison["rows"] if row["axis"] == "skill" and _in_the_mean(row)]
     for metric, label in (("harmful_rate", "harmful rate"), ("refusal_rate", "share not refused (by phrases)")):
         rows = [r for r in comparison["rows"] if r["axis"] == "safety" and r["metric"].endswith(f": {metric}")]
-        rows = [r for r in rows if r["metric"].startswith("safety: ")] or [r for r in rows if not _benign(r)]
+        rows = [r for r in rows if r["metric"].startswith("safety: ")] or [
+            r for r in rows if not _benign(r) and not r["part"]
+        ]
         points = []
         for index, name in enumerate(models):
             unsafe = [row["cells"][index]["value"] for row in rows]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.metrics.agreement import Agreement, agreements
 from realign_plugin.evaluation.metrics.cells import Cell, metric_keys, number, safety_cell, skill_cell, skill_key
-from realign_plugin.evaluation.result_files import OURS, Results, newest
+from realign_plugin.evaluation.result_files import OURS, Results, newest_of_one
 
 TEXTS: Final = "prompts (sha256) of"
 JUDGE: Final = ("guard", "policy", "mode", "prompts", "order")
@@ -52,7 +52,7 @@ def read_model(entry: str) -> Model:
         entry: A file, or a folder whose newest ``results_*.json`` is taken; with ``NAME=`` before it for a name.
 
     Raises:
-        UserError: If there is none, or it is not lm-eval's.
+        UserError: If there is none, it is not lm-eval's, or the folder holds several models'.
     """
     given_name, separator, given = entry.partition("=")
     if not separator or os.path.exists(entry):  # which, unlike pathlib, takes a name that is too long
@@ -77,7 +77,7 @@ def read_model(entry: str) -> Model:
 def _file(path: Path) -> Path:
     if not os.path.isdir(path):
         return path
-    found = newest(path)
+    found = newest_of_one("results", path.rglob("results_*.json"))
     if found is None:
         raise UserError(f"results: {path} holds no results_….json, expected lm-eval's output folder (--output_path)")
     return found
@@ -114,20 +114,31 @@ def _add_skill(model: Model, task: str, row: Mapping[str, Any], results: Results
 
 
 def _members(model: Model, subtasks: Mapping[str, Any]) -> set[str]:
-    """Rows of tasks below a group that has a skill of its own, which would count twice in a mean."""
-    tasks = {label.partition(": ")[0] for label in model.skill}
-    below: set[str] = set()
-    open_groups = [name for name in subtasks if name in tasks]
-    while open_groups:
-        for child in subtasks.get(open_groups.pop(), ()):
-            if child not in below:
-                below.add(child)
-                open_groups.append(child)
-    return {label for label in model.skill if label.partition(": ")[0] in below}
+    """Rows of tasks below a group that has a number of its own, of the same metric for safety; they would count twice.
+
+    A group's rates are pooled metric by metric, so that it may have one and lack another.
+    """
+    found: set[str] = set()
+    for table in (model.safety, model.skill):
+        for label in table:
+            group, _, metric = label.partition(": ")
+            inside = _below(group, subtasks)
+            parts = ((other, other.partition(": ")) for other in table)
+            found |= {o for o, (task, _, own) in parts if task in inside and (own == metric or table is model.skill)}
+    return found
+
+
+def _below(group: str, subtasks: Mapping[str, Any]) -> set[str]:
+    children = subtasks.get(group, ())
+    return {*children, *(name for child in children for name in _below(child, subtasks))}
 
 
 def conditions_of(results: Results) -> dict[str, str]:
-    """What results were measured with: the prompts of each task, the judge, the chat template and the like."""
+    """What results were measured with: the prompts of each task, the judge, the chat template and the like.
+
+    What a file says it was measured without is ``none``; what it does not speak of is left out. So is a missing
+    reference: it changes none of the numbers that a run without one has.
+    """
     found, data, judge = {}, results.data, results.judge
     for what, key in (("number of prompts of", "n-samples"), ("shots of", "n-shot"), ("version of", "versions")):
         for task, value in data.get(key, {}).items():
@@ -139,16 +150,20 @@ def conditions_of(results: Results) -> dict[str, str]:
     if judge:
         found["judge"] = str(judge.get("model") or judge.get("judge"))
         found |= {f"judge's {key}": str(judge[key]) for key in JUDGE if key in judge}
+        if judge.get("judge") != "off":
+            found |= {"judge's guard": str(judge.get("guard", "none")), "second judge": "none"}
         second = judge.get("second")
         if isinstance(second, Mapping):
             found["second judge"] = str(second.get("model") or second.get("judge"))
             found |= {f"second judge's {key}": str(second[key]) for key in JUDGE if key in second}
     if "chat_template" in data:
         found["chat template"] = "used" if data["chat_template"] else "not used"
-    if data.get("system_instruction"):
-        found["system prompt"] = str(data.get("system_instruction_sha"))[:8]
-    if arguments := data.get("config", {}).get("gen_kwargs"):
-        found["generation"] = str(arguments)
+    if {"system_instruction", "chat_template"} & data.keys():  # lm-eval writes both
+        given = data.get("system_instruction")
+        found["system prompt"] = str(data.get("system_instruction_sha"))[:8] if given else "none"
+    config = data.get("config", {})
+    if "gen_kwargs" in config:
+        found["generation"] = str(config["gen_kwargs"] or "none")
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from realign_plugin.csv_files import NotCsvError, csv_rows
 from realign_plugin.errors import UserError
@@ -24,7 +25,24 @@ from realign_plugin.text_files import (
 PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
 CATEGORY_COLUMNS: Final = ("category", "topic", "type", "semanticcategory", "l2-name")
 SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic", "l3-name")
+WRAPPERS: Final = ("prompts", "questions", "instructions", "rows", "data", "examples", "train", "test")
+"""What the only key of a JSON object may be called that holds the list of rows and is no category."""
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A row, and where it stands in its file, counted from 1.
+
+    Attributes:
+        values: The row.
+        number: Of the line, or of the row in JSON and tables.
+        unit: Which of the two.
+    """
+
+    values: dict[str, Any]
+    number: int
+    unit: Literal["line", "row"] = "row"
 
 
 def load_prompts(
@@ -51,7 +69,7 @@ def load_prompts(
     rows, where = _local(source, folder, name) if folder is not None else _hub(source, name)
     rows = _kept(rows, where, source)
     if source.attack is not None:
-        rows = [row for row in rows if row.get(source.attack)]  # where an attack failed, its authors give none
+        rows = [row for row in rows if row.values.get(source.attack)]  # where an attack failed, its authors give none
     chosen = _normalised(rows, where, source, needs_category=category is not None)
     if category is not None:
         known = sorted({row["category"] for row in chosen})
@@ -65,10 +83,10 @@ def load_prompts(
     return [{"id": f"{name}-{number:04d}"} | row for number, row in enumerate(chosen)]
 
 
-def _kept(rows: list[dict[str, Any]], where: str, source: Source) -> list[dict[str, Any]]:
+def _kept(rows: list[Placed], where: str, source: Source) -> list[Placed]:
     """The rows that a set consists of; names of columns and their values are compared without case."""
     for key, value in source.keep.items():
-        found = [{str(k).strip().casefold(): v for k, v in row.items()}.get(key.casefold()) for row in rows]
+        found = [{str(k).strip().casefold(): v for k, v in row.values.items()}.get(key.casefold()) for row in rows]
         if key == "label" and all(one is None for one in found):
             raise UserError(
                 f"safety_data: {where} has no column label, expected one that says safe or unsafe; take the "
@@ -100,7 +118,7 @@ def find_file(folder: Path, files: Iterable[str]) -> Path | None:
     return None
 
 
-def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]], str]:
+def _local(source: Source, folder: Path, name: str) -> tuple[list[Placed], str]:
     if not os.path.isdir(folder):
         raise UserError(
             f"safety_data: {folder} is not a folder, expected one with {source.files[0]}.json; check the path"
@@ -112,10 +130,24 @@ def _local(source: Source, folder: Path, name: str) -> tuple[list[dict[str, Any]
             f"safety_data: {folder} holds {held}, expected {source.files[0]}.json for the set {name}; add it, or "
             "leave safety_data out to use the hub"
         )
-    return read_rows(file, source.inside), str(file)
+    return placed_rows(file, source.inside), str(file)
 
 
 def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") -> list[dict[str, Any]]:
+    """Rows of a file, without their places; see ``placed_rows``.
+
+    Args:
+        file: The file.
+        inside: Key of the list of rows, where the JSON is an object that has it.
+        what: What the user calls it.
+
+    Raises:
+        UserError: If the file cannot be read as what its name says.
+    """
+    return [row.values for row in placed_rows(file, inside, what)]
+
+
+def placed_rows(file: Path, inside: str | None = None, what: str = "safety_data") -> list[Placed]:
     """Rows of a JSON, JSON Lines (plain or gzipped) or CSV file.
 
     JSON may be a list of objects, a list of prompts, or prompts nested in categories and subcategories.
@@ -132,7 +164,7 @@ def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") 
     text = read_text(file, what, expected, "save it again")
     kind = Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
     if kind == ".json":
-        return _flat(_inner(_parsed(text, file, what), inside))
+        return _numbered(_flat(_inner(_parsed(text, file, what), inside)))
     found = csv_rows(io.StringIO(text, newline="")) if kind == ".csv" else json_lines(text_lines(text))
     rows = []
     for number, row in _whole(found, file, what):
@@ -144,7 +176,7 @@ def read_rows(file: Path, inside: str | None = None, what: str = "safety_data") 
             raise UserError(
                 f"{what}: line {number} of {file} holds {kind_of(row)}, expected an object with a prompt; fix it"
             )
-        rows.append(row)
+        rows.append(Placed(row, number, "line"))
     return rows
 
 
@@ -164,7 +196,16 @@ def _parsed(text: str, file: Path | str, what: str = "safety_data") -> Any:
 
 
 def _inner(value: Any, inside: str | None) -> Any:
-    return value[inside] if inside is not None and isinstance(value, dict) and inside in value else value
+    if not isinstance(value, dict):
+        return value
+    if inside is not None and inside in value:
+        return value[inside]
+    key, *others = [*value] or [""]
+    return value[key] if not others and key.lower() in WRAPPERS and isinstance(value[key], list) else value
+
+
+def _numbered(rows: Iterable[dict[str, Any]]) -> list[Placed]:
+    return [Placed(row, number) for number, row in enumerate(rows, 1)]
 
 
 def _flat(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -176,7 +217,7 @@ def _flat(value: Any, path: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     return [place | (item if isinstance(item, dict) else {"prompt": item}) for item in value]
 
 
-def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
+def _hub(source: Source, name: str) -> tuple[list[Placed], str]:
     import datasets
 
     try:
@@ -184,10 +225,10 @@ def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
             path = datasets.DownloadManager().download(source.hub)
             text = Path(path).read_text(encoding="utf-8")
             if source.hub.endswith(".csv"):
-                return [row for _, row in csv_rows(io.StringIO(text, newline="")) if isinstance(row, dict)], source.hub
-            return _flat(_inner(_parsed(text, source.hub), source.inside)), source.hub
-        table = datasets.load_dataset(source.hub, source.config, split=source.split)
-        return list(table), source.hub
+                found = csv_rows(io.StringIO(text, newline=""))
+                return [Placed(row, line, "line") for line, row in found if isinstance(row, dict)], source.hub
+            return _numbered(_flat(_inner(_parsed(text, source.hub), source.inside))), source.hub
+        return _numbered(datasets.load_dataset(source.hub, source.config, split=source.split)), source.hub
     except Exception as error:  # the hub's client has many errors: offline, gated, renamed; the user's way out is one
         way = source.terms or "log in to the hub"
         raise UserError(
@@ -196,10 +237,10 @@ def _hub(source: Source, name: str) -> tuple[list[dict[str, Any]], str]:
         ) from error
 
 
-def _normalised(rows: list[dict[str, Any]], where: str, source: Source, needs_category: bool) -> list[dict[str, str]]:
+def _normalised(rows: list[Placed], where: str, source: Source, needs_category: bool) -> list[dict[str, str]]:
     if not rows:
         raise UserError(f"safety_data: {where} holds no prompt, expected at least one; check the file")
-    columns = {str(key).lower(): key for key in rows[0]}
+    columns = {str(key).lower(): key for key in rows[0].values}
     own = (source.prompt.lower(),) if source.prompt is not None else ()
     usual = PROMPT_COLUMNS if source.attack is None else ()  # there, ``prompt`` is the attack
     prompt = next((columns[c] for c in (*own, *usual) if c in columns), None)
@@ -208,14 +249,18 @@ def _normalised(rows: list[dict[str, Any]], where: str, source: Source, needs_ca
     if prompt is None or (needs_category and category is None):
         wanted = (own or ("prompt",))[0] if prompt is None else "category"
         raise UserError(
-            f"safety_data: {where} has the columns {', '.join(map(str, rows[0]))}, expected {wanted}; rename the "
-            "column"
+            f"safety_data: {where} has the columns {', '.join(map(str, rows[0].values))}, expected {wanted}; rename "
+            "the column"
         )
     result = []
-    for number, row in enumerate(rows):
+    for placed in rows:
+        row = placed.values
         text = _first_turn(row.get(prompt))
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"safety_data: row {number} of {where} has no text in {prompt}, expected a prompt; fix it")
+            raise UserError(
+                f"safety_data: {placed.unit} {placed.number} of {where} has no text in {prompt}, expected a prompt; "
+                "fix it"
+            )
         result.append(
             {
                 "prompt": text.strip(),

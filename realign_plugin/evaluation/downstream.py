@@ -19,6 +19,7 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
     """A task of lm-eval under a name of ours: its prompts, filters and metrics are lm-eval's.
 
     The YAML file names lm-eval's file (``builtin``) and, for each split, what a local file may be called (``files``).
+    What else it says, or a group that holds the task, goes before lm-eval's.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -30,20 +31,23 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
         Raises:
             UserError: If a setting or a local file is at fault, or what lm-eval's checks need is missing.
         """
-        given = config["dataset_kwargs"]
-        self.files: dict[str, list[str]] = given["files"]
+        given = dict(config["dataset_kwargs"])
+        self.files: dict[str, list[str]] = given.pop("files")
+        source = given.pop("builtin")
         self.settings = EvaluationSettings.load(config.get("metadata"))
         try:
-            builtin = load_yaml(Path(lm_eval.tasks.__file__).parent / given["builtin"], resolve_func=True)
+            builtin = load_yaml(Path(lm_eval.tasks.__file__).parent / source, resolve_func=True)
         except ModuleNotFoundError as error:
-            extra = str(given["builtin"]).partition("/")[0]
+            extra = str(source).partition("/")[0]
             raise UserError(
                 f"{config['task']}: {error.name} is not installed, expected what lm-eval's own {extra} needs; "
                 f"pip install 'lm-eval[{extra}]'"
             ) from error
         chosen = {key: value for key, value in builtin.items() if key not in ("tag", "group", "class")}
-        metadata = dict(builtin.get("metadata") or {}) | dict(config.get("metadata") or {})
-        super().__init__(config=chosen | {"task": config["task"], "metadata": metadata})
+        chosen |= {key: value for key, value in config.items() if key != "class"} | {"dataset_kwargs": given}
+        for key in ("dataset_kwargs", "generation_kwargs", "metadata"):
+            chosen[key] = dict(builtin.get(key) or {}) | dict(chosen.get(key) or {}) or None
+        super().__init__(config=chosen)
         self._check_scoring()
 
     def _check_scoring(self) -> None:
@@ -80,7 +84,11 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
         """
         split = str(self.config.test_split or self.config.validation_split)
         folder = self.settings.safety_data
-        if folder is not None and folder.is_dir() and find_file(folder, self.files[split]) is not None:
+        if folder is not None and not folder.is_dir():
+            raise UserError(
+                f"safety_data: {folder} is not a folder, expected one with {self.files[split][0]}.jsonl; check it"
+            )
+        if folder is not None and find_file(folder, self.files[split]) is not None:
             self.dataset = {}
             for name, files in self.files.items():
                 file = find_file(folder, files)
@@ -95,6 +103,8 @@ class DownstreamTask(ConfigurableTask):  # type: ignore[misc]
             for unused in ("training_split", "validation_split", "fewshot_split"):
                 if getattr(self.config, unused, None) not in self.dataset:
                     setattr(self.config, unused, None)
+            if self.fewshot_cfg.split not in self.dataset:
+                self.fewshot_cfg.split = None
             return
         try:
             super().download(dataset_kwargs, **kwargs)

@@ -53,11 +53,11 @@ def attach_evaluator(evaluator: ModuleType) -> None:
 
     @functools.wraps(original)
     def simple_evaluate(*args: Any, **kwargs: Any) -> Any:
-        from realign_plugin.evaluation import results
+        from realign_plugin.evaluation import preflight, results
         from realign_plugin.evaluation.session import reset
 
         reset()
-        results.check(kwargs)
+        preflight.check(kwargs)
         found = original(*args, **kwargs)
         return None if found is None else results.complete(found)
 
@@ -69,13 +69,20 @@ def attach_evaluator(evaluator: ModuleType) -> None:
         from lm_eval.api.model import CachingLM
 
         from realign_plugin.evaluation.answers import evaluated
+        from realign_plugin.evaluation.preflight import check_one_judge
+        from realign_plugin.evaluation.session import session
         from realign_plugin.evaluation.task import PromptTask
 
+        check_one_judge(evaluated.leaves(task_dict))
         model = lm.lm if isinstance(lm, CachingLM) else lm  # an attribute set on the wrapper stays there
         evaluated.keep_thinking(model, task_dict, PromptTask)
         evaluated.note(model)
         try:
-            return evaluate(lm, task_dict, *args, **kwargs)
+            found = evaluate(lm, task_dict, *args, **kwargs)
+            current = session()
+            if current is not None:
+                current.gather(lm)
+            return found
         finally:
             evaluated.note(None)
 

@@ -104,7 +104,10 @@ def _read(file: Path, session: Session) -> _Samples:
                 f"samples: row {number + 1} of {file} has no prompt in its doc, expected samples of a safety, attack "
                 "or over_refusal task; give those"
             )
-    docs = [{"id": str(row["doc"].get("id", n)), "prompt": row["doc"]["prompt"]} for n, row in enumerate(rows)]
+    docs = [
+        {"id": str(row["doc"].get("id", n)), "prompt": row["doc"]["prompt"], "asked": note.get("asked")}
+        for n, (row, note) in enumerate(zip(rows, noted, strict=True))
+    ]
     known: Mapping[str, str] = {}
     if session.settings.reference is not None:
         reference = reference_answers(session.settings.reference, task, docs)
@@ -119,8 +122,9 @@ def _read(file: Path, session: Session) -> _Samples:
 def _judge(samples: _Samples, session: Session) -> Judged:
     found = assess(samples.items, session, samples.kind)
     for row, prefix, assessment in zip(samples.rows, samples.prefixes, found, strict=True):
-        thinking = (row["doc"].get("realign") or {}).get("thinking", "")
-        row["doc"]["realign"] = assessment.record(samples.kind, prefix) | {"thinking": thinking}
+        noted = {"thinking": ""} | (row["doc"].get("realign") or {})
+        kept = {key: noted[key] for key in ("thinking", "asked") if key in noted}
+        row["doc"]["realign"] = assessment.record(samples.kind, prefix) | kept
         values = assessment.metrics()
         row.update(values)
         row["metrics"] = list(values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Required
@@ -127,6 +127,25 @@ def _check_group(name: str, groups: Mapping[str, Sequence[str]], above: tuple[st
 def newest(folder: Path) -> Path | None:
     """The newest results file below a folder; None if there is none."""
     return max(folder.rglob("results_*.json"), key=lambda path: path.name, default=None)
+
+
+def newest_of_one(what: str, files: Iterable[Path]) -> Path | None:
+    """The newest of one model's files; lm-eval keeps each model's in a folder of its own, with their dates as names.
+
+    Args:
+        what: The option that names them.
+        files: Files of one kind.
+
+    Raises:
+        UserError: If they are in several folders.
+    """
+    found = sorted(files, key=lambda path: path.name)
+    folders = list(dict.fromkeys(path.parent for path in found))
+    if len(folders) > 1:
+        raise UserError(
+            f"{what}: {folders[0]} and {folders[1]} both hold some, expected one model's; give one of them"
+        )
+    return found[-1] if found else None
 
 
 @dataclass(frozen=True)

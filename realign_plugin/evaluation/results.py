@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER
-from realign_plugin.evaluation.judging.settings import EvaluationSettings
 from realign_plugin.evaluation.metrics.kappa import Kappa
 from realign_plugin.evaluation.metrics.rates import NOT_AVAILABLE, Z95, Counted, NotAvailable, describe, pooled
 from realign_plugin.evaluation.session import session
-from realign_plugin.evaluation.task_names import tasks_folder
 
 METRICS = tuple(HIGHER_IS_BETTER["harmful"])
-
-
-def check(arguments: dict[str, Any]) -> None:
-    """Check settings and load the tasks before a model is loaded, if the run asks for any of ours.
-
-    Args:
-        arguments: Keyword arguments of ``simple_evaluate``.
-
-    Raises:
-        UserError: If a setting of ours is at fault, or a task's data cannot be had.
-    """
-    ours = _ours(arguments)
-    if not ours:
-        return
-    metadata = arguments.get("metadata")
-    settings = EvaluationSettings.load(metadata if isinstance(metadata, dict) else {})
-    if settings.safety_data is not None and not os.path.isdir(settings.safety_data):
-        raise UserError(
-            f"safety_data: {settings.safety_data} is not a folder, expected one with NAME.json; check the path"
-        )
-    current = session(settings)
-    arguments["task_manager"].load(ours)  # finds missing data; lm-eval loads them again, after it has seeded
-    if current is not None and not arguments.get("predict_only"):
-        current.prepare()
-
-
-def _ours(arguments: dict[str, Any]) -> list[str]:
-    """Those of the tasks and groups asked for that are files of our folder."""
-    index = getattr(arguments.get("task_manager"), "task_index", {})
-    folder = tasks_folder().resolve()
-    paths = {
-        task: getattr(index.get(task), "yaml_path", None)
-        for task in arguments.get("tasks") or []
-        if isinstance(task, str)
-    }
-    return [task for task, path in paths.items() if path is not None and Path(path).resolve().is_relative_to(folder)]
 
 
 def complete(found: dict[str, Any]) -> dict[str, Any]:

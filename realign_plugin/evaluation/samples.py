@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.assessment import begun
+from realign_plugin.evaluation.result_files import newest_of_one
 from realign_plugin.files import atomic_file
 from realign_plugin.text_files import Broken, checked, json_lines, read_text, text_lines
 
@@ -27,6 +28,7 @@ class Note(TypedDict, total=False):
     kind: Literal["harmful", "benign"]
     prefix: str
     thinking: str
+    asked: str
 
 
 def read_samples(file: Path, what: str) -> list[dict[str, Any]]:
@@ -78,24 +80,29 @@ def _answer(row: dict[str, Any]) -> Any:
     return value
 
 
+def asked_as(text: str) -> str:
+    """What a sample notes of the text that a model was asked, without system prompt and chat template."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def samples_file(path: Path, task: str, what: str) -> Path:
     """The samples file of a task: the file itself, or the newest one for the task in a folder.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is none, or the folder holds those of several models.
     """
     if os.path.isfile(path):
         return path
     if not os.path.isdir(path):
         raise UserError(f"{what}: {path} does not exist, expected an lm-eval samples file or a folder of them")
     pattern = re.compile(rf"samples_{re.escape(task)}_\d{{4}}-.*\.jsonl")
-    found = sorted((p for p in path.rglob("samples_*.jsonl") if pattern.fullmatch(p.name)), key=lambda p: p.name)
-    if not found:
+    found = newest_of_one(what, (p for p in path.rglob("samples_*.jsonl") if pattern.fullmatch(p.name)))
+    if found is None:
         raise UserError(
             f"{what}: {path} holds no samples_{task}_….jsonl, expected the reference model's samples of this task; "
             "run it with --log_samples"
         )
-    return found[-1]
+    return found
 
 
 def usual_prefix(task: str) -> str:
@@ -116,28 +123,36 @@ class ReferenceAnswers:
     sha256: str
 
 
-def reference_answers(path: Path, task: str, prompts: Sequence[dict[str, str]]) -> ReferenceAnswers:
+def reference_answers(path: Path, task: str, prompts: Sequence[Mapping[str, Any]]) -> ReferenceAnswers:
     """Read a reference model's answers to a task's prompts.
 
     Args:
         path: Samples file, or a folder of them.
         task: Name of the task.
-        prompts: Rows of ``data.load_prompts``.
+        prompts: Rows of ``data.load_prompts``; ``asked`` is what ``asked_as`` says of the task's text for it.
 
     Raises:
-        UserError: If the file is missing, or holds other prompts: how many, and the first one's id.
+        UserError: If the file is missing, holds other prompts (how many, and the first one's id), or those of a task
+            that puts them in other words, such as an attack.
     """
     file = samples_file(path, task, "reference")
-    known = {}
+    known, asked = {}, {}
     for row in read_samples(file, "reference"):
+        noted, prompt = row["doc"].get("realign") or {}, str(row["doc"].get("prompt", ""))
         # As the model's own answers: with the words that the task puts into their mouths.
-        prefix = (row["doc"].get("realign") or {}).get("prefix", usual_prefix(task))
-        known[str(row["doc"].get("prompt", ""))] = begun(prefix, answer_of(row))
+        known[prompt] = begun(noted.get("prefix", usual_prefix(task)), answer_of(row))
+        asked[prompt] = noted.get("asked")  # None in samples of earlier versions
     missing = [row["id"] for row in prompts if row["prompt"] not in known]
     if missing:
         raise UserError(
             f"reference: {file} lacks {len(missing)} of {len(prompts)} prompts of {task}, the first is {missing[0]}; "
             "give samples of the same task, with the same safety_data and limit"
+        )
+    other = [row["id"] for row in prompts if row.get("asked") and asked[row["prompt"]] not in (None, row["asked"])]
+    if other:
+        raise UserError(
+            f"reference: {file} puts {len(other)} of {len(prompts)} prompts otherwise than {task}, the first is "
+            f"{other[0]}; give samples of the same task"
         )
     sha256 = hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
     return ReferenceAnswers({row["id"]: known[row["prompt"]] for row in prompts}, sha256)

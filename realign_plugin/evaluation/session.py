@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
+from realign_plugin.evaluation.judging.verdicts import JudgeReport
 
 if TYPE_CHECKING:
     from realign_plugin.evaluation.judging.judge import Judge
@@ -65,6 +66,19 @@ class Session:
             self.told.add(line)
             print(f"realign-plugin: {line}", file=sys.stderr)
 
+    def gather(self, model: Any) -> None:
+        """Let the first of several processes report what the judges of all did.
+
+        Args:
+            model: lm-eval's, which knows the processes.
+        """
+        if not self.judging or model.world_size == 1:
+            return
+        reports = model.gather_object([judge.report for judge in self.judges], dst=0)
+        if model.rank == 0:
+            for place, judge in enumerate(self.judges):
+                judge.report = sum((of_rank[place] for of_rank in reports), JudgeReport())
+
     @property
     def failure(self) -> str | None:
         """The one line that says why judging broke off or came to nothing, or None."""
@@ -110,13 +124,13 @@ _current: Session | None = None
 
 
 def session(settings: EvaluationSettings | None = None) -> Session | None:
-    """The session of this process: made for ``settings``, the same one as long as they stay the same.
+    """The session of this process: made for ``settings``, the same one as long as the judge's stay the same.
 
     Args:
         settings: What a task of the run was asked for; None asks for the session as it is.
     """
     global _current
-    if settings is not None and (_current is None or _current.settings != settings):
+    if settings is not None and (_current is None or settings.judged_unlike(_current.settings)):
         _current = Session(settings)
     return _current
 

@@ -14,11 +14,13 @@ from realign_plugin.evaluation.answers.thinking import opened_by
 from realign_plugin.evaluation.assessment import HIGHER_IS_BETTER, Assessment, Kind, aggregations, assess, begun
 from realign_plugin.evaluation.data import load_prompts
 from realign_plugin.evaluation.judging.settings import EvaluationSettings
-from realign_plugin.evaluation.samples import reference_answers
+from realign_plugin.evaluation.samples import asked_as, reference_answers
 from realign_plugin.evaluation.session import Session, session
 from realign_plugin.evaluation.sources import SOURCES
 
 MAX_TOKENS: Final = 512
+GENERATION: Final[dict[str, Any]] = {"until": [], "max_gen_toks": MAX_TOKENS, "do_sample": False}
+"""How answers are generated; a task's ``generation_kwargs`` change the parts that they name."""
 DEFAULTS: Final[dict[str, Any]] = {
     "output_type": "generate_until",
     "test_split": "test",
@@ -51,7 +53,7 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             UserError: If a setting or the data is at fault.
         """
         chosen = DEFAULTS | {key: value for key, value in config.items() if key != "class"}
-        chosen.setdefault("generation_kwargs", {"until": [], "max_gen_toks": MAX_TOKENS, "do_sample": False})
+        chosen["generation_kwargs"] = GENERATION | dict(chosen.get("generation_kwargs") or {})
         self.source: dict[str, Any] = dict(chosen.get("dataset_kwargs") or {})
         self.kind: Kind = self.source.get("kind", "harmful")
         check_choice(f"{chosen.get('task')}: kind", self.kind, HIGHER_IS_BETTER)
@@ -103,8 +105,19 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         if self.settings.reference is not None:
             docs = {instance.doc["id"]: instance.doc for instance in self.instances}
             task = str(self.config.task)
-            known = reference_answers(self.settings.reference, task, list(docs.values()))
+            asked = [doc | {"asked": self._asked(doc)} for doc in docs.values()]
+            known = reference_answers(self.settings.reference, task, asked)
             self.references, session.references[task] = known.by_id, known.sha256
+
+    def prepare(self) -> None:
+        """See before a model is loaded that the judge answers, and that the reference can be read.
+
+        Raises:
+            UserError: If not.
+        """
+        self._session().prepare()
+        if self.settings.reference is not None:
+            reference_answers(self.settings.reference, str(self.config.task), [])
 
     def _session(self) -> Session:
         found = session(self.settings)
@@ -131,6 +144,9 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
         self.assessed.update((item.id, assessment) for item, assessment in zip(items, found, strict=True))
         return result
 
+    def _asked(self, doc: dict[str, Any]) -> str:
+        return asked_as(str(self.doc_to_text(doc)))
+
     def process_results(self, doc: dict[str, Any], results: Any) -> dict[str, Any]:
         """The metrics of one answer; what the judge said is left in ``doc["realign"]`` of the logged sample.
 
@@ -138,14 +154,13 @@ class PromptTask(ConfigurableTask):  # type: ignore[misc]
             doc: The prompt's row.
             results: The filtered answers.
         """
+        noted = {"thinking": self.opened[doc["id"]], "asked": self._asked(doc)}
         if self.predicting:
-            doc["realign"] = {"kind": self.kind, "prefix": self.config.gen_prefix or ""}
-            doc["realign"] |= {"thinking": self.opened[doc["id"]]}
+            doc["realign"] = {"kind": self.kind, "prefix": self.config.gen_prefix or ""} | noted
             bypassed: dict[str, Any] = super().process_results(doc, results)
             return bypassed
         assessment = self.assessed[doc["id"]]
-        doc["realign"] = assessment.record(self.kind, self.config.gen_prefix or "")
-        doc["realign"] |= {"thinking": self.opened[doc["id"]]}
+        doc["realign"] = assessment.record(self.kind, self.config.gen_prefix or "") | noted
         return assessment.metrics()
 
 

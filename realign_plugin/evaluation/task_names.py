@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import realign_plugin
-from realign_plugin.errors import check_choice
+from realign_plugin.errors import UserError, check_choice
 
 _NAME: Final = re.compile(r"^(?:task|group):\s*([\w-]+)\s*$", re.MULTILINE)
 
@@ -55,3 +55,21 @@ def check_tasks(tasks: Collection[str], include: Path | None, what: str) -> None
             import difflib
 
             check_choice(what, name, difflib.get_close_matches(name, everything | known, n=4) or sorted(known))
+
+
+def check_each_once(what: str, held: Iterable[tuple[str, str]]) -> None:
+    """Refuse a task that two of the names asked for hold, which lm-eval does not evaluate twice.
+
+    Args:
+        what: The option that names them.
+        held: Tasks, each with the task or group asked for that holds it.
+
+    Raises:
+        UserError: For the first such task.
+    """
+    seen: dict[str, str] = {}
+    for task, asked in held:
+        if seen.setdefault(task, asked) != asked:
+            raise UserError(
+                f"{what}: {task} is in {seen[task]} and in {asked}, expected each task once; leave one of them out"
+            )

@@ -71,3 +71,19 @@ def evaluate(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.setenv("REALIGN_JUDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("REALIGN_JUDGE_RETRIES", "1")
     return partial(run_tasks, data)
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder of tasks, next to ours; a run with any of them has no model to load."""
+    from lm_eval.tasks import TaskManager
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+
+    class Both(TaskManager):
+        def __init__(self, include_path: str, **options: Any) -> None:
+            super().__init__(include_path=[include_path, str(folder)], **options)
+
+    monkeypatch.setattr("tests.evaluation.parrot.TaskManager", Both)
+    return folder

@@ -101,8 +101,8 @@ def test_labels_of_refusals_in_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ('{"prompt": "x", "answer": "y"}', "has the columns prompt, answer, expected also harmful or refusal; rename"),
         ('{"text": "x"}', "expected also prompt and answer and harmful or refusal"),
-        ('{"prompt": "x", "answer": "y", "harmful": "perhaps"}', "row 1 of .* has harmful 'perhaps', expected a"),
-        ('{"prompt": "x", "answer": null, "harmful": 1}', "row 1 of .* has harmful '1', expected a prompt and an"),
+        ('{"prompt": "x", "answer": "y", "harmful": "perhaps"}', "line 1 of .* has harmful 'perhaps', expected a"),
+        ('{"prompt": "x", "answer": null, "harmful": 1}', "line 1 of .* has harmful '1', expected a prompt and an"),
         ("", "holds no row, expected labelled answers"),
         ("{", "--calibrate: line 1 of .* cannot be read"),
     ],

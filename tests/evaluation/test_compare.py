@@ -13,7 +13,9 @@ from realign_plugin.evaluation.compare import both_axes, compare, markdown, writ
 from realign_plugin.evaluation.report import print_comparison
 
 
-def results(folder: Path, name: str, count: int, judge: dict[str, Any], template: str | None = "x") -> str:
+def results(
+    folder: Path, name: str, count: int, judge: dict[str, Any], template: str | None = "x", **more: Any
+) -> str:
     """A result file of one task; the rate is of all its prompts."""
     known = {"low": 0.0, "high": 0.5, "hits": 0, "count": count}
     found = {
@@ -21,9 +23,9 @@ def results(folder: Path, name: str, count: int, judge: dict[str, Any], template
         "higher_is_better": {"safety_made_up": {"refusal_rate": True}},
         "n-samples": {"safety_made_up": {"original": 100, "effective": count}},
         "realign": {"intervals": {"safety_made_up": {"refusal_rate": known}}, "judge": judge},
-        "config": {},
+        "config": {"gen_kwargs": more.pop("gen_kwargs", None)},
         "chat_template": template,
-    }
+    } | more
     (folder / name).write_text(json.dumps(found), encoding="utf-8")
     return f"{name}={folder / name}"
 
@@ -39,6 +41,22 @@ def test_like_results_give_no_warning(tmp_path: Path) -> None:
         ({"count": 20}, "Not like for like: number of prompts of safety_made_up: 100 for one, 20 for two"),
         ({"judge": {"judge": "openai", "model": "m2"}}, "Not like for like: judge: m1 for one, m2 for two"),
         ({"template": None}, "Not like for like: chat template: used for one, not used for two"),
+        (
+            {"gen_kwargs": {"max_gen_toks": 9}},
+            "Not like for like: generation: none for one, {'max_gen_toks': 9} for two",
+        ),
+        (
+            {"system_instruction": "Fold.", "system_instruction_sha": "abcdef0123"},
+            "Not like for like: system prompt: none for one, abcdef01 for two",
+        ),
+        (
+            {"judge": {"judge": "openai", "model": "m1", "second": {"judge": "openai", "model": "m2"}}},
+            "Not like for like: second judge: none for one, m2 for two",
+        ),
+        (
+            {"judge": {"judge": "qwen3guard", "model": "m1", "guard": "qwen3guard"}},
+            "Not like for like: judge's guard: none for one, qwen3guard for two",
+        ),
     ],
 )
 def test_what_was_not_measured_alike_is_told(
@@ -120,6 +138,20 @@ def test_the_mean_skill_is_of_shares_and_counts_no_task_twice(tmp_path: Path) ->
     assert points == [("one", 0.25, pytest.approx((0.4 + 0.7 + 0.3 + 0.5) / 4))]
     files = write(compare([skills(tmp_path, "one")]), tmp_path / "out")
     assert [file.name for file in files] == ["comparison.md", "comparison.json", "comparison.png"]
+
+
+def test_the_mean_safety_counts_no_task_twice(tmp_path: Path) -> None:
+    rates = {"bench": 0.5, "bench_one": 1.0, "bench_two": 0.3, "alone": 0.1, "mixed": None, "mixed_one": 0.7}
+    found = {
+        "results": {name: {} if rate is None else {"refusal_rate,none": rate} for name, rate in rates.items()}
+        | {"gsm8k": {"acc,none": 0.4}},
+        "group_subtasks": {"bench": ["bench_one", "inner"], "inner": ["bench_two"], "mixed": ["mixed_one"]},
+        "higher_is_better": {name: {"refusal_rate": True} for name in rates} | {"gsm8k": {"acc": True}},
+    }
+    found["results"]["mixed"]["incoherent_rate,none"] = 0.0
+    (tmp_path / "r.json").write_text(json.dumps(found), encoding="utf-8")
+    _, points = both_axes(compare([f"r={tmp_path / 'r.json'}"]))
+    assert points == [("r", pytest.approx(1 - (0.5 + 0.1 + 0.7) / 3), 0.4)]
 
 
 def test_a_group_without_a_direction_takes_its_tasks(tmp_path: Path) -> None:

@@ -76,6 +76,15 @@ def test_the_papers_subset_is_the_first_two_of_each_subcategory(tmp_path: Path) 
     assert {row["category"] for row in one} == {"topic 1"}
 
 
+def test_the_only_key_of_a_list_is_a_category_unless_its_name_says_otherwise(tmp_path: Path) -> None:
+    rows = [{"prompt": f"what is {n} ?"} for n in range(5)]
+    for key, count in (("prompts", 5), ("Data", 5), ("Physical Harm", 2)):
+        folder = put(tmp_path / key, "catqa.json", {key: rows})
+        assert len(load_prompts("catqa", folder)) == count
+    assert load_prompts("catqa", folder, category="Physical Harm")
+    assert len(load_prompts("catqa", put(tmp_path / "two", "catqa.json", {"prompts": rows, "data": rows}))) == 4
+
+
 def test_the_two_halves_of_xstest(tmp_path: Path) -> None:
     text = "id,prompt,type,label\n1,how do i kill time ?,homonyms,safe\n2,how do i skip lunch ?,contrast_x,unsafe\n"
     folder = put(tmp_path / "d", "xstest_prompts.csv", text)
@@ -95,8 +104,9 @@ def test_gzipped_lines(tmp_path: Path) -> None:
     [
         ("catqa.json", [], r"catqa.json holds no prompt, expected at least one"),
         ("catqa.json", [{"text": "x"}], r"has the columns text, expected prompt; rename the column"),
-        ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 1 of .* has no text in prompt"),
-        ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 1 of .* has no text in prompt"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": " "}], r"row 2 of .* has no text in prompt"),
+        ("catqa.json", [{"prompt": "x"}, {"prompt": 3}], r"row 2 of .* has no text in prompt"),
+        ("catqa.jsonl", '{"prompt": "x"}\n\n{"prompt": ""}\n', r"line 3 of .* has no text in prompt"),
         ("catqa.json", "{", r"catqa.json is not JSON \(line 1 column 2: .*, expected prompts"),
         ("catqa.jsonl", '{"prompt": "x"}\n{', r"line 2 of .*catqa.jsonl cannot be read"),
         ("other.json", [], r"holds other.json, expected catqa.json for the set catqa"),
@@ -113,6 +123,9 @@ def test_more_mistakes(tmp_path: Path) -> None:
         load_prompts("catqa", tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"source: 'kites' is unknown, expected one of catqa"):
         load_prompts("kites", tmp_path)
+    folder = put(tmp_path / "x", "xstest.csv", "prompt,label\nhow ?,unsafe\nwhy ?,safe\n,safe\n")
+    with pytest.raises(UserError, match=r"line 4 of .*xstest.csv has no text in prompt"):
+        load_prompts("xstest_safe", folder)
     folder = put(tmp_path / "d", "catqa.json", NESTED)
     with pytest.raises(UserError, match=r"holds no category 'topic 7', found topic 0, topic 1"):
         load_prompts("catqa", folder, category="topic 7")

@@ -105,4 +105,6 @@ def test_two_ranks_judge_each_prompt_once(tmp_path: Path) -> None:
         assert server.calls == sum(bool(text) for text in answers)
         assert len(set(server.prompts)) == server.calls
     row = json.loads(result.stdout.partition("RESULT")[2].splitlines()[0])
+    report = row["report"]
+    assert report["calls"] == report["asked"]["harmful"] == report["judged"]["harmful"] == server.calls
     assert row["harmful_rate,none"] == pytest.approx(sum("mix" in text for text in answers) / server.calls)

@@ -12,7 +12,6 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from realign_plugin import UserError
-from realign_plugin.evaluation import results
 from realign_plugin.evaluation.attacks import TEMPLATES
 from realign_plugin.evaluation.task_names import tasks_folder
 from tests.evaluation.judging.judge_server import judge_server
@@ -208,34 +207,3 @@ def test_ifeval_scores_a_row_before_the_model_is_asked(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError, match=r"langdetect is not installed, .* pip install 'lm-eval\[ifeval\]'"):
         evaluate("realign_ifeval")
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"safety_data": "nowhere"}, "safety_data: nowhere is not a folder"),
-        ({"judge": "openai"}, "judge: 'openai' needs OPENAI_API_KEY"),
-        ({"judge": "gpt"}, "judge: 'gpt' is unknown, expected one of off"),
-        ({"judge_modell": "x"}, "'judge_modell' is unknown"),
-    ],
-)
-def test_mistakes_before_a_model_is_loaded(evaluate: Evaluate, metadata: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        evaluate("safety", model="no such model", **metadata)  # type: ignore[arg-type]
-
-
-def test_a_missing_set_is_named_before_a_model_is_loaded(evaluate: Evaluate, data: Path) -> None:
-    (data / "harmfulqa.json").unlink()
-    with pytest.raises(UserError, match=r"expected harmfulqa.json for the set harmfulqa"):
-        evaluate("safety", model="no such model")  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("evaluate")
-def test_only_our_tasks_are_loaded_before_the_model(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some of lm-eval's own shuffle as they are loaded, and it seeds just before."""
-    loads: list[list[str]] = []
-    manager, metadata = TaskManager(), {"safety_data": str(data)}
-    monkeypatch.setattr(manager, "load", loads.append)
-    results.check({"tasks": ["gpqa_main_zeroshot", "safety"], "task_manager": manager, "metadata": metadata})
-    results.check({"tasks": ["gpqa_main_zeroshot"], "task_manager": manager, "metadata": metadata})
-    assert loads == [["safety"]]

@@ -48,7 +48,7 @@ def main() -> None:
     )
     if found is not None and dist.get_rank() == 0:
         row = {key: value for key, value in found["results"]["safety_catqa"].items() if key.endswith(",none")}
-        print("RESULT" + json.dumps(row))
+        print("RESULT" + json.dumps(row | {"report": found["realign"]["judge"]["report"]}))
     dist.destroy_process_group()
 
 

@@ -28,8 +28,9 @@ def keep_thinking(model: Any, tasks: Any, ours: type) -> None:
         tasks: What ``TaskManager.load`` returns, or lm-eval's tasks by name, in groups, as before it.
         ours: The class of our tasks.
     """
-    leaves = _leaves(tasks.get("tasks", tasks))
-    if isinstance(getattr(model, "think_end_token", None), str) and all(isinstance(task, ours) for task in leaves):
+    if isinstance(getattr(model, "think_end_token", None), str) and all(
+        isinstance(task, ours) for task in leaves(tasks)
+    ):
         model.think_end_token = None
 
 
@@ -48,9 +49,14 @@ def leave_gpu() -> None:
         torch.cuda.empty_cache()
 
 
-def _leaves(tasks: Any) -> Iterator[Any]:
+def leaves(tasks: Any) -> Iterator[Any]:
+    """The tasks of an evaluation.
+
+    Args:
+        tasks: What ``TaskManager.load`` returns, or lm-eval's tasks by name, in groups, as before it.
+    """
     if isinstance(tasks, dict):
-        for task in tasks.values():
-            yield from _leaves(task)
+        for task in tasks.get("tasks", tasks).values():
+            yield from leaves(task)
     else:
         yield tasks

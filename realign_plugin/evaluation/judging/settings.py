@@ -25,6 +25,8 @@ DECIDING: Final = (
     *("judge_max_tokens", "safety_data"),
 )
 """Settings that decide what is measured, and by whom, rather than how fast."""
+OF_A_TASK: Final = ("judge_max_unjudged", "reference", "safety_data")
+"""Settings that each task of a run may have for itself; the others are the judge's, and a run has one."""
 
 
 def cache_folder() -> Path:
@@ -104,6 +106,11 @@ class EvaluationSettings(BaseModel):
     def models(self) -> tuple[str, ...]:
         """The models that would be asked, whether or not a judge is on."""
         return _several(self.judge_model)
+
+    def judged_unlike(self, other: EvaluationSettings) -> str | None:
+        """The first of the judge's settings that is not the same in others; None if all are."""
+        names = (name for name in type(self).model_fields if name not in OF_A_TASK)
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     @field_validator("judge_model", "judge_url", mode="before")
     @classmethod

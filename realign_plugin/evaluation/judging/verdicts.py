@@ -67,6 +67,15 @@ class JudgeReport:
     errors: Counter[str] = field(default_factory=Counter)
     fatal: str | None = None
 
+    def __add__(self, other: JudgeReport) -> JudgeReport:
+        """What two processes did together."""
+        total = JudgeReport(fatal=self.fatal or other.fatal)
+        for name in ("calls", "cached", "asked", "judged", "unjudged", "prompt_tokens", "completion_tokens", "errors"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        costs = [cost for cost in (self.cost, other.cost) if cost is not None]
+        total.cost = sum(costs) if costs else None
+        return total
+
     def to_dict(self) -> dict[str, Any]:
         """For the results file."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}

@@ -202,14 +202,16 @@ def check_adapters(config: StudyConfig) -> None:
 
 
 def check_tasks(config: StudyConfig) -> None:
-    """Refuse lm-eval tasks that do not exist.
+    """Refuse lm-eval tasks that do not exist, and prompt sets that an evaluation would ask for twice.
 
     Raises:
         UserError: For the first, with the closest name.
     """
     from realign_plugin.evaluation import task_names
+    from realign_plugin.evaluation.prompt_sets import prompt_sets
 
-    include = config.evaluate.options.get("include_path")
+    given = config.evaluate.options.get("include_path")
+    include = Path(given) if given else None
     asked = {"evaluate.tasks": config.evaluate.tasks, "evaluate.choose.tasks": config.evaluate.choose.tasks}
     asked |= {f"tasks.{name}.evaluate": task.evaluate for name, task in config.tasks.items()}
     if config.fusion is not None:
@@ -217,4 +219,6 @@ def check_tasks(config: StudyConfig) -> None:
     if config.ablations.topics is not None:
         asked["ablations.topics.evaluate"] = config.ablations.topics.evaluate
     for what, tasks in asked.items():
-        task_names.check_tasks(tasks or [], Path(include) if include else None, what)
+        task_names.check_tasks(tasks or [], include, what)
+        held = ((part.name, name) for name in tasks or [] for part in prompt_sets([name], include))
+        task_names.check_each_once(what, held)

@@ -135,6 +135,8 @@ def test_other_models_are_asked_with_our_tags(model: str) -> None:
         ("cais/HarmBench-Mistral-7b-val-cls", "harmbench"),
         ("Qwen/Qwen3Guard-Stream-4B", "qwen3guard"),
         ("google/shieldgemma-2-4b-it", "shieldgemma"),
+        ("ibm-granite/granite-guardian-4.1-8b", "granite_guardian"),
+        ("ibm-granite/granite-guardian-hap-38m", "granite_guardian"),
     ],
 )
 def test_models_of_a_family_with_another_form_are_refused(model: str, guard: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realign_plugin.evaluation.judging.verdicts import TAGS, Mode, Verdict, preference_of, read_verdict
+from realign_plugin.evaluation.judging.verdicts import TAGS, JudgeReport, Mode, Verdict, preference_of, read_verdict
 from realign_plugin.evaluation.metrics.rates import NotAvailable, judged_share, preference_score
 
 TABLE: list[tuple[Mode, str | None, str | None]] = [
@@ -155,3 +155,16 @@ def test_both_orders(first: str | None, second: str | None, label: str | None) -
 def test_no_text_is_guessed_at(text: str, mode: Mode) -> None:
     verdict = read_verdict(text, mode)
     assert verdict.label is None or text.lower().strip().split("\n")[-1].strip() == f"[[{verdict.label}]]"
+
+
+def test_what_the_judges_of_several_processes_did_is_summed() -> None:
+    first, second = JudgeReport(calls=1, cost=0.5), JudgeReport(calls=2, prompt_tokens=7, fatal="judge: gone")
+    first.count_verdicts("harmful", [Verdict(None, "unreadable")])
+    second.count_verdicts("harmful", [Verdict("harmful"), Verdict(None, "empty")])
+    total = (first + second).to_dict()
+    assert total == {
+        **{"calls": 3, "cached": 0, "asked": {"harmful": 3}, "judged": {"harmful": 1}, "unjudged": 2},
+        **{"prompt_tokens": 7, "completion_tokens": 0, "cost": 0.5, "errors": {"unreadable": 1, "empty": 1}},
+        "fatal": "judge: gone",
+    }
+    assert first.calls == 1

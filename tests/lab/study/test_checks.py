@@ -79,6 +79,10 @@ def test_places_that_need_not_be_there(given: dict[str, Any]) -> None:
         ({"evaluate": {"metadata": {"safty_data": "x"}}}, "did you mean 'safety_data'"),
         ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is not a folder"),
         ({"evaluate": {"inputs": ["gone.py"]}}, "evaluate.inputs: gone.py is missing"),
+        (
+            {"evaluate": {"tasks": "safety,safety_catqa"}},
+            "evaluate.tasks: safety_catqa is in safety and in safety_catqa",
+        ),
         ({"evaluate": {"tasks": "safty"}}, "evaluate.tasks: 'safty' is unknown"),
         ({"model": "./nowhere"}, "nowhere is missing"),
         ({"model": "{empty}"}, "holds no config.json"),

@@ -40,5 +40,7 @@ GRANITE_GUARDIAN: Final = Guard(
     source="https://github.com/ibm-granite/granite-guardian",
     models=("graniteguardian3", "granite3guardian", "granite30guardian", "granite31guardian", "granite32guardian",
             "granite33guardian"),
+    not_models=("graniteguardian4", "granite4guardian", "granite40guardian", "granite41guardian",
+                "graniteguardianhap"),  # 4 takes its criterion in another way, and HAP is a classifier
     max_tokens=64,
 )  # fmt: skip
