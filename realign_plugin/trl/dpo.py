@@ -20,7 +20,7 @@ from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
 from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
-from realign_plugin.tuner.recording import RecordTraining
+from realign_plugin.tuner.recording import RecordTraining, RequireOptimizer
 from realign_plugin.tuner.schedule import NoiseSchedule
 
 ReferenceKind = Literal["init", "aligned", "base"]
@@ -92,6 +92,7 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
         args=args,
         callbacks=[
             RecordTraining(record),
+            RequireOptimizer(),
             WarnOfStandstill(),
             NoiseSchedule(spec.mask_noise, spec.mask_noise_end),
             MaskLog(),

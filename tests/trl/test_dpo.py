@@ -168,6 +168,15 @@ def test_another_trainings_checkpoint_is_refused(lab: Path, pairs: Path, tmp_pat
         other.train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_without_the_optimisers_state_is_refused(lab: Path, pairs: Path, tmp_path: Path) -> None:
+    subspaces = [SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"]) for _ in range(2)]
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    trainer_of(lab, pairs, subspaces[0], config(tmp_path, max_steps=1, **settings)).train()
+    resumed = trainer_of(lab, pairs, subspaces[1], config(tmp_path, max_steps=2, **settings))
+    with pytest.raises(UserError, match="the checkpoint of step 1 holds no state of the optimiser"):
+        resumed.train(resume_from_checkpoint=True)
+
+
 def test_a_gradient_that_is_not_a_number_ends_the_run(subspace: Any, base_model: Any, tmp_path: Path) -> None:
     args = DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
     state = transformers.TrainerState(global_step=7, log_history=[{}])
