@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.study import decided
 from realign_plugin.lab.study.config.sections import Arguments
 from realign_plugin.lab.study.config.study import StudyConfig
+from realign_plugin.lab.study.decided import check_decided
 
 FILES: Final = ("deepspeed", "fsdp_config", "media_dir", "resume_from_checkpoint")
 """Arguments of a training that name a file or a folder."""
@@ -43,9 +45,17 @@ def check_names(config: StudyConfig) -> None:
     from realign_plugin.training.settings.known_arguments import check_arguments
     from realign_plugin.training.templates import check_template
 
+    own = {f"prepare.{entry.name}.train" for entry in (*config.prepare, *config.finish)}
     for name, arguments in trainings(config):
         check_arguments(arguments, name)
+        if name not in own:
+            check_decided(arguments, decided.TRAINING, name)
+    check_decided(config.evaluate.model_args, decided.MODEL_ARGS, "evaluate.model_args")
+    check_decided(config.evaluate.options, decided.OPTIONS, "evaluate.options")
     check_options(config.evaluate.options, "evaluate.options")
+    if config.evaluate.columns:
+        for label in config.evaluate.choose.columns or []:
+            check_choice("evaluate.choose.columns", label, [column.label for column in config.evaluate.columns])
     for what, metadata in _metadata(config).items():
         check_metadata({key: value for key, value in metadata.items() if key != "safety_data"}, what)
     check_template(config.template, Path(config.model))

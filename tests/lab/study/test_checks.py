@@ -27,6 +27,11 @@ def test_a_sound_study_passes(given: dict[str, Any]) -> None:
     check(parse(given))
 
 
+def test_what_a_study_decides_is_open_in_the_users_own_steps(given: dict[str, Any]) -> None:
+    own = {"name": "own", "train": {"stage": "sft", "finetuning_type": "full", "output_dir": "x", "dataset": "y"}}
+    check(parse(given | {"prepare": [own]}))
+
+
 def test_answers_are_asked_for_with_the_template_that_is_trained(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +80,15 @@ def test_places_that_need_not_be_there(given: dict[str, Any]) -> None:
     [
         ({"train": {"mask_dpo": {"max_step": 3}}}, "train.mask_dpo: 'max_step' is unknown"),
         ({"tasks": {"one": {"adapter": "{task1}", "train": {"lerning_rate": 1}}}}, "tasks.one.train: 'lerning_rate'"),
+        ({"train": {"all": {"dataset": "x"}}}, "train.all.dataset: 'x', expected none: decided by the data sets of"),
+        (
+            {"tasks": {"one": {"adapter": "{task1}", "train": {"output_dir": "x"}}}},
+            "tasks.one.train.output_dir: 'x', expected none: decided by root; leave it out",
+        ),
+        ({"methods": {"sft": {"train": {"finetuning_type": "full"}}}}, "decided by adaptation"),
+        ({"evaluate": {"model_args": {"pretrained": "x"}}}, "evaluate.model_args.pretrained: 'x', expected none"),
+        ({"evaluate": {"options": {"log_samples": False}}}, "evaluate.options.log_samples: False, expected none"),
+        ({"evaluate": {"options": {"tasks": "x"}}}, "decided by evaluate.tasks"),
         ({"evaluate": {"options": {"limmit": 1}}}, "evaluate.options: 'limmit' is unknown"),
         ({"evaluate": {"metadata": {"safty_data": "x"}}}, "did you mean 'safety_data'"),
         ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is not a folder"),
