@@ -11,6 +11,8 @@ from realign_plugin.lab.study import decided
 from realign_plugin.lab.study.config.sections import Arguments
 from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.decided import check_decided
+from realign_plugin.lab.study.planning.commands import Train
+from realign_plugin.lab.study.planning.plan import Plan
 
 FILES: Final = ("deepspeed", "fsdp_config", "media_dir", "resume_from_checkpoint")
 """Arguments of a training that name a file or a folder."""
@@ -62,6 +64,32 @@ def check_names(config: StudyConfig) -> None:
     include = config.evaluate.options.get("include_path")
     if include is None or Path(include).is_dir():  # else its tasks are not known yet
         check_tasks(config)
+
+
+def check_values(plan: Plan) -> None:
+    """Check the values of our own options in every training, as the training would when it starts.
+
+    Raises:
+        UserError: For the first mistake, with the training.
+    """
+    from realign_plugin.training.settings.distillation import check_skill_datasets
+    from realign_plugin.training.settings.meaning import check_meaning
+    from realign_plugin.training.settings.preflight import DISTILL, check_options, is_ours, split_paths
+
+    commands = ((step.name, command) for step in plan.steps.values() for command in step.does)
+    for name, given in ((name, command.arguments) for name, command in commands if isinstance(command, Train)):
+        try:
+            if is_ours(given):
+                check_options(given)
+            check_meaning(given)
+            if given.get("stage") == DISTILL:
+                skill, data, held = (
+                    split_paths(given.get(key)) for key in ("skill_dataset", "dataset", "eval_dataset")
+                )
+                weight = given.get("distill_skill_weight")
+                check_skill_datasets(skill, data, held, 1.0 if weight is None else weight)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
 
 
 def _metadata(config: StudyConfig) -> dict[str, Arguments]:

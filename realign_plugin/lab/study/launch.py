@@ -14,7 +14,7 @@ from typing import Final
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_json, write_text
 from realign_plugin.lab.records import Command, Failure, Study
-from realign_plugin.lab.study.checks import check
+from realign_plugin.lab.study.checks import check, check_values
 from realign_plugin.lab.study.config.loading import load
 from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.display import show_table
@@ -44,6 +44,7 @@ def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALO
     config = load(path, overrides)
     plan = build(config, Path.cwd(), processors)
     check(config)
+    check_values(plan)
     return plan
 
 
