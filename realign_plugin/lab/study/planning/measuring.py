@@ -246,7 +246,11 @@ class Measuring:
             title, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
             texts = {self.path("choices", f"{row}.rule.json"): self._rule()}
             creates = (str(model.choice), model.pretrained)
-            self.plan.add(Step(f"choose-{row}", "choose", title, (command,), needs, texts=texts, creates=creates))
+            made = distinct(one.step for one in self._tried if one.id in tried)
+            step = Step(
+                f"choose-{row}", "choose", title, (command,), needs, texts=texts, creates=creates, hands_on=made
+            )
+            self.plan.add(step)
 
     def _rule(self) -> str:
         """What a choice depends on, so that it is made again when that changes."""

@@ -152,7 +152,8 @@ class Plan:
                 if why:
                     reasons.setdefault(step.name, why)
             # What a step that runs reads has to be there, though its maker is done: it may have been removed since.
-            for name in [name for step in wanted if step.name in reasons for name in step.needs]:
+            run = [step for step in wanted if step.name in reasons]
+            for name in [name for step in run for name in (*step.needs, *step.hands_on)]:
                 if name not in reasons and self.gone(self.steps[name]):
                     reasons[name] = "what it made is gone, and is needed"
             if reasons == before:
@@ -210,7 +211,7 @@ class Plan:
         fix = "run `realign study`, which writes it"
         found = read_json(path, "", "a study's plan", fix)
         plan = checked(cls, found, f"{path}: is not a study's plan", fix)
-        named = [*plan.targets.values(), *(step.needs for step in plan.steps.values())]
+        named = [*plan.targets.values(), *((*step.needs, *step.hands_on) for step in plan.steps.values())]
         lost = [name for names in named for name in names if name not in plan.steps]
         lost += [name for table in plan.tables.values() for name in table.models if name not in plan.models]
         if lost:

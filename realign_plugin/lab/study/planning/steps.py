@@ -42,6 +42,7 @@ class Step:
         together: Whether the commands run in one process, one after the other.
         stamps: Size and time of each input when the plan was made.
         entries: What it reads of files in which others write too.
+        hands_on: Steps before those it needs, whose folders it links to.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Step:
     together: bool = False
     stamps: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
+    hands_on: tuple[str, ...] = ()
 
     @property
     def long(self) -> bool:
