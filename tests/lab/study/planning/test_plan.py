@@ -80,6 +80,9 @@ def test_the_report_is_told_what_there_is(values: dict[str, Any], planned: Calla
     told = describe(planned(values, seeds=2))
     assert Study.model_validate_json(told.model_dump_json()) == told
     assert told.tables == ["main", "sets"]
+    assert told.outdated == {"main": "main", "sets": "main"}
+    assert {"results/maths-paper-1-soft", "results/base"} <= set(told.results)
+    assert told.data == ["answers", "pairs", "maths", "code", *told.data[4:]]
     models = {model.id: model for model in told.models}
     soft = models["maths-paper-1-soft"]
     assert (soft.role, soft.subspace, soft.seed) == ("realigned", "models/maths-paper-1", 1)
@@ -121,6 +124,9 @@ def test_a_choice_needs_the_models_that_it_picks_from(
     chosen, row = (tmp_path / "runs/it/models" / name for name in ("maths-resta-s0.1", "maths-resta"))
     row.rmdir()
     row.symlink_to(chosen.name)
+    told = describe(plan)
+    assert told.outdated == {}
+    assert {"results-choose/maths-resta-s0.1", "results/maths-resta"} <= set(told.results)
     again = ["evaluate-maths-resta"]
     assert "merge-maths-resta" not in [step.name for step, _ in plan.stale(["main"], again)]
     chosen.rmdir()
