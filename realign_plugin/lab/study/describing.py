@@ -39,7 +39,7 @@ def describe(plan: Plan) -> Study:
 
 def _outdated(plan: Plan) -> dict[str, str]:
     """Tables that have to be made, or made again, each with its target."""
-    stale = {step.name for step, _ in plan.stale(["all"])}
+    stale = {step.name for step, _ in plan.stale(plan.targets)}
     made = [(target, step) for target, steps in plan.targets.items() if target != "all" for step in steps]
     found = {name: target for target, step in made for name in plan.tables if step == f"table-{name}"}
     return {name: target for name, target in found.items() if f"table-{name}" in stale}
