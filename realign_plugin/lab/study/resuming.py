@@ -37,6 +37,6 @@ def _leads_to_the_same(checkpoint: Path, stage: str) -> bool:
         if state["global_step"] >= state["max_steps"]:
             return stage in OURS or not state["epoch"] % 1
     except (UserError, KeyError, TypeError):
-        pass
+        return True
     # optimizer.pt, FSDP's optimizer.bin or optimizer_0, DeepSpeed's global_step4
     return any("optimizer" in path.name or path.name.startswith("global_step") for path in checkpoint.iterdir())
