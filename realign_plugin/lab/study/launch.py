@@ -43,9 +43,22 @@ def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALO
     """
     config = load(path, overrides)
     plan = build(config, Path.cwd(), processors)
+    check_root(plan)
     check(config)
     check_values(plan)
     return plan
+
+
+def check_root(plan: Plan) -> None:
+    """Refuse a place in which snakemake would look for wildcards.
+
+    Raises:
+        UserError: If the path of the study's folder has braces.
+    """
+    if {"{", "}"} & set(str(plan.folder)):
+        raise UserError(
+            f"root: {plan.folder} has braces, which snakemake takes for a wildcard, expected none; rename the folder"
+        )
 
 
 def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Plan:
@@ -207,7 +220,8 @@ def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
-    words += ["--config", f"plan={plan.folder / PLAN}", "--", *targets]
+    # Relative to the directory: snakemake reads the value as YAML, which a path with `: ` or ` #` is not.
+    words += ["--config", f"plan={PLAN}", "--", *targets]
     log = plan.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
