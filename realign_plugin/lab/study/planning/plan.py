@@ -114,8 +114,20 @@ class Plan:
         return self.folder / "steps" / f"{name}.json"
 
     def forget(self, name: str) -> None:
-        """Let a step resume, and all that needs it run again."""
-        self.marker(name).unlink(missing_ok=True)
+        """Let a step resume, and all that needs it run again; its marker still tells what it has made."""
+        if self.marker(name).exists():
+            self.marker(name).replace(self.forgotten(name))
+
+    def forgotten(self, name: str) -> Path:
+        """The marker of a step that has to run again, with its time."""
+        return self.marker(name).with_suffix(".made")
+
+    def made_before(self, step: Step) -> bool:
+        """Whether what a step is to make is there, and as the step itself has left it."""
+        marker, files = self.forgotten(step.name), [Path(self.cwd) / path for path in step.creates]
+        held = (path.with_stem(f"{path.stem}_validation") for path in files)
+        there = [path for path in (*files, *held) if path.exists()]
+        return bool(there) and marker.exists() and all(p.stat().st_mtime <= marker.stat().st_mtime for p in there)
 
     def forget_whole(self, name: str) -> None:
         """Let a step run again from its start, and all that needs it."""
