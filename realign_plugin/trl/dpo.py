@@ -27,6 +27,7 @@ ReferenceKind = Literal["init", "aligned", "base"]
 REFUSED: Final = {
     "precompute_ref_log_probs": "TRL's cache does not see which mask the reference has; leave it out",
     "sync_ref_model": "the reference is a fixed setting of the mask; leave it out",
+    "generate_during_eval": "the reference is the policy's own network, which does not answer by itself; leave it out",
     "use_liger_loss": "it takes the reference model apart, and here that is the policy; leave it out",
     "deepspeed": "sharded training is supported in LLaMA-Factory (docs/train.md); leave it out",
     "fsdp": "sharded training is supported in LLaMA-Factory (docs/train.md); leave it out",

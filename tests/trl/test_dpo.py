@@ -125,6 +125,7 @@ def test_logits_that_trl_rounded_to_bf16_are_fp32_again(subspace: Any, base_mode
     [
         ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: True with mask_dpo, expected none"),
         ({"sync_ref_model": True}, "sync_ref_model: True"),
+        ({"generate_during_eval": True}, "generate_during_eval: True"),
     ],
 )
 def test_settings_that_would_go_wrong_are_refused(
