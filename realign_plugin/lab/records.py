@@ -5,13 +5,13 @@ Unknown keys are ignored and missing ones have defaults, so that folders of othe
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer
 
 from realign_plugin.evaluation.metrics.cells import Cell as Cell
 from realign_plugin.evaluation.metrics.cells import Finite
+from realign_plugin.lab.texts import Text as Text
 
 Role = Literal["base", "aligned", "fine-tuned", "realigned", "baseline", "fused", "fused realigned"]
 Axis = Literal["safety", "over-refusal", "skill", "other"]
@@ -23,23 +23,11 @@ OUR_ROLES = ("realigned", "fused realigned")
 REPAIRED_ROLES = (*OUR_ROLES, "baseline")
 """Roles of all models that were repaired, by whatever method."""
 
-UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that neither HTML, SVG nor UTF-8 can hold, and JSON can."""
-
-
-def _text(value: Any) -> Any:
-    value = str(value) if isinstance(value, (int, float)) else value
-    return UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
-
-
 WAS_RIVAL: Final = BeforeValidator(lambda value: "baseline" if value == "rival" else value)
 """Older folders have ``rival`` for ``baseline``, of roles and of kinds of steps."""
 
 RoleName = Annotated[str, WAS_RIVAL]
 """One of ``Role``, or another name that is shown as it is."""
-
-Text = Annotated[str, BeforeValidator(_text)]
-"""Text that any page can hold; a bare number is taken as its digits."""
 
 
 class Record(BaseModel):
@@ -141,6 +129,9 @@ class Study(Record):
         models: All models.
         trainings: All trainings.
         tables: Names of the tables, in order; the first holds the headline.
+        outdated: Tables that had to be made again when it started last, each with its target.
+        results: Folders of lm-eval's results; empty: not known.
+        data: Names of the data sets that it makes or learns from; empty: not known.
         groups: What the page calls groups, where it is not their name.
         summary: The headline's sentence, where the writer knows more than the tables.
         judging: How answers were judged, where no results file of lm-eval says so.
@@ -154,6 +145,9 @@ class Study(Record):
     models: list[Model] = Field(default_factory=list)
     trainings: list[Training] = Field(default_factory=list)
     tables: list[str] = Field(default_factory=list)
+    outdated: dict[str, str] = Field(default_factory=dict)
+    results: list[str] = Field(default_factory=list)
+    data: list[str] = Field(default_factory=list)
     groups: dict[str, Text] = Field(default_factory=dict)
     summary: Text | None = None
     judging: Judging | None = None

@@ -23,7 +23,7 @@ from realign_plugin.training.sharded_lora import load_whole_lora, whole_lora
 from realign_plugin.tuner import SafetySubspaceModel
 from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
-from realign_plugin.tuner.recording import RecordTraining
+from realign_plugin.tuner.recording import RecordTraining, RequireOptimizer
 from realign_plugin.tuner.schedule import NoiseSchedule
 from realign_plugin.tuner.sharding import even_shards
 
@@ -57,7 +57,7 @@ class AdapterTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, *, model: Any, finetuning_args: Any, callbacks: list[Any] | None = None, **kwargs: Any) -> None:
         self.is_subspace = isinstance(model.base_model, SafetySubspaceModel)
-        ours: list[Any] = [StopBeforeOneMore()]
+        ours: list[Any] = [StopBeforeOneMore(), RequireOptimizer()]
         if (record := getattr(finetuning_args, "record", None)) is not None:  # not of a run that only evaluates
             ours.insert(0, RecordTraining(record))
         if self.is_subspace:

@@ -20,13 +20,14 @@ from realign_plugin.tuner import attach_subspace
 from realign_plugin.tuner.attach import model_folder
 from realign_plugin.tuner.finite import check_gradients, check_trained
 from realign_plugin.tuner.learning_rate import WarnOfStandstill
-from realign_plugin.tuner.recording import RecordTraining
+from realign_plugin.tuner.recording import RecordTraining, RequireOptimizer
 from realign_plugin.tuner.schedule import NoiseSchedule
 
 ReferenceKind = Literal["init", "aligned", "base"]
 REFUSED: Final = {
     "precompute_ref_log_probs": "TRL's cache does not see which mask the reference has; leave it out",
     "sync_ref_model": "the reference is a fixed setting of the mask; leave it out",
+    "generate_during_eval": "the reference is the policy's own network, which does not answer by itself; leave it out",
     "use_liger_loss": "it takes the reference model apart, and here that is the policy; leave it out",
     "deepspeed": "sharded training is supported in LLaMA-Factory (docs/train.md); leave it out",
     "fsdp": "sharded training is supported in LLaMA-Factory (docs/train.md); leave it out",
@@ -92,6 +93,7 @@ def mask_dpo(model: nn.Module, subspace: SafetySubspace, args: Any, reference: R
         args=args,
         callbacks=[
             RecordTraining(record),
+            RequireOptimizer(),
             WarnOfStandstill(),
             NoiseSchedule(spec.mask_noise, spec.mask_noise_end),
             MaskLog(),

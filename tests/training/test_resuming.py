@@ -200,3 +200,13 @@ def test_a_run_from_a_checkpoint_elsewhere_is_not_the_one_in_its_folder(
     resumed = {"resume_from_checkpoint": str(stopped["masks"] / "checkpoint-2"), "overwrite_output_dir": True}
     run_exp(training_options(lab, tmp_path, **OPTIONS, **resumed))
     assert len(steps) == 2
+
+
+def test_a_checkpoint_without_the_optimisers_state_is_refused(lab: Path, tmp_path: Path, steps: list[int]) -> None:
+    options = OPTIONS | {"save_only_model": True}
+    run_exp(training_options(lab, tmp_path, **options))
+    steps.clear()
+    run_exp(training_options(lab, tmp_path, **options))  # nothing is left to train
+    with pytest.raises(UserError, match="the checkpoint of step 4 holds no state of the optimiser"):
+        run_exp(training_options(lab, tmp_path, **(options | {"max_steps": 6})))
+    assert not steps

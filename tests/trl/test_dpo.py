@@ -125,6 +125,7 @@ def test_logits_that_trl_rounded_to_bf16_are_fp32_again(subspace: Any, base_mode
     [
         ({"precompute_ref_log_probs": True}, "precompute_ref_log_probs: True with mask_dpo, expected none"),
         ({"sync_ref_model": True}, "sync_ref_model: True"),
+        ({"generate_during_eval": True}, "generate_during_eval: True"),
     ],
 )
 def test_settings_that_would_go_wrong_are_refused(
@@ -166,6 +167,15 @@ def test_another_trainings_checkpoint_is_refused(lab: Path, pairs: Path, tmp_pat
     other = trainer_of(lab, pairs, subspaces[2], config(tmp_path, max_steps=3, **settings))
     with pytest.raises(UserError, match=r"the checkpoint of step 2 is of a training with the sources .*, task1 \("):
         other.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_the_optimisers_state_is_refused(lab: Path, pairs: Path, tmp_path: Path) -> None:
+    subspaces = [SafetySubspace.from_adapters(lab / "aligned", [lab / "task1"]) for _ in range(2)]
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True}
+    trainer_of(lab, pairs, subspaces[0], config(tmp_path, max_steps=1, **settings)).train()
+    resumed = trainer_of(lab, pairs, subspaces[1], config(tmp_path, max_steps=2, **settings))
+    with pytest.raises(UserError, match="the checkpoint of step 1 holds no state of the optimiser"):
+        resumed.train(resume_from_checkpoint=True)
 
 
 def test_a_gradient_that_is_not_a_number_ends_the_run(subspace: Any, base_model: Any, tmp_path: Path) -> None:

@@ -78,6 +78,11 @@ def adapter_shapes(path: str | Path, model: ModelShapes, what: str) -> AdapterSh
         raise UserError(
             f"{what}: {path} has peft_type {config.get('peft_type')!r}, expected 'LORA'; give a LoRA adapter"
         )
+    if config.get("target_parameters"):
+        raise UserError(
+            f"{what}: {path} adapts target_parameters ({', '.join(config['target_parameters'])[:80]}), expected "
+            "linear modules alone; the cost of others cannot be estimated"
+        )
     targets = config.get("target_modules") or []
     if isinstance(targets, str) and targets not in ALL:
         found = [module for module in model.linears if re.fullmatch(targets, module)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from realign_plugin.lab.estimate.shapes import ModelShapes
 from realign_plugin.training.settings.processes import fsdp_version, zero_stage
 
 Options = Mapping[str, Any]
+DEQUANTISED: Final = ("mxfp4", "fp8")
+"""Formats that LLaMA-Factory loads as whole weights."""
 
 
 def bits(options: Options, model: ModelShapes, assumed: list[str]) -> float | None:
@@ -16,7 +20,10 @@ def bits(options: Options, model: ModelShapes, assumed: list[str]) -> float | No
     if getattr(model.config, "quantization_config", None):
         config: Any = model.config.quantization_config
         config = config if isinstance(config, dict) else config.to_dict()
-        bits = config.get("bits") or (4 if config.get("load_in_4bit") else 8)
+        if config.get("quant_method") in DEQUANTISED:
+            assumed.append(f"LLaMA-Factory dequantises the base model ({config['quant_method']}) when it loads it")
+            return None
+        bits = _stored_bits(config)
         assumed.append(f"the base model is stored in {bits} bits and stays so")
         return float(bits) + 0.5
     asked = options.get("quantization_bit")
@@ -26,6 +33,21 @@ def bits(options: Options, model: ModelShapes, assumed: list[str]) -> float | No
         return float(asked)
     double = options.get("double_quantization", True)
     return 4 + 8 / 64 + 32 / (64 * 256) if double else 4 + 32 / 64
+
+
+def _stored_bits(config: Mapping[str, Any]) -> int:
+    """Bits of a stored weight, as each library writes them into ``quantization_config``; 8 where none are found."""
+    groups = config.get("config_groups") or {}  # compressed-tensors
+    known = [(group.get("weights") or {}).get("num_bits") for group in groups.values() if isinstance(group, Mapping)]
+    known.append(config.get("bits"))
+    hqq = (config.get("quant_config") or {}).get("weight_quant_params") or {}
+    known.append(hqq.get("nbits"))
+    found = [int(bits) for bits in known if bits]
+    if found:
+        return max(found)
+    if config.get("quant_method") == "bitsandbytes":
+        return 4 if config.get("load_in_4bit") else 8
+    return 4 if re.search(r"(int|fp|float)4(?!\d)", str(config).lower()) else 8  # torchao, quanto
 
 
 def evaluation(options: Options) -> int | None:
@@ -69,8 +91,11 @@ def saves(options: Options) -> int | None:
     return min(kept, int(limit)) if limit else kept
 
 
-def ways(options: Options) -> str:
+def ways(options: Options, assumed: list[str]) -> str:
     """How the configuration spreads the training: ``fsdp``, ``zero2``, ``zero3``, or empty."""
+    asked = options.get("deepspeed")
+    if isinstance(asked, str) and not asked.lstrip().startswith("{") and not Path(asked).is_file():
+        assumed.append(f"deepspeed: {asked} is not there, so that what it shards is not known: no sharding")
     stage = zero_stage(options.get("deepspeed"))
     if stage in (2, 3):
         return f"zero{stage}"

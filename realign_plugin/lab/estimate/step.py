@@ -83,7 +83,7 @@ def step_memory(training: Training) -> StepMemory:
     try:
         with FakeTensorMode(), _NoAddresses():
             return _Step(training).run()
-    except RuntimeError as error:  # what depends on values, and kernels without known shapes
+    except (RuntimeError, ValueError) as error:  # what depends on values or images, and kernels without known shapes
         raise UserError(
             f"model_name_or_path: {training.model.architecture} cannot be followed without its numbers "
             f"({' '.join(str(error).split())[:120]}), expected an architecture whose steps depend on shapes alone; "

@@ -21,7 +21,7 @@ from realign_plugin.lab.estimate.disk import (
 )
 from realign_plugin.lab.estimate.judge import Calls, judge_calls
 from realign_plugin.lab.estimate.shapes import Factors, model_shapes
-from realign_plugin.lab.estimate.training import Training, read_training
+from realign_plugin.lab.estimate.training import Training, is_counted, read_training
 from realign_plugin.lab.study.planning.commands import Command, Export, Fuse, Measure, Merge, OnPolicy, Train, Transfer
 from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.planning.steps import Step
@@ -74,6 +74,9 @@ def study_cost(plan: Plan, targets: Sequence[str]) -> StudyCost:
     for step in plan.wanted(targets):
         if step.training is not None:
             folder = step.training.folder
+            if step.kind in ("prepare", "finish") and not is_counted(planned[folder]):
+                cost.unknown.append(step.name)
+                continue
             training = read_training(step.name, planned[folder], planned)
             cost.trainings[step.name] = by_folder[folder] = training
             _add(cost, step.kind, folder_bytes(training))

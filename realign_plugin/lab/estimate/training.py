@@ -39,6 +39,8 @@ PADDED_TO: Final = 8
 """LLaMA-Factory pads preference pairs to a multiple of it."""
 TEACHER: Final = "teacher"
 """Reference of a LoRA adapter under self-distillation: frozen adapters next to it."""
+COUNTED: Final = (*STAGES, "dpo", "sft")
+"""Stages whose cost is known."""
 KINDS: Final[dict[str, Kind]] = {"safety_subspace": "mask", "lora": "lora", "full": "full"}
 
 
@@ -123,6 +125,12 @@ class Training:
         return numbers(shape for pair in self.shapes.values() for shape in pair.values())
 
 
+def is_counted(options: Options) -> bool:
+    """Whether the cost of such a training is known: its stage and its type."""
+    stage, method = options.get("stage") or "sft", options.get("finetuning_type") or "lora"
+    return stage in COUNTED and method in KINDS
+
+
 def read_training(name: str, options: Options, planned: Planned | None = None) -> Training:
     """Read a training's cost-deciding settings from its options.
 
@@ -136,7 +144,7 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
     """
     model, assumed = _model(options, planned or {}), list[str]()
     stage, method = str(options.get("stage") or "sft"), str(options.get("finetuning_type") or "lora")
-    check_choice("stage", stage, (*STAGES, "dpo", "sft"))
+    check_choice("stage", stage, COUNTED)
     check_choice("finetuning_type", method, KINDS)
     kind = KINDS[method]
     spec, shapes, vector_dtype = _trained(_Sources(options, model, planned or {}, assumed), stage, kind)
@@ -159,7 +167,7 @@ def read_training(name: str, options: Options, planned: Planned | None = None) -
         keep_weight=float(options.get("mask_keep_weight") or 0),
         states=states(str(options.get("optim") or "adamw_torch"), assumed),
         saves=saves(options),
-        ways=ways(options),
+        ways=ways(options, assumed),
         folder=str(options.get("output_dir") or ""),
         assumed=tuple(dict.fromkeys(assumed)),
     )  # fmt: skip

@@ -44,8 +44,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     if out is not None or folder.is_dir():
         check_files(target)
     environment = _environment()
-    from realign_plugin.lab.records import UNWRITABLE
     from realign_plugin.lab.report.run import read_run
+    from realign_plugin.lab.texts import UNWRITABLE
 
     text = environment.get_template("report.html.j2").render(contents(read_run(folder)))
     write_text(target, UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", text))
@@ -110,6 +110,7 @@ def contents(run: Run) -> Mapping[str, Any]:
         "grids": [grid(table) for table in run.tables],
         "wide": any(len(table.columns) > UPRIGHT_COLUMNS for table in run.tables),
         "missing_tables": run.missing_tables,
+        "outdated": run.outdated,
         "heat": draw_heat_maps(run),
         "heat_steps": HEAT_STEPS,
         "curves": curves,

@@ -12,11 +12,13 @@ from pydantic import BaseModel
 
 from realign_plugin.errors import UserError
 from realign_plugin.evaluation.result_files import Results
+from realign_plugin.evaluation.result_files import newest as newest_of
 from realign_plugin.lab.records import Command, Study, Table
 from realign_plugin.lab.report.data_cards import DataCard
 from realign_plugin.text_files import Broken, checked, json_lines, kind_of, read_json, read_text, text_lines
 
 R = TypeVar("R", bound=BaseModel)
+CARD: Final = ".card.json"
 RUN_AGAIN: Final = "run the step that writes it again"
 
 
@@ -41,6 +43,12 @@ class Run:
     commands: list[Command] = field(default_factory=list)
     cards: list[DataCard] = field(default_factory=list)
     judges: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def outdated(self) -> dict[str, str]:
+        """Tables of an earlier configuration that no longer hold, each with its target."""
+        earlier = {table.name for table in self.tables if table.config != self.study.config}
+        return {name: target for name, target in self.study.outdated.items() if name in earlier}
 
     @property
     def main(self) -> Table | None:
@@ -74,8 +82,10 @@ def read_run(folder: Path) -> Run:
     if commands.is_file():
         lines, _ = read_lines(commands)
         run.commands = [_record(Command, line, commands) for line in lines]
-    run.cards = [read_record(DataCard, path) for path in sorted((folder / "data").glob("*.card.json"))]
-    for path in _newest_results(folder):
+    cards = sorted((folder / "data").glob(f"*{CARD}"))
+    known = [path for path in cards if not study.data or path.name.removesuffix(CARD) in study.data]
+    run.cards = [read_record(DataCard, path) for path in known]
+    for path in _newest_results(folder, study):
         if judge := Results.read(path).judge:
             run.judges[path.relative_to(folder).as_posix()] = judge
     return run
@@ -91,8 +101,10 @@ def _with_facts(table: Table, study: Study) -> Table:
     return table.model_copy(update={"rows": rows})
 
 
-def _newest_results(folder: Path) -> Iterable[Path]:
+def _newest_results(folder: Path, study: Study) -> Iterable[Path]:
     """Of each folder of results the newest file: lm-eval keeps those of earlier runs next to it."""
+    if study.results:
+        return filter(None, (newest_of(folder / name) for name in study.results))
     newest: dict[Path, Path] = {}
     for path in sorted((folder / "results").rglob("results_*.json")):
         newest[path.parent] = path

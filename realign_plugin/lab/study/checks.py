@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from realign_plugin.errors import UserError
+from realign_plugin.errors import UserError, check_choice
+from realign_plugin.lab.study import decided
 from realign_plugin.lab.study.config.sections import Arguments
 from realign_plugin.lab.study.config.study import StudyConfig
+from realign_plugin.lab.study.decided import check_decided
+from realign_plugin.lab.study.planning.commands import Train
+from realign_plugin.lab.study.planning.plan import Plan
 
 FILES: Final = ("deepspeed", "fsdp_config", "media_dir", "resume_from_checkpoint")
 """Arguments of a training that name a file or a folder."""
@@ -43,15 +47,49 @@ def check_names(config: StudyConfig) -> None:
     from realign_plugin.training.settings.known_arguments import check_arguments
     from realign_plugin.training.templates import check_template
 
+    own = {f"prepare.{entry.name}.train" for entry in (*config.prepare, *config.finish)}
     for name, arguments in trainings(config):
         check_arguments(arguments, name)
+        if name not in own:
+            check_decided(arguments, decided.TRAINING, name)
+    check_decided(config.evaluate.model_args, decided.MODEL_ARGS, "evaluate.model_args")
+    check_decided(config.evaluate.options, decided.OPTIONS, "evaluate.options")
     check_options(config.evaluate.options, "evaluate.options")
+    if config.evaluate.columns:
+        for label in config.evaluate.choose.columns or []:
+            check_choice("evaluate.choose.columns", label, [column.label for column in config.evaluate.columns])
     for what, metadata in _metadata(config).items():
         check_metadata({key: value for key, value in metadata.items() if key != "safety_data"}, what)
     check_template(config.template, Path(config.model))
     include = config.evaluate.options.get("include_path")
     if include is None or Path(include).is_dir():  # else its tasks are not known yet
         check_tasks(config)
+
+
+def check_values(plan: Plan) -> None:
+    """Check the values of our own options in every training, as the training would when it starts.
+
+    Raises:
+        UserError: For the first mistake, with the training.
+    """
+    from realign_plugin.training.settings.distillation import check_skill_datasets
+    from realign_plugin.training.settings.meaning import check_meaning
+    from realign_plugin.training.settings.preflight import DISTILL, check_options, is_ours, split_paths
+
+    commands = ((step.name, command) for step in plan.steps.values() for command in step.does)
+    for name, given in ((name, command.arguments) for name, command in commands if isinstance(command, Train)):
+        try:
+            if is_ours(given):
+                check_options(given)
+            check_meaning(given)
+            if given.get("stage") == DISTILL:
+                skill, data, held = (
+                    split_paths(given.get(key)) for key in ("skill_dataset", "dataset", "eval_dataset")
+                )
+                weight = given.get("distill_skill_weight")
+                check_skill_datasets(skill, data, held, 1.0 if weight is None else weight)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
 
 
 def _metadata(config: StudyConfig) -> dict[str, Arguments]:

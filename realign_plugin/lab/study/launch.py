@@ -7,16 +7,16 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.files import write_json, write_text
-from realign_plugin.lab.records import Command, Failure, Study
-from realign_plugin.lab.study.checks import check
+from realign_plugin.lab.records import Command, Failure
+from realign_plugin.lab.study.checks import check, check_values
 from realign_plugin.lab.study.config.loading import load
 from realign_plugin.lab.study.config.study import StudyConfig
+from realign_plugin.lab.study.describing import describe
 from realign_plugin.lab.study.display import show_table
 from realign_plugin.lab.study.planning.ablations import add_ablations
 from realign_plugin.lab.study.planning.builder import Builder
@@ -43,8 +43,22 @@ def make_plan(path: Path, overrides: Sequence[str], processors: Processors = ALO
     """
     config = load(path, overrides)
     plan = build(config, Path.cwd(), processors)
+    check_root(plan)
     check(config)
+    check_values(plan)
     return plan
+
+
+def check_root(plan: Plan) -> None:
+    """Refuse a place in which snakemake would look for wildcards.
+
+    Raises:
+        UserError: If the path of the study's folder has braces.
+    """
+    if {"{", "}"} & set(str(plan.folder)):
+        raise UserError(
+            f"root: {plan.folder} has braces, which snakemake takes for a wildcard, expected none; rename the folder"
+        )
 
 
 def build(config: StudyConfig, cwd: Path, processors: Processors = ALONE) -> Plan:
@@ -86,29 +100,6 @@ def profile_folder(profile: str) -> Path:
             return folder
     check_choice("--profile", profile, sorted(path.name for path in PROFILES.iterdir()))
     raise UserError(f"--profile: {profile} holds no config.yaml, expected snakemake's profile; check the path")
-
-
-def describe(plan: Plan) -> Study:
-    """What the report needs to know about the study."""
-    from realign_plugin.lab.study.tables import versions
-
-    def inside(path: str) -> str:
-        return str(Path(path).relative_to(plan.root))
-
-    trainings = [
-        step.training.model_copy(update={"folder": inside(step.training.folder)})
-        for step in plan.steps.values()
-        if step.training is not None and Path(step.training.folder).is_relative_to(plan.root)
-    ]
-    models = [
-        model.model_copy(update={"subspace": inside(model.subspace)}) if model.subspace else model
-        for model in plan.models.values()
-    ]
-    return Study(
-        title=plan.config["title"], created=datetime.now(UTC).isoformat(timespec="seconds"), config=plan.config,
-        versions=versions(), seeds=plan.config["seeds"], groups=plan.groups, models=models, trainings=trainings,
-        tables=list(plan.tables),
-    )  # fmt: skip
 
 
 def write_commands(plan: Plan) -> None:
@@ -229,7 +220,8 @@ def snakemake(plan: Plan, targets: Sequence[str], options: Sequence[str]) -> int
     """
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.folder)]
     words += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", *options]
-    words += ["--config", f"plan={plan.folder / PLAN}", "--", *targets]
+    # Relative to the directory: snakemake reads the value as YAML, which a path with `: ` or ` #` is not.
+    words += ["--config", f"plan={PLAN}", "--", *targets]
     log = plan.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:

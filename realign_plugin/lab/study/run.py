@@ -71,7 +71,7 @@ def run(plan: Plan, step: Step) -> None:
         else:
             for number, command in enumerate(step.does):
                 if number not in progress.done:
-                    _execute(command, output, environment)
+                    _execute(_replacing(plan, step, command), output, environment)
                     progress.add(number)
     missing = [path for path in step.creates if not Path(path).exists()]
     if missing:
@@ -201,6 +201,16 @@ def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], envir
     write_json(progress.commands, todo)
     line = ("python", "-m", "realign_plugin.lab.study.together", str(progress.commands), str(progress.path))
     _execute(Line(line), output, environment)
+
+
+def _replacing(plan: Plan, step: Step, command: Command) -> Command:
+    """The command that makes a data set, with leave to replace the one that the study itself made in a user's folder.
+
+    That leave is no part of the plan: it would make the step run again.
+    """
+    if step.kind not in ("data", "on_policy") or "--overwrite" in words(command) or not plan.made_before(step):
+        return command
+    return Line((*words(command), "--overwrite"))
 
 
 def _execute(command: Command, output: IO[str], environment: dict[str, str]) -> None:

@@ -154,6 +154,14 @@ def test_a_study_whose_files_are_not_there_yet(study: dict[str, Any], realign: R
     assert realign(study, "--json")[0] == 0
 
 
+def test_a_users_own_training_of_another_kind_is_not_counted(study: dict[str, Any], realign: Realign) -> None:
+    trains = {"mine": {"stage": "kto"}, "other": {"stage": "sft", "finetuning_type": "freeze"}}
+    finish = [{"name": name, "train": train | {"output_dir": f"runs/{name}"}} for name, train in trains.items()]
+    code, out, _ = realign(study | {"finish": finish}, "--json")
+    assert code == 0
+    assert json.loads(out)["not_counted"] == ["mine", "other"]
+
+
 def test_a_file_that_cannot_be_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from realign_plugin.cli import main
 

@@ -8,7 +8,7 @@ import torch
 from realign_plugin.errors import UserError
 from realign_plugin.lab.estimate.memory import alone, per_process
 from realign_plugin.lab.estimate.parameters import by_module, lora_baseline
-from realign_plugin.lab.estimate.step import CAST, GRADIENTS, LATER, MASKS, REFERENCE, STEP, VOCABULARY
+from realign_plugin.lab.estimate.step import CAST, GRADIENTS, LATER, MASKS, REFERENCE, STEP, VOCABULARY, step_memory
 from realign_plugin.lab.estimate.tracking import LiveMemory
 from realign_plugin.lab.estimate.training import Training, read_training
 
@@ -197,3 +197,14 @@ def test_an_architecture_that_goes_by_values_is_refused(options: dict[str, Any],
     with pytest.raises(UserError, match="MixtralForCausalLM cannot be followed without its numbers") as caught:
         alone(training(options, model_name_or_path=str(tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_that_asks_for_images_is_refused(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(step: Any) -> None:
+        raise ValueError("`token_type_ids` is required as a model input when training")
+
+    monkeypatch.setattr("realign_plugin.lab.estimate.step._Step.run", run)
+    with pytest.raises(UserError, match=r"cannot be followed without its numbers \(`token_type_ids` is required"):
+        step_memory(training(options))

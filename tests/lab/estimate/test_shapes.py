@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,13 @@ def test_models_that_cannot_be_told(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             model_shapes(name if "/" in name else str(tmp_path / name))
         assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_other_parameters_is_refused(lab: Path, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(lab / "task1", tmp_path / "adapter"))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"target_parameters": ["mlp.experts.up"]}))
+    with pytest.raises(
+        UserError, match=r"task: .* adapts target_parameters \(mlp.experts.up\), expected linear modules"
+    ):
+        adapter_shapes(adapter, model_shapes(str(lab / "base")), "task")

@@ -50,6 +50,18 @@ def test_the_newest_results_of_a_folder_count(run_folder: Path) -> None:
     assert len(run.judges) == len(run.study.models)
 
 
+def test_only_what_belongs_to_the_study_has_cards(run_folder: Path) -> None:
+    study = json.loads((run_folder / "study.json").read_text())
+    chosen = run_folder / "results-choose/one"
+    chosen.mkdir(parents=True)
+    (chosen / "results_2026-11-25T00-00-00.json").write_text('{"results": {}, "realign": {"judge": {"judge": "off"}}}')
+    study |= {"results": ["results/base", "results-choose/one", "results/unmeasured"], "data": ["preference"]}
+    (run_folder / "study.json").write_text(json.dumps(study))
+    run = read_run(run_folder)
+    assert [Path(path).parts[:2] for path in run.judges] == [("results", "base"), ("results-choose", "one")]
+    assert [card.name for card in run.cards] == ["preference"]
+
+
 def names(judges: dict[str, dict[str, Any]], seeds: list[int]) -> list[str]:
     cells = {"harmful": share(1, 40), "over-refusal": share(1, 10)}
     made = table([HARMFUL, OVER], ("task", "fine-tuned", cells))

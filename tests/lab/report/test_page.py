@@ -226,3 +226,16 @@ def test_sixty_rows_and_twenty_columns_scroll_in_their_own_box(tmp_path: Path) -
     assert main_table.count('<th scope="col"') == 21
     assert '<div class="scroller tall" role="region" tabindex="0"' in main_table
     assert main_table.count('scope="rowgroup"') == 7
+
+
+def test_a_table_of_an_earlier_configuration_says_so(run_folder: Path) -> None:
+    study = json.loads((run_folder / "study.json").read_text())
+    change(run_folder / "tables" / "main.json", config=study["config"])
+    change(run_folder / "tables" / "strength.json", config=study["config"] | {"model": "other"})
+    said = "The table was made with an earlier configuration"
+    assert said not in write_report(run_folder).read_text(encoding="utf-8")
+    change(run_folder / "study.json", outdated={"main": "main", "strength": "power"})
+    text = write_report(run_folder).read_text(encoding="utf-8")
+    assert text.count(said) == 1
+    assert said in text[text.index('id="table-2"') :]
+    assert "realign study CONFIG --target power" in text

@@ -12,6 +12,9 @@ import pytest
 from realign_plugin.errors import UserError
 from realign_plugin.lab.study.checks import check
 from realign_plugin.lab.study.config.loading import parse
+from realign_plugin.lab.study.launch import make_plan
+
+COLUMN = {"task": "realign_gsm8k", "metric": "exact_match", "label": "maths", "axis": "skill"}
 
 
 @pytest.fixture
@@ -25,6 +28,11 @@ def given(lab: Path) -> dict[str, Any]:
 
 def test_a_sound_study_passes(given: dict[str, Any]) -> None:
     check(parse(given))
+
+
+def test_what_a_study_decides_is_open_in_the_users_own_steps(given: dict[str, Any]) -> None:
+    own = {"name": "own", "train": {"stage": "sft", "finetuning_type": "full", "output_dir": "x", "dataset": "y"}}
+    check(parse(given | {"prepare": [own]}))
 
 
 def test_answers_are_asked_for_with_the_template_that_is_trained(
@@ -75,6 +83,19 @@ def test_places_that_need_not_be_there(given: dict[str, Any]) -> None:
     [
         ({"train": {"mask_dpo": {"max_step": 3}}}, "train.mask_dpo: 'max_step' is unknown"),
         ({"tasks": {"one": {"adapter": "{task1}", "train": {"lerning_rate": 1}}}}, "tasks.one.train: 'lerning_rate'"),
+        ({"train": {"all": {"dataset": "x"}}}, "train.all.dataset: 'x', expected none: decided by the data sets of"),
+        (
+            {"tasks": {"one": {"adapter": "{task1}", "train": {"output_dir": "x"}}}},
+            "tasks.one.train.output_dir: 'x', expected none: decided by root; leave it out",
+        ),
+        ({"methods": {"sft": {"train": {"finetuning_type": "full"}}}}, "decided by adaptation"),
+        ({"evaluate": {"model_args": {"pretrained": "x"}}}, "evaluate.model_args.pretrained: 'x', expected none"),
+        ({"evaluate": {"options": {"log_samples": False}}}, "evaluate.options.log_samples: False, expected none"),
+        ({"evaluate": {"options": {"tasks": "x"}}}, "decided by evaluate.tasks"),
+        (
+            {"evaluate": {"columns": [COLUMN], "choose": {"columns": ["math"]}}},
+            "evaluate.choose.columns: 'math' is unknown, expected one of maths",
+        ),
         ({"evaluate": {"options": {"limmit": 1}}}, "evaluate.options: 'limmit' is unknown"),
         ({"evaluate": {"metadata": {"safty_data": "x"}}}, "did you mean 'safety_data'"),
         ({"evaluate": {"metadata": {"safety_data": "gone"}}}, "gone is not a folder"),
@@ -121,3 +142,40 @@ def test_a_mistake_is_one_line_before_anything_runs(
         check(parse(json.loads(text)))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"methods": {"paper": {"train": {"mask_granularity": "elemnt"}}}},
+            "m-paper-0: mask_granularity: 'elemnt' is",
+        ),
+        ({"train": {"mask_dpo": {"mask_temperature": -1}}}, "m-paper-0: mask_temperature: -1 is out of range"),
+        (
+            {"methods": {"distill": {"train": {"distill_divergence": "forwrd"}}}},
+            "m-distill-0: distill_divergence: 'forw",
+        ),
+        ({"methods": {"distill": {}}, "realign": {"safety": "s", "skill": "s"}}, "m-distill-0: dataset: s are all in"),
+        (
+            {"methods": {"paper": {"train": {"distill_temperature": 2}}}},
+            "m-paper-0: distill_temperature: 2, expected none",
+        ),
+        ({"train": {"all": {"mask_noise": 1.0}}}, "m: mask_noise: 1.0, expected none"),
+    ],
+)
+def test_values_of_our_own_options_are_checked_before_anything_runs(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "study.yaml"
+    data = {name: {"kind": "sft", "task": "gsm8k"} for name in ("s", "k")} | {"p": {"kind": "preference"}}
+    study: dict[str, Any] = {
+        "root": "runs/it", "model": "org/base", "data": data, "tasks": {"m": {"dataset": "k"}},
+        "methods": {"paper": {}, "distill": {}}, "realign": {"pairs": "p", "safety": "s", "skill": "k"},
+    }  # fmt: skip
+    file.write_text(json.dumps(study))
+    make_plan(file, ())
+    file.write_text(json.dumps(study | changes))
+    with pytest.raises(UserError) as caught:
+        make_plan(file, ())
+    assert str(caught.value).startswith(says)

@@ -241,6 +241,11 @@ def test_a_folder_that_is_no_study_is_not_taken(values: Values, planned: Planned
         ({"methods": {"paper": {"seeds": [7]}}, "ablations": {"transfer": None}}, "lacks 0"),
         ({"fusion": {"methods": {"dare": {"options": {"dare_drop_rate": "half"}}}}}, "expected a number"),
         ({"fusion": {"methods": {"ties": {"options": {"task_weight": [1, 2, 3]}}}}}, "3 numbers for 2 tasks"),
+        (
+            {"fusion": {"methods": {"ties": {"options": {"ties_density": 5}}}}},
+            "ties.options: ties_density: 5 is out of",
+        ),
+        ({"fusion": {"methods": {"dare": {"options": {"ties_density": 1}}}}}, "fusion_method is dare, not ties"),
         ({"train": {"all": {"eval_dataset": 3}}}, "expected names of data sets"),
         ({"ablations": {"strength": {"values": ["x"]}}}, "out of range"),
         (

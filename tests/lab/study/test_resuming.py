@@ -47,6 +47,28 @@ def test_stock_training_killed_before_its_final_save(lab: Path, tmp_path: Path, 
 )
 def test_which_checkpoints_are_gone_on_from(tmp_path: Path, state: Any, stage: str, kept: bool) -> None:
     (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").touch()
     (tmp_path / "checkpoint-4" / "trainer_state.json").write_text(json.dumps(state))
     go_on(tmp_path, stage)
     assert (tmp_path / "checkpoint-4").is_dir() == kept
+
+
+@pytest.mark.parametrize(
+    ("step", "holds", "kept"),
+    [
+        (2, None, False),
+        (4, None, True),  # nothing is left to train
+        *((2, name, True) for name in ("optimizer.pt", "optimizer.bin", "optimizer_0", "global_step2")),
+    ],
+)
+def test_a_checkpoint_of_the_model_alone_is_not_gone_on_from(
+    tmp_path: Path, step: int, holds: str | None, kept: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 4, "epoch": 0.5}))
+    (checkpoint / "scheduler.pt").touch()
+    if holds is not None:
+        (checkpoint / holds).touch()
+    go_on(tmp_path, "mask_dpo")
+    assert checkpoint.is_dir() == kept

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from realign_plugin.errors import UserError, check_choice
+from realign_plugin.errors import UserError, check_choice, check_range
 from realign_plugin.lab.study.config.models import Method
 from realign_plugin.lab.study.config.sections import Arguments
 
@@ -27,6 +27,8 @@ class Merge:
         strength: What a strength is, for messages; empty: the method has none.
         default: The strength where none is given.
         unaligned: Whether the model before alignment is needed.
+        lowest: Smallest strength that is allowed.
+        highest: Largest.
     """
 
     label: str
@@ -34,14 +36,16 @@ class Merge:
     strength: str = ""
     default: float | None = None
     unaligned: bool = False
+    lowest: float = 0.0
+    highest: float = 2.0
 
 
 MERGES: Final[dict[str, Merge]] = {
     "resta": Merge("RESTA", "resta", "weight of the safety vector", 0.5, unaligned=True),
     "resta_dare": Merge("RESTA with DARE", "resta_dare", "weight of the safety vector", 0.5, unaligned=True),
     "interpolation": Merge("interpolation", "interpolation", "weight of the aligned model", 0.5),
-    "safe_lora": Merge("Safe LoRA", "safe_lora", "threshold of the cosine", 0.35, unaligned=True),
-    "safe_merge": Merge("SafeMERGE", "safe_merge", "weight of the fine-tuned update", 0.5, unaligned=True),
+    "safe_lora": Merge("Safe LoRA", "safe_lora", "threshold of the cosine", 0.35, True, -1.0, 1.0),
+    "safe_merge": Merge("SafeMERGE", "safe_merge", "weight of the fine-tuned update", 0.5, True, 0.0, 1.0),
     "ties": Merge("TIES", "ties", "weight of the task vector", 1.0),
     "dare": Merge("DARE", "dare", "weight of the task vector", 1.0),
 }
@@ -131,6 +135,9 @@ def method(name: str, given: Method) -> Method:
         raise UserError(f"{what}: {full.kind[0]} trains nothing, expected neither train nor masks; leave them out")
     if merge is not None and not full.strengths and merge.default is not None:
         full.strengths = [merge.default]
+    if merge is not None:
+        for strength in full.strengths:
+            check_range(f"{what}.strengths", strength, merge.lowest, merge.highest, fix=f"it is the {merge.strength}")
     if len({f"{strength:g}" for strength in full.strengths}) < len(full.strengths):
         raise UserError(
             f"{what}.strengths: {full.strengths}, expected numbers that differ in six digits; leave one out"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from realign_plugin.errors import UserError, check_choice
 from realign_plugin.lab.records import Model
@@ -73,3 +73,9 @@ def check_realigned(builder: Builder, task: str, method: str, what: str) -> None
             f"ablations.{what}: tasks.{task}.methods leaves {method} out, expected it there; add it, or name other "
             "tasks"
         )
+
+
+def check_distinct(what: str, values: Sequence[Any], names: Sequence[Any]) -> None:
+    """Refuse a value that is there twice: its models would have the name of another's."""
+    if len({str(name) for name in names}) < len(names):
+        raise UserError(f"{what}: {values}, expected each once; leave one out")

@@ -12,7 +12,7 @@ from realign_plugin.lab.study.config.data import DataSet
 from realign_plugin.lab.study.config.measuring import Pick, Poisoning, Topics
 from realign_plugin.lab.study.config.sections import Arguments, Names
 from realign_plugin.lab.study.planning import masking, realignment
-from realign_plugin.lab.study.planning.ablation_parts import check_realigned, new_models, picked, table
+from realign_plugin.lab.study.planning.ablation_parts import check_distinct, check_realigned, new_models, picked, table
 from realign_plugin.lab.study.planning.commands import Train, Transfer
 from realign_plugin.lab.study.planning.masking import Masks, Trained
 from realign_plugin.lab.study.planning.steps import TableSpec, distinct
@@ -27,12 +27,15 @@ def add_ablations(builder: Builder) -> None:
     for name, add in ADD.items():
         section = getattr(builder.config.ablations, name)
         if section is not None:
+            if isinstance(section, Pick) and name != "strength":  # which has names of six digits
+                check_distinct(f"ablations.{name}.values", section.values, section.values)
             add(builder, section)
 
 
 def poisoning(builder: Builder, section: Poisoning) -> None:
     """Fine-tuning sets with harmful rows, fine-tuned and realigned."""
     tasks, methods = picked(builder, section, "poisoning", MASKED)
+    check_distinct("ablations.poisoning.shares", section.shares, [f"{100 * share:g}" for share in section.shares])
     with new_models(builder) as models:
         for name in tasks:
             task = builder.config.tasks[name]
@@ -118,6 +121,10 @@ def data_efficiency(builder: Builder, section: Pick) -> None:
     with new_models(builder) as models:
         for count in section.values or [10, 100, 1000]:
             check_range("ablations.data_efficiency.values", count, 1, 10**9, fix="give whole numbers of pairs")
+            if count != int(count):
+                raise UserError(
+                    f"ablations.data_efficiency.values: {count!r}, expected whole numbers of pairs; round it"
+                )
             for name, method in ((name, method) for name in tasks for method in methods):
                 seed, prefix = builder.config.seeds[0], f"realigned on {count} pairs"
                 pairs, changes = _limited(builder, builder.datasets.learnt(name, "pairs"), int(count))

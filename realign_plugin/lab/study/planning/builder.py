@@ -17,7 +17,8 @@ from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.planning import merges
 from realign_plugin.lab.study.planning.commands import Fuse, Merge, Transfer, Words
 from realign_plugin.lab.study.planning.datasets import Datasets
-from realign_plugin.lab.study.planning.measuring import Measuring, model_files
+from realign_plugin.lab.study.planning.inputs import model_files
+from realign_plugin.lab.study.planning.measuring import Measuring
 from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.planning.steps import Kind, Step, distinct
 

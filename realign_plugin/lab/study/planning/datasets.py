@@ -58,10 +58,20 @@ class Datasets:
         inputs = self._files([dataset.source] if dataset.source else [], f"data.{name}.source")
         refusals = getattr(dataset, "refusals", None)
         inputs += self._files([refusals] if refusals else [], f"data.{name}.refusals")
+        counted = self.given([dataset.of]).files if dataset.of and dataset.of not in self.config.data else ()
         needs = self.builder.before + ((f"data-{dataset.of}",) if dataset.of in self.config.data else ())
         creates = (str(self.folder / f"{name}.jsonl"),)
         return self.plan.add(
-            Step(f"data-{name}", "data", f"{name}: data", (Line(tuple(words)),), needs, inputs, creates=creates)
+            Step(
+                f"data-{name}",
+                "data",
+                f"{name}: data",
+                (Line(tuple(words)),),
+                needs,
+                (*inputs, *counted),
+                creates=creates,
+                newly_watched=counted,
+            )
         )
 
     def add_on_policy(self, name: str, dataset: DataSet) -> str:

@@ -15,6 +15,8 @@ from realign_plugin.lab.study.planning.commands import Fuse
 from realign_plugin.lab.study.planning.masking import Trained, exports, realignment
 from realign_plugin.lab.study.planning.trainings import train
 from realign_plugin.subspace.options import FUSION_OPTIONS
+from realign_plugin.training.settings.meaning import check_meaning
+from realign_plugin.training.settings.preflight import STAGE, TYPE, check_options
 
 if TYPE_CHECKING:
     from realign_plugin.lab.study.planning.builder import Builder
@@ -39,7 +41,7 @@ def fusions(builder: Builder, section: Fusion) -> None:
     needs = (*(builder.tuned[name][1] for name in names), builder.aligned_step, *builder.before)
     for method, how in section.methods.items():
         check_choice(f"fusion.methods.{method}.kind" if how.kind else "fusion.methods", how.kind or method, FUSIONS)
-        _check_options(f"fusion.methods.{method}.options", how.options, len(names))
+        _check_options(f"fusion.methods.{method}.options", how.kind or method, how.options, tuned)
         _plain(builder, section, method, tuned, needs)
         for by in section.realign:
             check_choice("fusion.realign", by, builder.methods)
@@ -49,15 +51,21 @@ def fusions(builder: Builder, section: Fusion) -> None:
             _realigned(builder, section, method, by, names, needs)
 
 
-def _check_options(what: str, options: Arguments, tasks: int) -> None:
-    """Refuse options that are unknown, not numbers, or not one for each task."""
+def _check_options(what: str, kind: str, options: Arguments, tuned: list[str]) -> None:
+    """Refuse options that are unknown, another fusion's, not numbers, out of range, or not one for each task."""
     for option, value in options.items():
         check_choice(what, option, OPTIONS)
         numbers = value if isinstance(value, list) and option == "task_weight" else [value]
         if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
             raise UserError(f"{what}.{option}: {value!r}, expected a number (task_weight: or one for each task)")
-        if numbers is value and len(numbers) != tasks:
-            raise UserError(f"{what}.{option}: {len(numbers)} numbers for {tasks} tasks, expected one for each")
+        if numbers is value and len(numbers) != len(tuned):
+            raise UserError(f"{what}.{option}: {len(numbers)} numbers for {len(tuned)} tasks, expected one for each")
+    given = {"stage": STAGE, "finetuning_type": TYPE, "task_adapters": tuned, "fusion_method": kind} | options
+    try:
+        check_options(given)
+        check_meaning(given)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def _plain(builder: Builder, section: Fusion, method: str, tuned: list[str], needs: Sequence[str]) -> None:

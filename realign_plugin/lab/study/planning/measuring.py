@@ -18,32 +18,16 @@ from realign_plugin.lab.study.config.sections import Arguments
 from realign_plugin.lab.study.config.study import StudyConfig
 from realign_plugin.lab.study.planning import references
 from realign_plugin.lab.study.planning.commands import Line, Measure
+from realign_plugin.lab.study.planning.inputs import compared_with, model_files
 from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.planning.references import Reference
 from realign_plugin.lab.study.planning.steps import Kind, Step, TableSpec, distinct
 
 PLAN: Final = "plan.json"
-MODEL: Final = (
-    *("adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"),
-    *("model.safetensors.index.json", "model-*-of-*.safetensors"),
-    *("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-)
-"""Files by which a change of a given model is noticed."""
 RESULTS: Final = "results"
 """Folder of the main results."""
 CHOOSING: Final = "results-choose"
 """Folder of the results on validation prompts."""
-
-
-def model_files(folder: Path, cwd: Path) -> list[Path]:
-    """Files of a model that are there and by which a change of it is noticed.
-
-    Args:
-        folder: Of the model.
-        cwd: What it counts from.
-    """
-    found = [file for name in MODEL for file in sorted((cwd / folder).glob(name)) if file.is_file()]
-    return [folder / file.name for file in found]
 
 
 class Measuring:
@@ -134,11 +118,12 @@ class Measuring:
         does = tuple(self.command(m, results, tasks or m.tasks, metadata, with_it.get(m.id)) for m in part)
         needs = (*self._makers(part), *distinct(one.step for one in with_it.values()))
         creates, gpus = tuple(command.out for command in does), self.config.machine.gpus_per_evaluation
-        inputs = self._given(part, metadata)
+        inputs, named = self._given(part, metadata), self._named(metadata)
         kind: Kind = "validate" if results == CHOOSING else "evaluate"
         step = Step(
-            name, kind, title, does, needs, inputs, creates=creates, together=True, threads=self.threads, gpus=gpus
-        )
+            name, kind, title, does, needs, (*inputs, *named), creates=creates, together=True, threads=self.threads,
+            gpus=gpus, newly_watched=tuple(file for file in named if file not in inputs),
+        )  # fmt: skip
         return dict.fromkeys((model.id for model in part), self.plan.add(step))
 
     def _reference(self, models: Sequence[Model], results: str, tasks: Sequence[str]) -> Reference | None:
@@ -185,6 +170,12 @@ class Measuring:
         files += self._tasks()
         mine = [file for file in files if not self.plan.holds(file)]
         return tuple(str(file) for file in mine if (Path(self.plan.cwd) / file).is_file())
+
+    def _named(self, metadata: Arguments) -> tuple[str, ...]:
+        """The user's own files of what is named besides models."""
+        evaluate, cwd = self.config.evaluate, Path(self.plan.cwd)
+        files = compared_with(evaluate.model_args, evaluate.metadata | metadata, cwd)
+        return distinct(str(file) for file in files if not self.plan.holds(file) and (cwd / file).is_file())
 
     @cache  # noqa: B019  # lives as long as the plan is made
     def _tasks(self) -> tuple[Path, ...]:
@@ -246,7 +237,11 @@ class Measuring:
             title, needs = f"{row}: choosing among {len(tried)} strengths", distinct(steps[name] for name in tried)
             texts = {self.path("choices", f"{row}.rule.json"): self._rule()}
             creates = (str(model.choice), model.pretrained)
-            self.plan.add(Step(f"choose-{row}", "choose", title, (command,), needs, texts=texts, creates=creates))
+            made = distinct(one.step for one in self._tried if one.id in tried)
+            step = Step(
+                f"choose-{row}", "choose", title, (command,), needs, texts=texts, creates=creates, hands_on=made
+            )
+            self.plan.add(step)
 
     def _rule(self) -> str:
         """What a choice depends on, so that it is made again when that changes."""

@@ -114,8 +114,20 @@ class Plan:
         return self.folder / "steps" / f"{name}.json"
 
     def forget(self, name: str) -> None:
-        """Let a step resume, and all that needs it run again."""
-        self.marker(name).unlink(missing_ok=True)
+        """Let a step resume, and all that needs it run again; its marker still tells what it has made."""
+        if self.marker(name).exists():
+            self.marker(name).replace(self.forgotten(name))
+
+    def forgotten(self, name: str) -> Path:
+        """The marker of a step that has to run again, with its time."""
+        return self.marker(name).with_suffix(".made")
+
+    def made_before(self, step: Step) -> bool:
+        """Whether what a step is to make is there, and as the step itself has left it."""
+        marker, files = self.forgotten(step.name), [Path(self.cwd) / path for path in step.creates]
+        held = (path.with_stem(f"{path.stem}_validation") for path in files)
+        there = [path for path in (*files, *held) if path.exists()]
+        return bool(there) and marker.exists() and all(p.stat().st_mtime <= marker.stat().st_mtime for p in there)
 
     def forget_whole(self, name: str) -> None:
         """Let a step run again from its start, and all that needs it."""
@@ -152,7 +164,8 @@ class Plan:
                 if why:
                     reasons.setdefault(step.name, why)
             # What a step that runs reads has to be there, though its maker is done: it may have been removed since.
-            for name in [name for step in wanted if step.name in reasons for name in step.needs]:
+            run = [step for step in wanted if step.name in reasons]
+            for name in [name for step in run for name in (*step.needs, *step.hands_on)]:
                 if name not in reasons and self.gone(self.steps[name]):
                     reasons[name] = "what it made is gone, and is needed"
             if reasons == before:
@@ -210,7 +223,7 @@ class Plan:
         fix = "run `realign study`, which writes it"
         found = read_json(path, "", "a study's plan", fix)
         plan = checked(cls, found, f"{path}: is not a study's plan", fix)
-        named = [*plan.targets.values(), *(step.needs for step in plan.steps.values())]
+        named = [*plan.targets.values(), *((*step.needs, *step.hands_on) for step in plan.steps.values())]
         lost = [name for names in named for name in names if name not in plan.steps]
         lost += [name for table in plan.tables.values() for name in table.models if name not in plan.models]
         if lost:

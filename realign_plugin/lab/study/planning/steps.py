@@ -40,8 +40,10 @@ class Step:
         threads: Processor threads.
         gpus: GPUs.
         together: Whether the commands run in one process, one after the other.
+        newly_watched: Those of the inputs that earlier versions did not watch.
         stamps: Size and time of each input when the plan was made.
         entries: What it reads of files in which others write too.
+        hands_on: Steps before those it needs, whose folders it links to.
     """
 
     name: str
@@ -57,8 +59,10 @@ class Step:
     threads: int = 1
     gpus: int = 0
     together: bool = False
+    newly_watched: tuple[str, ...] = ()
     stamps: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
+    hands_on: tuple[str, ...] = ()
 
     @property
     def long(self) -> bool:
@@ -83,12 +87,16 @@ class Step:
     @property
     def fingerprints(self) -> tuple[str, ...]:
         """The step's fingerprint, and those that earlier versions wrote for the same step."""
-        parts = [self.commands, sorted(self.files.items()), self.creates, self.needs, self.stamps]
-        what = json.dumps([*parts, self.entries] if self.entries else parts)
-        texts = {what: None}
-        for present, earlier in RENAMED:
-            what = what.replace(present, earlier)
+        known = zip(self.inputs, self.stamps, strict=False)  # none before it is added
+        earlier_stamps = tuple(stamp for path, stamp in known if path not in self.newly_watched)
+        texts: dict[str, None] = {}
+        for stamps in (self.stamps, earlier_stamps):
+            parts = [self.commands, sorted(self.files.items()), self.creates, self.needs, stamps]
+            what = json.dumps([*parts, self.entries] if self.entries else parts)
             texts[what] = None
+            for present, earlier in RENAMED:
+                what = what.replace(present, earlier)
+                texts[what] = None
         return tuple(hashlib.sha256(text.encode()).hexdigest() for text in texts)
 
 

@@ -36,6 +36,10 @@ def strength(builder: Builder, section: Pick) -> None:
     with new_models(builder) as models:
         for name, method in ((name, method) for name in tasks for method in methods):
             how = builder.methods[method]
+            if how.kind[0] in MERGES:
+                entry = MERGES[how.kind[0]]
+                for value in values:
+                    check_range(f"ablations.strength.values of {method}", value, entry.lowest, entry.highest)
             own = f"{name}-{method}-{seed}" if how.kind[0] in MASKED else f"{name}-{method}"
             documents = _at_strengths(builder, name, method, how, values)
             needs = [builder.tuned[name][1], builder.aligned_step, *builder.before]

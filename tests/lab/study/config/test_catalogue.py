@@ -48,6 +48,8 @@ def test_methods_are_completed_from_the_catalogue() -> None:
         ("mine", Method(kind="mask_dop"), "did you mean 'mask_dpo'"),
         ("paper", Method(masks=["hard"]), "'hard'"),
         ("paper", Method(strengths=[1.0]), "has none"),
+        ("interpolation", Method(strengths=[-3]), r"-3.0 is out of range, expected \[0, 2\]; it is the weight of"),
+        ("safe_lora", Method(strengths=[1.5]), r"1.5 is out of range, expected \[-1, 1\]"),
         ("resta", Method(train={"x": 1}), "trains nothing"),
         ("mine", Method(kind=["sft", "resta"]), "expected one kind"),
     ],

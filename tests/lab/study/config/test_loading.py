@@ -56,6 +56,8 @@ def test_a_key_that_is_misspelt_names_the_nearest(
 def test_wrong_values_are_named(values: dict[str, Any]) -> None:
     assert "adaptation: 'qlora'" in message(values | {"adaptation": "qlora"})
     assert "'root' is missing" in message({k: v for k, v in values.items() if k != "root"})
+    assert "seeds.0: -1 is not allowed" in message(values | {"seeds": [-1]})
+    assert "seeds: [1, 1] is not allowed: a seed is there twice" in message(values | {"seeds": [1, 1]})
     assert "evaluate.models_per_job: 0" in message(values | {"evaluate": {"models_per_job": 0}})
 
 

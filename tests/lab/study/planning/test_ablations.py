@@ -135,3 +135,21 @@ def test_steps_of_given_models_watch_their_files(
 def test_strengths_that_are_the_same_are_refused(values: dict[str, Any], planned: Callable[..., Plan]) -> None:
     with pytest.raises(UserError, match=r"ablations\.strength\.values: \[0\.5, 0\.5\], expected numbers that differ"):
         planned(values, methods={"interpolation": {}}, ablations={"strength": {"values": [0.5, 0.5]}})
+
+
+@pytest.mark.parametrize(
+    ("ablation", "says"),
+    [
+        ({"poisoning": {"shares": [0.1, 0.1]}}, r"ablations.poisoning.shares: \[0.1, 0.1\], expected each once"),
+        (
+            {"granularity": {"values": ["row", "row"]}},
+            r"ablations.granularity.values: \['row', 'row'\], expected each",
+        ),
+        ({"data_efficiency": {"values": [10.5]}}, r"ablations.data_efficiency.values: 10.5, expected whole numbers"),
+    ],
+)
+def test_values_are_whole_and_each_there_once(
+    values: dict[str, Any], planned: Callable[..., Plan], ablation: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        planned(values, ablations=ablation)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.lab.study.config.loading import parse
+from realign_plugin.lab.study.launch import build
 from realign_plugin.lab.study.planning.plan import Plan
 from tests.lab.study.test_launch import recipe
 
@@ -137,3 +139,18 @@ def test_other_kinds_do_not_take_the_options_of_on_policy_data(values: Values, p
     values["data"]["pairs"] = {"kind": "preference", "benign": "x.json"}
     with pytest.raises(UserError, match="preference has no benign"):
         planned(values)
+
+
+def test_the_users_data_set_that_a_share_counts_with_is_watched(values: Values, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "rows.json").write_text("[]")
+    (folder / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    mix = {"kind": "sft", "task": "harmful", "source": "org/x", "share": 0.1, "of": "rows"}
+    given = parse(values | {"dataset_dir": "mine", "data": values["data"] | {"mix": mix}})
+    before = build(given, tmp_path).steps["data-mix"]
+    (folder / "rows.json").write_text("[1]")
+    after = build(given, tmp_path).steps["data-mix"]
+    assert before.inputs == ("mine/rows.json",)
+    assert before.fingerprint not in after.fingerprints
+    assert before.fingerprints[-1] == after.fingerprints[-1]

@@ -9,6 +9,7 @@ import pytest
 
 from realign_plugin.lab.records import Model
 from realign_plugin.lab.study.config.loading import parse
+from realign_plugin.lab.study.launch import build
 from realign_plugin.lab.study.planning.commands import Measure, text
 from realign_plugin.lab.study.planning.measuring import Measuring
 from realign_plugin.lab.study.planning.plan import Plan
@@ -74,3 +75,24 @@ def test_a_table_is_made_again_when_its_words_change(measuring: Measuring) -> No
     other = measuring.plan.steps[measuring.table(TableSpec("t", "T", "Shows more.", ("a",)), ())]
     assert first.fingerprint != other.fingerprint
     assert first.commands == other.commands
+
+
+@pytest.mark.parametrize("changed", ["tok/tokenizer.json", "judge/config.json", "ref/more/samples_safety_1.jsonl"])
+def test_what_an_evaluation_names_besides_its_model_is_watched(values: Values, tmp_path: Path, changed: str) -> None:
+    files = [
+        tmp_path / name for name in ("tok/tokenizer.json", "judge/config.json", "ref/more/samples_safety_1.jsonl")
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    metadata = {"judge": "local", "judge_model": "judge", "reference": "ref"}
+    evaluate = {"tasks": "safety", "model_args": {"tokenizer": "tok"}, "metadata": metadata}
+
+    def fingerprints() -> tuple[str, ...]:
+        return build(parse(values | {"evaluate": evaluate}), tmp_path).steps["evaluate-maths"].fingerprints
+
+    before = fingerprints()
+    (tmp_path / changed).write_text("{}")
+    after = fingerprints()
+    assert before[0] not in after
+    assert set(before) & set(after)  # what an earlier version wrote, which did not watch it

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from realign_plugin.errors import UserError
+from realign_plugin.files import write_json
 from realign_plugin.lab.records import Study, Training
 from realign_plugin.lab.study.display import show_plan, show_table
 from realign_plugin.lab.study.launch import describe
@@ -19,6 +20,7 @@ from realign_plugin.lab.study.planning.plan import Plan
 from realign_plugin.lab.study.planning.steps import Step
 from tests.mutations import mutated, refusal, save
 
+MARKER = {"commands": [], "seconds": 1.0, "log": "x"}
 SHAPE = {"name": "main", "title": "[red]T[/red]", "columns": [{"key": "a", "label": ":bug:", "axis": "skill"}]}
 
 
@@ -78,6 +80,9 @@ def test_the_report_is_told_what_there_is(values: dict[str, Any], planned: Calla
     told = describe(planned(values, seeds=2))
     assert Study.model_validate_json(told.model_dump_json()) == told
     assert told.tables == ["main", "sets"]
+    assert told.outdated == {"main": "main", "sets": "main"}
+    assert {"results/maths-paper-1-soft", "results/base"} <= set(told.results)
+    assert told.data == ["answers", "pairs", "maths", "code", *told.data[4:]]
     models = {model.id: model for model in told.models}
     soft = models["maths-paper-1-soft"]
     assert (soft.role, soft.subspace, soft.seed) == ("realigned", "models/maths-paper-1", 1)
@@ -105,3 +110,24 @@ def test_the_fingerprint_of_an_earlier_version_is_that_of_the_same_step() -> Non
     for module in ("realign_plugin.lab.study.tables", "realign_plugin.study.tables"):
         assert table(module, "rival").fingerprint in step.fingerprints
     assert table("realign_plugin.lab.study.tables", "realigned").fingerprint not in step.fingerprints
+
+
+def test_a_choice_needs_the_models_that_it_picks_from(
+    planned: Callable[..., Plan], values: dict[str, Any], tmp_path: Path
+) -> None:
+    evaluate = {"tasks": "safety", "choose": {"tasks": "safety_catqa"}}
+    plan = planned(values, methods={"resta": {"strengths": [0.1, 0.5]}}, evaluate=evaluate)
+    for step in plan.wanted(["main"]):
+        for path in step.creates:
+            (tmp_path / path).mkdir(parents=True)
+        write_json(plan.marker(step.name), MARKER | {"fingerprint": step.fingerprint})
+    chosen, row = (tmp_path / "runs/it/models" / name for name in ("maths-resta-s0.1", "maths-resta"))
+    row.rmdir()
+    row.symlink_to(chosen.name)
+    told = describe(plan)
+    assert told.outdated == {}
+    assert {"results-choose/maths-resta-s0.1", "results/maths-resta"} <= set(told.results)
+    again = ["evaluate-maths-resta"]
+    assert "merge-maths-resta" not in [step.name for step, _ in plan.stale(["main"], again)]
+    chosen.rmdir()
+    assert "merge-maths-resta" in [step.name for step, _ in plan.stale(["main"], again)]
