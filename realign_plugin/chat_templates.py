@@ -1,9 +1,11 @@
-"""What chat templates call a model's thinking, which is turned off wherever we render one."""
+"""What chat templates call a model's thinking, which is turned off wherever we render one, and the end of answers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
+
+from realign_plugin.errors import UserError
 
 NAMES: Final = ("enable_thinking", "thinking")
 """The first in Qwen3, GLM 4.5 and SmolLM3, the second in Granite 3.2 and DeepSeek V3.1."""
@@ -53,3 +55,23 @@ def model_can_think(model: str, cwd: Path | None = None) -> bool:
         return tokenizer.chat_template is not None and can_think(tokenizer)
     except Exception:  # what is wrong with it is said where it is needed
         return False
+
+
+def pad_with_the_end(tokenizer: Any, model: str, option: str) -> None:
+    """Give a tokenizer the token that ends an answer to pad with, where it has none for that.
+
+    Args:
+        tokenizer: Changed in place.
+        model: The model that it belongs to.
+        option: What the user calls it.
+
+    Raises:
+        UserError: If it has no token that ends an answer.
+    """
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"{option}: the tokenizer of {model} has no eos_token, expected one, with which an answer ends; add it to "
+            "its tokenizer_config.json"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token

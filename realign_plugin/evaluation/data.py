@@ -26,7 +26,7 @@ PROMPT_COLUMNS: Final = ("prompt", "question", "instruction")
 CATEGORY_COLUMNS: Final = ("category", "topic", "type", "semanticcategory", "l2-name")
 SUBCATEGORY_COLUMNS: Final = ("subcategory", "subtopic", "l3-name")
 WRAPPERS: Final = ("prompts", "questions", "instructions", "rows", "data", "examples", "train", "test")
-"""What the only key of a JSON object may be called that holds the list of rows and is no category."""
+"""What the only key of a JSON object may be called if it holds the list of rows rather than a category."""
 SUFFIXES: Final = (".json", ".jsonl", ".csv", ".jsonl.gz")
 
 

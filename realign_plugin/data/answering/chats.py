@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from realign_plugin.chat_templates import thinking
+from realign_plugin.chat_templates import pad_with_the_end, thinking
 from realign_plugin.data.rows.examples import Prompt
 from realign_plugin.errors import UserError, cannot_load
 
@@ -62,11 +62,5 @@ def chat_tokenizer(base: str, option: str = "--model") -> Any:
         raise UserError(
             f"{option}: the tokenizer of {base} has no chat template, expected a chat model; use an instruct model"
         )
-    if tokenizer.eos_token is None:
-        raise UserError(
-            f"{option}: the tokenizer of {base} has no eos_token, expected one, with which an answer ends; add it to "
-            "its tokenizer_config.json"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    pad_with_the_end(tokenizer, base, option)
     return tokenizer

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from realign_plugin.chat_templates import pad_with_the_end
 from realign_plugin.errors import UserError, reason
 from realign_plugin.evaluation.answers.evaluated import leave_gpu
 from realign_plugin.evaluation.judging.guards.guard import RAW, Question
@@ -176,13 +177,7 @@ class LocalModel:
                 f"judge_model: {self.path!r} has no tokenizer that can be loaded ({reason(error)}), expected one "
                 "next to the model; add its files"
             ) from error
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                f"judge_model: the tokenizer of {self.path!r} has no eos_token, expected one, with which a verdict "
-                "ends; add it to its tokenizer_config.json"
-            )
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        pad_with_the_end(tokenizer, self.path, "judge_model")
         return tokenizer
 
     def _load(self) -> tuple[Any, Any]:

@@ -206,7 +206,7 @@ def _together(plan: Plan, step: Step, progress: Progress, output: IO[str], envir
 def _replacing(plan: Plan, step: Step, command: Command) -> Command:
     """The command that makes a data set, with leave to replace the one that the study itself made in a user's folder.
 
-    That leave is no part of the plan: it would make the step run again.
+    The option is not in the plan, where it would make the step run again.
     """
     if step.kind not in ("data", "on_policy") or "--overwrite" in words(command) or not plan.made_before(step):
         return command
